@@ -1,0 +1,1 @@
+"""Decisions: policies, the system model and its solvers. Pure - never imports ``testbed``; I/O lives in ``service``."""

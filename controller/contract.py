@@ -1,0 +1,310 @@
+"""Everything that crosses a boundary between measurement, policy, simulator and testbed.
+
+All structs are frozen. Units are SI and in the name of the field. Nothing in here does I/O.
+
+Five systems fit in these types: LyMDO, DDS, model placement with online splitting, NOMA with
+Li-GD and MJOA-MU. Fields that only some of them use have defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NewType, Protocol, runtime_checkable
+
+import msgspec
+
+CONTRACT_VERSION = 1
+
+UeName = NewType("UeName", str)
+Codec = Literal["fp32", "fp16", "uint8"]
+
+#: The names of the graph values that cross the wire. The device runs their ancestors (themselves included).
+#: ``("input",)`` runs everything on the edge, ``()`` runs everything on the device.
+Cut = tuple[str, ...]
+
+ALL_ON_EDGE: Cut = ("input",)
+ALL_ON_DEVICE: Cut = ()
+
+#: The part of spectrum and of edge compute that a UE keeps although its new cut needs none: its older tasks are still
+#: in those queues (DESIGN section 3; without it the mean E2E delay diverges).
+RESIDUAL_SHARE = 0.05
+
+
+def cut_label(cut: Cut) -> str:
+    """A cut as one word for tables, metrics and files: ``local``, ``input``, ``layer4_1_relu``, ``a+b``."""
+    return "+".join(cut) if cut else "local"
+
+
+def cut_from_label(label: str) -> Cut:
+    """Inverse of :func:`cut_label`."""
+    return () if label == "local" else tuple(label.split("+"))
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all contract types: frozen, strict."""
+
+
+# --------------------------------------------------------------------------------------------------- model profile
+
+
+class GraphNode(Struct):
+    """One value of the traced graph and the operation that makes it."""
+
+    name: str
+    inputs: tuple[str, ...]  # names of the graph values that it reads; () only for "input"
+    output_shape: tuple[int, ...]
+    output_bytes: int  # as fp32 (the first node, "input", is a uint8 image: its true bytes)
+    macs: int
+    parameter_bytes: int
+
+
+class CodecTimes(Struct):
+    """Encode and decode times on the reference core, aligned with ``ModelProfile.chain_cuts``."""
+
+    encode_seconds: tuple[float, ...]
+    decode_seconds: tuple[float, ...]
+
+
+class ReferenceCore(Struct):
+    """What "speed 1.0" means: a stated fraction of the core that was measured (DESIGN section 6)."""
+
+    fraction: float  # of the measured host's core; times in the profile are host times / fraction
+    host_cpu: str
+    torch_version: str
+    threads: int = 1
+
+
+class ModelProfile(Struct):
+    """Measured times of a model: the contract between measurement and every policy (JSON file)."""
+
+    version: int
+    model: str
+    nodes: tuple[GraphNode, ...]  # topological order; nodes[0].name == "input", nodes[-1] makes the answer
+    chain_cuts: tuple[Cut, ...]  # single-tensor cuts from ("input",) to (), in order of growing device set
+    head_seconds: tuple[float, ...]  # device time of the head of each chain cut, on the reference core
+    tail_seconds: tuple[float, ...]  # edge time of the tail of each chain cut, on the reference core
+    node_seconds: tuple[float, ...]  # aligned with nodes; prefix sums scaled to equal the head times
+    codecs: dict[Codec, CodecTimes]
+    result_bytes: int
+    reference_core: ReferenceCore
+    holdout_error_ratio: float  # MAPE of the prediction on cuts and repetitions that were held out
+    p99_over_median_ratio: float = 1.0  # open-loop spread of the whole model's time on the measured host
+
+    def __post_init__(self) -> None:
+        cuts = len(self.chain_cuts)
+        if len(self.head_seconds) != cuts or len(self.tail_seconds) != cuts:
+            raise ValueError("head_seconds and tail_seconds need one entry per chain cut")
+        if len(self.node_seconds) != len(self.nodes):
+            raise ValueError("node_seconds needs one entry per node")
+        if self.chain_cuts[0] != ALL_ON_EDGE or self.chain_cuts[-1] != ALL_ON_DEVICE:
+            raise ValueError('chain_cuts must start with ("input",) and end with ()')
+
+    def chain_index(self, cut: Cut) -> int:
+        """Index of a single-tensor cut in ``chain_cuts``. Raises ValueError for any other cut."""
+        return self.chain_cuts.index(cut)
+
+    def boundary_bytes(self, cut: Cut, codec: Codec) -> int:
+        """Bytes of the tensors of ``cut`` once encoded, without headers. The raw input is always uint8."""
+        total = 0
+        sizes = {node.name: node.output_bytes for node in self.nodes}
+        for name in cut:
+            size = sizes[name]
+            if name == "input" or codec == "fp32":
+                total += size
+            else:
+                total += size // (2 if codec == "fp16" else 4)
+        return total
+
+
+# --------------------------------------------------------------------------------------------------------- scenario
+
+
+class Radio(Struct):
+    """The cell: what a policy may know of it before a run."""
+
+    uplink_hz: float
+    downlink_hz: float
+    noise_watts_per_hz: float
+    access: Literal["ofdma", "noma"] = "ofdma"
+    subchannels: int = 1
+    users_per_subchannel: int = 1
+    sic_residual_ratio: float = 0.0
+    gain_floor: float = 0.0
+    downlink_power_watts: float = 1.0  # of the base station, spread evenly over the downlink spectrum
+
+
+class Edge(Struct):
+    cpus: float  # reference cores that all UEs share
+    memory_bytes: int = 0  # 0: not limited
+    price: float = 0.0
+
+
+class Arrivals(Struct):
+    """The arrival process as a policy may know it."""
+
+    process: Literal["poisson", "periodic", "switching", "file"]
+    rates_per_second: tuple[float, ...]  # one value; two for "switching"; the mean rate for "file"
+    switch_probability: float = 0.0  # per slot, "switching" only
+
+    @property
+    def mean_rate_per_second(self) -> float:
+        return sum(self.rates_per_second) / len(self.rates_per_second)
+
+
+class UeScenario(Struct):
+    name: UeName
+    profile: ModelProfile
+    arrivals: Arrivals
+    max_speed: float  # of a reference core
+    compute_watts: float  # drawn at max_speed; at speed s: compute_watts * (s / max_speed) ** 3
+    transmit_watts: float
+    receive_watts: float
+    energy_budget_joules: float  # per slot, long-term mean; inf: none
+    weight: float
+    input_codec: Codec
+    boundary_codec: Codec
+    #: "gain": the channel state is a linear power gain. "rate": it is bit/s at the radio's whole spectrum.
+    channel_kind: Literal["gain", "rate"] = "gain"
+    mean_gain: float = 0.0  # long-term mean of the channel state (same unit as the state)
+    fading: str = "static"  # law by name, for policies that need it
+    uplink_delay_seconds: float = 0.0
+    downlink_delay_seconds: float = 0.0
+    inferences_per_version: float = float("inf")
+    #: A rate under this is an outage of the wire.
+    outage_floor_bits_per_second: float = 100e3
+
+
+class Scenario(Struct):
+    """What a policy may know before a run."""
+
+    name: str
+    slot_seconds: float
+    radio: Radio
+    edge: Edge
+    ues: tuple[UeScenario, ...]
+    #: layer-2 bytes sent per payload byte (TCP/IP/Ethernet framing), and bytes of header per task
+    framing_ratio: float = 1514 / 1448
+    header_bytes: int = 160
+
+
+# ------------------------------------------------------------------------------------------------ observation, outcome
+
+
+class UeObservation(Struct):
+    name: UeName
+    #: Channel state at slot start, one entry per subchannel (one entry for OFDMA): power gain, or bit/s at the whole
+    #: spectrum for channel_kind "rate". Never this slot's future.
+    gain_up: tuple[float, ...]
+    gain_down: tuple[float, ...]
+    mean_gain_up: tuple[float, ...]  # mean over the last slot
+    mean_gain_down: tuple[float, ...]
+    nominal_arrival_rate_per_second: float  # of the process in its present state
+    measured_arrival_rate_per_second: float  # in the last slot
+    device_queue_tasks: int = 0  # arrived, head not started
+    tx_queue_tasks: int = 0  # head ended, not received by the edge
+    edge_queue_tasks: int = 0  # received, tail not started
+    in_flight_tasks: int = 0  # arrived, not completed
+    tx_backlog_bytes: int = 0
+    edge_backlog_seconds: float = 0.0  # at the present share
+    decision_sequence: int = -1  # of the decision in force
+    report_age_seconds: float = 0.0  # 0: fresh; grows when a report is late or lost
+    last_energy_joules: float = 0.0
+    placed_nodes: int = 0
+    model_version: int = 0
+    cached_nodes: tuple[str, ...] = ()
+    upload_progress_ratio: float = 0.0
+
+
+class Observation(Struct):
+    slot: int
+    monotonic_seconds: float
+    ues: tuple[UeObservation, ...]
+
+
+class UeDecision(Struct):
+    name: UeName
+    cut: Cut
+    device_speed: float  # reference cores
+    spectrum_up_hz: float
+    spectrum_down_hz: float
+    edge_share: float  # reference cores
+    transmit_watts: float | None = None  # None: the UE's nominal power
+    downlink_watts: float | None = None
+    codec: Codec | None = None  # None: the lab's boundary codec
+    subchannels_up: tuple[int, ...] = ()
+    subchannels_down: tuple[int, ...] = ()
+    #: plans that switch sides more than once: ((node, "device" | "edge"), ...); empty: the cut says it
+    sites: tuple[tuple[str, Literal["device", "edge"]], ...] = ()
+    uploads: tuple[str, ...] = ()  # nodes whose parameters go up, in order
+    #: online splitting: (cut label, gain threshold); the UE stops at the first whose threshold is met
+    stop_rule: tuple[tuple[str, float], ...] = ()
+
+
+class Decision(Struct):
+    """What is in force from ``valid_from_seconds`` on.
+
+    A task takes its cut and speed at head start and its edge share at tail start; the link's rate changes at once.
+    """
+
+    sequence: int
+    slot: int
+    valid_from_seconds: float
+    ues: tuple[UeDecision, ...]
+
+
+STAGES = ("ue_queue", "head", "tx_queue", "uplink", "edge_queue", "tail", "downlink")
+
+
+class UeOutcome(Struct):
+    name: UeName
+    arrivals: int
+    completions: int
+    failures: int
+    mean_delay_seconds: float  # of the tasks completed in the slot; nan if none
+    stage_seconds: dict[str, float]  # sums over the tasks completed in the slot, keys STAGES
+    compute_joules: float  # charged in the slot in which the stage ends
+    transmit_joules: float
+    mean_rate_up_bits_per_second: float  # applied, mean over the slot
+    overruns: int
+
+    @property
+    def energy_joules(self) -> float:
+        return self.compute_joules + self.transmit_joules
+
+
+class SlotOutcome(Struct):
+    slot: int
+    decision: Decision  # the one that was live
+    ues: tuple[UeOutcome, ...]
+
+
+# ----------------------------------------------------------------------------------------------------------- policy
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What decides. See docs/policies.md for a 20-line example and ``controller.check.check_policy``.
+
+    A policy is created without arguments beyond its options (keyword arguments with defaults), then ``reset``.
+    """
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        """Forget everything; draw all randomness from ``seed``."""
+
+    def decide(self, observation: Observation) -> Decision:
+        """The decision of this slot. When it misses the deadline the last decision stays in force."""
+
+    def feedback(self, outcome: SlotOutcome) -> None:
+        """What the last slot brought (energy, delay): virtual queues are updated here."""
+
+    def state(self) -> dict[str, float]:
+        """Numbers worth watching (virtual queues, drift-plus-penalty ...), for metrics and slots.parquet."""
+
+    def checkpoint_info(self) -> dict[str, Any]:
+        """What was loaded (path, hash, trained for ...); empty if the policy has no checkpoint."""
+
+
+class LocalPolicy(Protocol):
+    """The part of a decentralised policy that runs in a UE (DDS)."""
+
+    def respond(self, signal: dict[str, float], own_state: UeObservation) -> UeDecision:
+        """Best response of one UE to what the edge publishes."""

@@ -1,0 +1,1 @@
+"""The analytic system model: channel, radio, arrivals, queueing, energy. Pure functions on numpy arrays."""

@@ -1,0 +1,3 @@
+"""An emulated testbed for split (device-edge) DNN inference."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,103 @@
+"""What each process of a lab is told: one JSON file per process in ``LAB_DIR/config/NODE.json``.
+
+Written by ``lab``, read by the programs in ``agents``, ``links.player``, ``runs.recorder`` and ``controller.service``'s
+launcher. Paths are absolute and valid inside the node (the docker runtime mounts the lab directory at the same path).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from controller.contract import Arrivals, Codec
+
+DATA_PORT = 5555
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base: who and where."""
+
+    lab: str
+    run_id: str
+    node: str
+    lab_directory: str  # control, records and live sockets live in its ipc/
+
+
+class UeConfig(Config, frozen=True):
+    ue_index: int
+    seed: int  # the lab's root seed
+    model: str  # "torchvision:NAME" or "package.module:factory"
+    profile_path: str  # ModelProfile JSON
+    edge_endpoint: str  # tcp://ADDRESS:PORT of this UE's wire
+    local_address: str  # this UE's address on the wire
+    arrivals: Arrivals
+    arrival_file_times_seconds: tuple[float, ...]
+    slot_seconds: float
+    input_codec: Codec
+    boundary_codec: Codec
+    max_speed: float
+    compute_watts: float
+    transmit_watts: float
+    task_timeout_seconds: float
+    round_trip_seconds: float  # configured delay of the wire, both ways; sizes the credit window
+
+
+class EdgeUe(msgspec.Struct, frozen=True):
+    name: str
+    model: str
+    profile_path: str
+    address: str  # the edge's address on this UE's wire
+
+
+class EdgeConfig(Config, frozen=True):
+    seed: int
+    port: int
+    ues: tuple[EdgeUe, ...]
+    cpus: float
+    gpu: Literal["auto", "required", "off"]
+    slot_seconds: float
+
+
+class LinkConfig(msgspec.Struct, frozen=True):
+    """One wire as the player sees it."""
+
+    ue: str
+    up_port: str  # interface in the radio namespace whose egress carries the uplink (towards the edge): eN
+    down_port: str  # ... the downlink (towards the UE): uN
+    trace_path: str  # CSV: time_seconds,up,down (gain or bit/s, see Scenario.channel_kind)
+    at_end: Literal["loop", "hold", "clear"]
+    outage: Literal["hold", "loss"]
+    outage_floor_bits_per_second: float
+
+
+class PlayerConfig(Config, frozen=True):
+    radio_namespace: str  # name under /run/netns
+    scenario_path: str
+    links: tuple[LinkConfig, ...]
+    realtime_priority: int  # 0: ordinary scheduling
+
+
+class ControllerConfig(Config, frozen=True):
+    scenario_path: str  # controller.contract.Scenario as JSON
+    policy: str
+    policy_options_json: str
+    seed: int
+    expected: tuple[str, ...]  # nodes that must say Hello
+    decide_deadline_seconds: float
+
+
+class RecorderConfig(Config, frozen=True):
+    run_directory: str
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def write_config(config: Config, path: Path) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
+
+
+def read_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
+    return msgspec.json.decode(path.read_bytes(), type=kind)

@@ -1,0 +1,369 @@
+"""What the processes of a lab say to each other, and what they record.
+
+Control plane (``ipc://LAB_DIR/ipc/control``): the controller binds a ROUTER; every agent, the player and the CLI
+connect a DEALER whose routing id is the node's name. One msgpack frame per message (:func:`encode`, :class:`ControlDecoder`).
+
+Records (``ipc://LAB_DIR/ipc/records``): the recorder binds a PULL; everybody PUSHes one msgpack frame per record. The
+recorder republishes every frame on ``ipc://LAB_DIR/ipc/live`` (PUB), for the live table and the metrics exporter.
+
+Times are CLOCK_MONOTONIC seconds of the host; all nodes share that clock, so one-way times are exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from controller.contract import Decision
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of all messages: frozen, strict, tagged with the class name."""
+
+
+# ---------------------------------------------------------------------------------------------- agent -> controller
+
+
+class Hello(Message):
+    """First message of a node: it is ready to serve. Sent again until a Welcome answers."""
+
+    node: str
+    role: str  # "ue" | "edge" | "player"
+    pid: int
+    stage_tid: int = 0  # thread that computes stages, to be made SCHED_FIFO from outside
+
+
+class UeReport(Message):
+    """Sent by a UE at every slot boundary, about slot ``slot`` that just ended (-1 before the first)."""
+
+    node: str
+    slot: int
+    monotonic_seconds: float
+    nominal_arrival_rate_per_second: float  # for the slot that starts now
+    arrivals: int
+    completions: int
+    failures: int
+    device_queue_tasks: int
+    tx_queue_tasks: int
+    in_flight_tasks: int
+    tx_backlog_bytes: int
+    decision_sequence: int
+    delay_sum_seconds: float
+    stage_sum_seconds: dict[str, float]
+    compute_joules: float
+    transmit_joules: float
+    heads: int
+    head_overruns: int
+    acked_bytes: int
+    extra: dict[str, float] = {}
+
+
+class EdgeUeReport(Message):
+    node: str  # the UE
+    edge_queue_tasks: int
+    edge_backlog_seconds: float
+    tails: int
+    tail_overruns: int
+    decision_sequence: int
+
+
+class EdgeReport(Message):
+    slot: int
+    monotonic_seconds: float
+    ues: tuple[EdgeUeReport, ...]
+    receiver_lateness_p99_seconds: float = 0.0
+    malformed_frames: int = 0
+
+
+class LinkState(Message):
+    node: str  # the UE
+    gain_up: tuple[float, ...]  # at slot start (see UeObservation.gain_up)
+    gain_down: tuple[float, ...]
+    mean_gain_up: tuple[float, ...]  # over the slot that ended
+    mean_gain_down: tuple[float, ...]
+    rate_up_bits_per_second: float  # applied at slot start
+    rate_down_bits_per_second: float
+    mean_rate_up_bits_per_second: float  # applied, mean over the slot that ended
+    outage: bool = False
+
+
+class PlayerReport(Message):
+    slot: int
+    monotonic_seconds: float
+    links: tuple[LinkState, ...]
+    steps: int = 0
+    skipped_steps: int = 0
+    lateness_p99_seconds: float = 0.0
+
+
+# ---------------------------------------------------------------------------------------------- controller -> agents
+
+
+class Welcome(Message):
+    """The controller has seen this node's Hello."""
+
+    lab: str
+    run_id: str
+
+
+class Start(Message):
+    """Slot 0 starts at ``origin_seconds`` for everybody; arrivals stop after ``duration_seconds`` (None: serve on)."""
+
+    origin_seconds: float
+    slot_seconds: float
+    duration_seconds: float | None
+
+
+class Apply(Message):
+    """A decision to put into force. A stale one (sequence not above the last) is dropped."""
+
+    decision: Decision
+    rates_up_bits_per_second: dict[str, float] = {}  # by UE, at the gains of slot start; sizes the chunks
+    rates_down_bits_per_second: dict[str, float] = {}
+
+
+class Drain(Message):
+    """Arrivals are over: finish what is in flight; the end comes with Stop."""
+
+
+class Stop(Message):
+    """End now; send what is still unrecorded first."""
+
+    reason: str
+
+
+# --------------------------------------------------------------------------------------------------- CLI -> controller
+
+
+class StatusRequest(Message):
+    pass
+
+
+class Status(Message):
+    lab: str
+    run_id: str
+    policy: str
+    expected: tuple[str, ...]
+    ready: tuple[str, ...]
+    hellos: tuple[Hello, ...]  # of the ready nodes: pids and stage threads
+    state: str  # "waiting" | "ready" | "running" | "draining" | "stopped"
+    slot: int
+    in_flight_tasks: int
+    error: str = ""
+
+
+class Begin(Message):
+    """Start slot 0 once everybody is ready."""
+
+    duration_seconds: float | None
+    drain_seconds: float = 10.0
+
+
+class SetPolicy(Message):
+    name: str
+    options: dict[str, Any] = {}
+
+
+class SetLink(Message):
+    """Fix parts of a link (merge); ``reset`` returns it to the lab's values."""
+
+    node: str
+    rate_up_bits_per_second: float | None = None
+    rate_down_bits_per_second: float | None = None
+    delay_seconds: float | None = None
+    jitter_seconds: float | None = None
+    loss_ratio: float | None = None
+    reset: bool = False
+
+
+class StopLab(Message):
+    reason: str = "down"
+
+
+class Reply(Message):
+    """Answer to a CLI command."""
+
+    ok: bool
+    text: str = ""
+
+
+# ---------------------------------------------------------------------------------------------------------- records
+
+
+class TaskArrived(Message):
+    """A task exists from its scheduled arrival on; sent when the UE first sees it."""
+
+    ue: str
+    task: int
+    arrival_seconds: float
+
+
+class TaskRecord(Message):
+    """One finished (or failed) task. Stamps are monotonic seconds; nan where the task never got there.
+
+    For a local task (cut ``()``) all stamps after ``head_end_seconds`` equal it.
+    """
+
+    ue: str
+    task: int
+    status: str  # "completed" | "failed"
+    reason: str
+    cut: str  # cut_label
+    codec: str
+    decision_sequence: int
+    speed: float
+    share: float
+    arrival_seconds: float
+    head_start_seconds: float
+    head_end_seconds: float
+    transfer_start_seconds: float
+    received_seconds: float
+    tail_start_seconds: float
+    tail_end_seconds: float
+    result_received_seconds: float
+    head_target_seconds: float  # requested stage time; 0: no head
+    tail_target_seconds: float
+    head_compute_seconds: float  # real computation inside the stage
+    tail_compute_seconds: float
+    boundary_bytes: int  # encoded tensors
+    wire_bytes: int  # layer 2, headers and framing included
+    result_wire_bytes: int
+    compute_joules: float
+    transmit_joules: float
+    answer: int  # argmax of the logits: the task's answer really came back
+    model_version: int = 0
+
+
+class SlotRecord(Message):
+    """One row per UE and slot: what was observed, decided, and what came of it."""
+
+    slot: int
+    ue: str
+    start_seconds: float
+    decision_sequence: int
+    cut: str
+    speed: float
+    spectrum_up_hz: float
+    spectrum_down_hz: float
+    edge_share: float
+    gain_up: float
+    rate_up_bits_per_second: float  # applied, mean over the slot
+    arrivals: int
+    completions: int
+    failures: int
+    mean_delay_seconds: float
+    device_queue_tasks: int
+    tx_queue_tasks: int
+    edge_queue_tasks: int
+    in_flight_tasks: int
+    tx_backlog_bytes: int
+    compute_joules: float
+    transmit_joules: float
+    head_overruns: int
+    tail_overruns: int
+    report_age_seconds: float
+    decide_seconds: float
+    decide_late: bool
+    policy_state: dict[str, float] = {}
+
+
+class LinkStep(Message):
+    """One trace step (or decision) on one direction of one link: planned and applied time and value."""
+
+    ue: str
+    direction: str  # "up" | "down"
+    planned_seconds: float
+    applied_seconds: float  # after the kernel's acknowledgement
+    planned_bits_per_second: float  # from the formula, before the outage floor
+    applied_bits_per_second: float
+    gain: float
+    cause: str  # "trace" | "decision" | "command"
+
+
+class ChannelDrops(Message):
+    """Packets that a wire's leaf dropped though nobody ordered it, and bytes that it sent, since the last one."""
+
+    ue: str
+    direction: str
+    monotonic_seconds: float
+    sent_bytes: int
+    dropped_packets: int
+    backlog_bytes: int
+
+
+class NodeHealth(Message):
+    """CPU accounting of one node, cumulative."""
+
+    node: str
+    monotonic_seconds: float
+    cpu_seconds: float
+    throttled_periods: int
+    throttled_seconds: float
+
+
+class EdgeHealth(Message):
+    monotonic_seconds: float
+    receiver_lateness_p99_seconds: float
+    malformed_frames: int
+
+
+class Event(Message):
+    """Something worth a line in the log: a node died, a report was lost, a decision came late."""
+
+    monotonic_seconds: float
+    node: str
+    kind: str
+    text: str
+
+
+Control = (
+    Hello
+    | UeReport
+    | EdgeReport
+    | PlayerReport
+    | Welcome
+    | Start
+    | Apply
+    | Drain
+    | Stop
+    | StatusRequest
+    | Status
+    | Begin
+    | SetPolicy
+    | SetLink
+    | StopLab
+    | Reply
+)
+Record = TaskArrived | TaskRecord | SlotRecord | LinkStep | ChannelDrops | NodeHealth | EdgeHealth | Event
+
+_encoder = msgspec.msgpack.Encoder()
+_control_decoder: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)
+_record_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+
+def encode(message: Message) -> bytes:
+    """One msgpack frame."""
+    return _encoder.encode(message)
+
+
+def decode_control(frame: bytes) -> Control:
+    """Raises msgspec.DecodeError (a ValidationError is one) for anything malformed."""
+    return _control_decoder.decode(frame)
+
+
+def decode_record(frame: bytes) -> Record:
+    """Raises msgspec.DecodeError for anything malformed."""
+    return _record_decoder.decode(frame)
+
+
+def control_endpoint(lab_directory: str) -> str:
+    return f"ipc://{lab_directory}/ipc/control"
+
+
+def records_endpoint(lab_directory: str) -> str:
+    return f"ipc://{lab_directory}/ipc/records"
+
+
+def live_endpoint(lab_directory: str) -> str:
+    return f"ipc://{lab_directory}/ipc/live"
