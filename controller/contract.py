@@ -46,7 +46,7 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # --------------------------------------------------------------------------------------------------- model profile
 
 
-class GraphNode(Struct):
+class GraphNode(Struct, frozen=True):
     """One value of the traced graph and the operation that makes it."""
 
     name: str
@@ -57,14 +57,14 @@ class GraphNode(Struct):
     parameter_bytes: int
 
 
-class CodecTimes(Struct):
+class CodecTimes(Struct, frozen=True):
     """Encode and decode times on the reference core, aligned with ``ModelProfile.chain_cuts``."""
 
     encode_seconds: tuple[float, ...]
     decode_seconds: tuple[float, ...]
 
 
-class ReferenceCore(Struct):
+class ReferenceCore(Struct, frozen=True):
     """What "speed 1.0" means: a stated fraction of the core that was measured (DESIGN section 6)."""
 
     fraction: float  # of the measured host's core; times in the profile are host times / fraction
@@ -73,7 +73,7 @@ class ReferenceCore(Struct):
     threads: int = 1
 
 
-class ModelProfile(Struct):
+class ModelProfile(Struct, frozen=True):
     """Measured times of a model: the contract between measurement and every policy (JSON file)."""
 
     version: int
@@ -118,7 +118,7 @@ class ModelProfile(Struct):
 # --------------------------------------------------------------------------------------------------------- scenario
 
 
-class Radio(Struct):
+class Radio(Struct, frozen=True):
     """The cell: what a policy may know of it before a run."""
 
     uplink_hz: float
@@ -132,13 +132,13 @@ class Radio(Struct):
     downlink_power_watts: float = 1.0  # of the base station, spread evenly over the downlink spectrum
 
 
-class Edge(Struct):
+class Edge(Struct, frozen=True):
     cpus: float  # reference cores that all UEs share
     memory_bytes: int = 0  # 0: not limited
     price: float = 0.0
 
 
-class Arrivals(Struct):
+class Arrivals(Struct, frozen=True):
     """The arrival process as a policy may know it."""
 
     process: Literal["poisson", "periodic", "switching", "file"]
@@ -150,7 +150,7 @@ class Arrivals(Struct):
         return sum(self.rates_per_second) / len(self.rates_per_second)
 
 
-class UeScenario(Struct):
+class UeScenario(Struct, frozen=True):
     name: UeName
     profile: ModelProfile
     arrivals: Arrivals
@@ -173,7 +173,7 @@ class UeScenario(Struct):
     outage_floor_bits_per_second: float = 100e3
 
 
-class Scenario(Struct):
+class Scenario(Struct, frozen=True):
     """What a policy may know before a run."""
 
     name: str
@@ -189,7 +189,7 @@ class Scenario(Struct):
 # ------------------------------------------------------------------------------------------------ observation, outcome
 
 
-class UeObservation(Struct):
+class UeObservation(Struct, frozen=True):
     name: UeName
     #: Channel state at slot start, one entry per subchannel (one entry for OFDMA): power gain, or bit/s at the whole
     #: spectrum for channel_kind "rate". Never this slot's future.
@@ -214,13 +214,13 @@ class UeObservation(Struct):
     upload_progress_ratio: float = 0.0
 
 
-class Observation(Struct):
+class Observation(Struct, frozen=True):
     slot: int
     monotonic_seconds: float
     ues: tuple[UeObservation, ...]
 
 
-class UeDecision(Struct):
+class UeDecision(Struct, frozen=True):
     name: UeName
     cut: Cut
     device_speed: float  # reference cores
@@ -239,7 +239,7 @@ class UeDecision(Struct):
     stop_rule: tuple[tuple[str, float], ...] = ()
 
 
-class Decision(Struct):
+class Decision(Struct, frozen=True):
     """What is in force from ``valid_from_seconds`` on.
 
     A task takes its cut and speed at head start and its edge share at tail start; the link's rate changes at once.
@@ -254,7 +254,7 @@ class Decision(Struct):
 STAGES = ("ue_queue", "head", "tx_queue", "uplink", "edge_queue", "tail", "downlink")
 
 
-class UeOutcome(Struct):
+class UeOutcome(Struct, frozen=True):
     name: UeName
     arrivals: int
     completions: int
@@ -271,7 +271,7 @@ class UeOutcome(Struct):
         return self.compute_joules + self.transmit_joules
 
 
-class SlotOutcome(Struct):
+class SlotOutcome(Struct, frozen=True):
     slot: int
     decision: Decision  # the one that was live
     ues: tuple[UeOutcome, ...]

@@ -1,7 +1,7 @@
 """What the processes of a lab say to each other, and what they record.
 
 Control plane (``ipc://LAB_DIR/ipc/control``): the controller binds a ROUTER; every agent, the player and the CLI
-connect a DEALER whose routing id is the node's name. One msgpack frame per message (:func:`encode`, :class:`ControlDecoder`).
+connect a DEALER whose routing id is the node's name. One msgpack frame per message (:func:`encode`).
 
 Records (``ipc://LAB_DIR/ipc/records``): the recorder binds a PULL; everybody PUSHes one msgpack frame per record. The
 recorder republishes every frame on ``ipc://LAB_DIR/ipc/live`` (PUB), for the live table and the metrics exporter.
@@ -25,7 +25,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 # ---------------------------------------------------------------------------------------------- agent -> controller
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """First message of a node: it is ready to serve. Sent again until a Welcome answers."""
 
     node: str
@@ -34,7 +34,7 @@ class Hello(Message):
     stage_tid: int = 0  # thread that computes stages, to be made SCHED_FIFO from outside
 
 
-class UeReport(Message):
+class UeReport(Message, frozen=True):
     """Sent by a UE at every slot boundary, about slot ``slot`` that just ended (-1 before the first)."""
 
     node: str
@@ -59,7 +59,7 @@ class UeReport(Message):
     extra: dict[str, float] = {}
 
 
-class EdgeUeReport(Message):
+class EdgeUeReport(Message, frozen=True):
     node: str  # the UE
     edge_queue_tasks: int
     edge_backlog_seconds: float
@@ -68,7 +68,7 @@ class EdgeUeReport(Message):
     decision_sequence: int
 
 
-class EdgeReport(Message):
+class EdgeReport(Message, frozen=True):
     slot: int
     monotonic_seconds: float
     ues: tuple[EdgeUeReport, ...]
@@ -76,7 +76,7 @@ class EdgeReport(Message):
     malformed_frames: int = 0
 
 
-class LinkState(Message):
+class LinkState(Message, frozen=True):
     node: str  # the UE
     gain_up: tuple[float, ...]  # at slot start (see UeObservation.gain_up)
     gain_down: tuple[float, ...]
@@ -88,7 +88,7 @@ class LinkState(Message):
     outage: bool = False
 
 
-class PlayerReport(Message):
+class PlayerReport(Message, frozen=True):
     slot: int
     monotonic_seconds: float
     links: tuple[LinkState, ...]
@@ -100,14 +100,14 @@ class PlayerReport(Message):
 # ---------------------------------------------------------------------------------------------- controller -> agents
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """The controller has seen this node's Hello."""
 
     lab: str
     run_id: str
 
 
-class Start(Message):
+class Start(Message, frozen=True):
     """Slot 0 starts at ``origin_seconds`` for everybody; arrivals stop after ``duration_seconds`` (None: serve on)."""
 
     origin_seconds: float
@@ -115,7 +115,7 @@ class Start(Message):
     duration_seconds: float | None
 
 
-class Apply(Message):
+class Apply(Message, frozen=True):
     """A decision to put into force. A stale one (sequence not above the last) is dropped."""
 
     decision: Decision
@@ -123,11 +123,11 @@ class Apply(Message):
     rates_down_bits_per_second: dict[str, float] = {}
 
 
-class Drain(Message):
+class Drain(Message, frozen=True):
     """Arrivals are over: finish what is in flight; the end comes with Stop."""
 
 
-class Stop(Message):
+class Stop(Message, frozen=True):
     """End now; send what is still unrecorded first."""
 
     reason: str
@@ -136,11 +136,11 @@ class Stop(Message):
 # --------------------------------------------------------------------------------------------------- CLI -> controller
 
 
-class StatusRequest(Message):
+class StatusRequest(Message, frozen=True):
     pass
 
 
-class Status(Message):
+class Status(Message, frozen=True):
     lab: str
     run_id: str
     policy: str
@@ -153,19 +153,19 @@ class Status(Message):
     error: str = ""
 
 
-class Begin(Message):
+class Begin(Message, frozen=True):
     """Start slot 0 once everybody is ready."""
 
     duration_seconds: float | None
     drain_seconds: float = 10.0
 
 
-class SetPolicy(Message):
+class SetPolicy(Message, frozen=True):
     name: str
     options: dict[str, Any] = {}
 
 
-class SetLink(Message):
+class SetLink(Message, frozen=True):
     """Fix parts of a link (merge); ``reset`` returns it to the lab's values."""
 
     node: str
@@ -177,11 +177,11 @@ class SetLink(Message):
     reset: bool = False
 
 
-class StopLab(Message):
+class StopLab(Message, frozen=True):
     reason: str = "down"
 
 
-class Reply(Message):
+class Reply(Message, frozen=True):
     """Answer to a CLI command."""
 
     ok: bool
@@ -191,7 +191,7 @@ class Reply(Message):
 # ---------------------------------------------------------------------------------------------------------- records
 
 
-class TaskArrived(Message):
+class TaskArrived(Message, frozen=True):
     """A task exists from its scheduled arrival on; sent when the UE first sees it."""
 
     ue: str
@@ -199,7 +199,7 @@ class TaskArrived(Message):
     arrival_seconds: float
 
 
-class TaskRecord(Message):
+class TaskRecord(Message, frozen=True):
     """One finished (or failed) task. Stamps are monotonic seconds; nan where the task never got there.
 
     For a local task (cut ``()``) all stamps after ``head_end_seconds`` equal it.
@@ -235,7 +235,7 @@ class TaskRecord(Message):
     model_version: int = 0
 
 
-class SlotRecord(Message):
+class SlotRecord(Message, frozen=True):
     """One row per UE and slot: what was observed, decided, and what came of it."""
 
     slot: int
@@ -268,7 +268,7 @@ class SlotRecord(Message):
     policy_state: dict[str, float] = {}
 
 
-class LinkStep(Message):
+class LinkStep(Message, frozen=True):
     """One trace step (or decision) on one direction of one link: planned and applied time and value."""
 
     ue: str
@@ -281,7 +281,7 @@ class LinkStep(Message):
     cause: str  # "trace" | "decision" | "command"
 
 
-class ChannelDrops(Message):
+class ChannelDrops(Message, frozen=True):
     """Packets that a wire's leaf dropped though nobody ordered it, and bytes that it sent, since the last one."""
 
     ue: str
@@ -292,7 +292,7 @@ class ChannelDrops(Message):
     backlog_bytes: int
 
 
-class NodeHealth(Message):
+class NodeHealth(Message, frozen=True):
     """CPU accounting of one node, cumulative."""
 
     node: str
@@ -302,13 +302,13 @@ class NodeHealth(Message):
     throttled_seconds: float
 
 
-class EdgeHealth(Message):
+class EdgeHealth(Message, frozen=True):
     monotonic_seconds: float
     receiver_lateness_p99_seconds: float
     malformed_frames: int
 
 
-class Event(Message):
+class Event(Message, frozen=True):
     """Something worth a line in the log: a node died, a report was lost, a decision came late."""
 
     monotonic_seconds: float
