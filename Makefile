@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+SHELL := /bin/bash
+TESTBED := .venv/bin/testbed
+.PHONY: demo test lint bench clean setup-demo setup-test
+
+## demo: set up, then run the quickstart lab: real split inference across fading links, with a report
+demo: setup-demo
+	$(TESTBED) run topologies/quickstart.yaml --duration 30s
+
+## test: set up, then run every test that this machine can run
+test: setup-test lint
+	.venv/bin/python -m pytest
+
+## lint: ruff and mypy
+lint: setup-test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+## bench: the figures of docs/figures.md, as JSON under build/benchmarks
+bench: setup-test
+	.venv/bin/python -m benchmarks
+
+## clean: remove what set-up and runs made (not the runs)
+clean:
+	-$(TESTBED) down --all
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+setup-demo:
+	@scripts/setup demo
+
+setup-test:
+	@scripts/setup test

@@ -1,0 +1,80 @@
+"""``testbed VERB ...``: loads verbs lazily (so that ``ps`` does not import torch) and turns errors into exit codes.
+
+Exit codes: 0 done, 1 failed while running, 2 bad input (nothing was started), 3 the host lacks something,
+4 the run finished but is invalid, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+import testbed
+from testbed.errors import TestbedError
+
+#: verb -> module under testbed.cli that holds ``command``; several verbs may share a module (``module:attribute``)
+VERBS = {
+    "doctor": "doctor",
+    "validate": "validate",
+    "plan": "plan",
+    "schema": "schema",
+    "up": "up",
+    "ps": "ps",
+    "logs": "logs",
+    "exec": "exec",
+    "graph": "graph",
+    "link": "link",
+    "policy": "policy",
+    "down": "down",
+    "run": "run",
+    "profile": "profile",
+    "trace": "trace",
+    "report": "report",
+    "compare": "compare",
+    "images": "images",
+}
+
+
+class LazyVerbs(click.Group):
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command = importlib.import_module(f"testbed.cli.{VERBS[name]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(testbed.__version__, prog_name="testbed")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def group(context: click.Context, debug: bool) -> None:
+    """Emulated testbed for split (device-edge) DNN inference."""
+    context.obj = {"debug": debug}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command ``testbed``."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = group.main(args=arguments, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except TestbedError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

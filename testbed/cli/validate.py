@@ -1,0 +1,30 @@
+"""``testbed validate FILE``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import yaml
+
+from testbed import checks
+from testbed.topology import load
+
+
+@click.command("validate")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the lab file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the normalised lab and the warnings as JSON.")
+def command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check a lab file: every key, unit, path, model and policy, and whether this host can carry it."""
+    topology = load(file, overrides)
+    checks.check_models(topology, str(file), file.parent)
+    warnings = checks.warnings(topology)
+    if as_json:
+        click.echo(json.dumps({"lab": topology.normalised(), "warnings": warnings}, indent=1))
+        return
+    click.echo(yaml.safe_dump(topology.normalised(), sort_keys=False, allow_unicode=True), nl=False)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{file}: valid", err=True)

@@ -1,0 +1,119 @@
+"""Topology and profiles -> Scenario: what a policy may know. The only place where the two meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from controller.contract import Arrivals, Edge, ModelProfile, Radio, Scenario, UeName, UeScenario
+from testbed.errors import InputError
+from testbed.topology import ArrivalsSpec, ExpandedUe, Topology
+
+ProfileMaker = Callable[[str], ModelProfile]
+
+
+def read_arrival_times(path: str) -> tuple[float, ...]:
+    """One time in seconds per line, ``#`` comments. Raises InputError with file and line."""
+    times: list[float] = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        text = line.split("#", 1)[0].strip()
+        if not text:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(
+                "not an arrival time",
+                where=f"{path}, line {number}",
+                value=text,
+                allowed="seconds from the start, >= 0",
+            )
+        times.append(value)
+    if not times:
+        raise InputError("the arrivals file holds no time", where=path, allowed="one time in seconds per line")
+    return tuple(sorted(times))
+
+
+def arrivals_of(spec: ArrivalsSpec) -> tuple[Arrivals, tuple[float, ...]]:
+    """The arrival process of the contract, and the times of a file."""
+    if spec.process == "file":
+        assert spec.file is not None
+        times = read_arrival_times(spec.file)
+        span = max(times[-1], 1e-9)
+        return Arrivals(process="file", rates_per_second=(len(times) / span,)), times
+    rates = spec.rates if spec.rates is not None else (spec.rate or 0.0,)
+    return Arrivals(process=spec.process, rates_per_second=tuple(rates), switch_probability=spec.switch), ()
+
+
+def profile_key(ue: ExpandedUe) -> str:
+    """What tells two profiles of a lab apart: the file if one is named, else the model."""
+    return ue.profile or ue.model
+
+
+def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> dict[str, ModelProfile]:
+    """Profiles by :func:`profile_key`; ``measure(model)`` gives that of a UE that names no file."""
+    from testbed.inference.profiling import read_profile
+
+    profiles: dict[str, ModelProfile] = {}
+    for ue in topology.expand():
+        key = profile_key(ue)
+        if key in profiles:
+            continue
+        if ue.profile is None:
+            profiles[key] = measure(ue.model)
+            continue
+        profile = read_profile(Path(ue.profile))
+        if profile.model != ue.model:
+            raise InputError(
+                f"the profile of {ue.name!r} is of another model",
+                where=where,
+                value=f"{ue.profile}: {profile.model}",
+                allowed=ue.model,
+                fix=f"Measure one with: testbed profile {ue.model}",
+            )
+        profiles[key] = profile
+    return profiles
+
+
+def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_gains: Mapping[str, float]) -> Scenario:
+    """``profiles`` by :func:`profile_key`; ``mean_gains``: long-term mean channel state by UE name."""
+    ues = []
+    for ue in topology.expand():
+        spec = ue.spec
+        ues.append(
+            UeScenario(
+                name=UeName(ue.name),
+                profile=profiles[profile_key(ue)],
+                arrivals=arrivals_of(spec.arrivals)[0],
+                max_speed=spec.speed,
+                compute_watts=spec.compute_power,
+                transmit_watts=spec.power,
+                receive_watts=spec.receive_power,
+                energy_budget_joules=math.inf if spec.energy_budget is None else spec.energy_budget,
+                weight=spec.weight,
+                input_codec=topology.codec.input,
+                boundary_codec=topology.codec.boundary,
+                channel_kind=spec.channel.kind,
+                mean_gain=mean_gains[ue.name],
+                fading=spec.channel.fading or "trace",
+                uplink_delay_seconds=spec.link.delay,
+                downlink_delay_seconds=spec.link.delay,
+                outage_floor_bits_per_second=spec.link.floor,
+            )
+        )
+    return Scenario(
+        name=topology.name,
+        slot_seconds=topology.slot,
+        radio=Radio(
+            uplink_hz=topology.radio.uplink,
+            downlink_hz=topology.radio.downlink,
+            noise_watts_per_hz=topology.radio.noise,
+            access=topology.radio.access,
+            downlink_power_watts=topology.radio.downlink_power,
+        ),
+        edge=Edge(cpus=topology.edge.cpus, memory_bytes=int(topology.edge.memory)),
+        ues=tuple(ues),
+    )

@@ -1,0 +1,403 @@
+"""The lab file: one YAML file describes a lab. Frozen pydantic models, strict keys, units in the values.
+
+``load(path)`` gives a :class:`Topology`; ``Topology.expand()`` gives the UEs one by one. Every rule that is broken
+becomes an InputError that names the file, the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from controller.contract import Codec
+from testbed.errors import InputError
+from testbed.units import (
+    BitsPerSecond,
+    Bytes,
+    Decibels,
+    Hertz,
+    Joules,
+    Metres,
+    PerSecond,
+    PositiveSeconds,
+    PositiveWatts,
+    Ratio,
+    Seconds,
+    Watts,
+    WattsPerHertz,
+)
+
+#: No dots (they separate lab and node in names on the system), short enough for a socket path.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+
+#: A reference core is this fraction of the host's core (see docs/architecture.md, "a slow UE").
+REFERENCE_FRACTION = 0.5
+#: Shares of the edge and speeds of the UEs are refused above this part of what the host makes.
+HOST_LOAD_LIMIT = 0.9
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _off(value: object) -> object:
+    """YAML 1.1 reads a bare ``off`` as false."""
+    return "off" if value is False else value
+
+
+Wanted = Annotated[Literal["auto", "required", "off"], BeforeValidator(_off)]
+
+
+class CodecSpec(Model):
+    """How tensors travel: the raw input is always a uint8 image; boundaries as chosen."""
+
+    input: Literal["uint8"] = "uint8"
+    boundary: Codec = "fp32"
+
+
+class EdgeSpec(Model):
+    cpus: float = Field(default=0.8, gt=0, description="reference cores shared by all UEs")
+    gpu: Wanted = "auto"
+    memory: Bytes = 0.0
+
+
+class RadioSpec(Model):
+    uplink: Hertz = 10e6
+    downlink: Hertz = 10e6
+    noise: WattsPerHertz = 10 ** (-165 / 10) * 1e-3
+    access: Literal["ofdma"] = "ofdma"
+    downlink_power: PositiveWatts = 1.0
+
+
+class ArrivalsSpec(Model):
+    process: Literal["poisson", "periodic", "switching", "file"] = "poisson"
+    rate: PerSecond | None = None
+    rates: tuple[PerSecond, PerSecond] | None = Field(default=None, description="the two rates of 'switching'")
+    switch: Ratio = Field(default=0.0, description="probability per slot that 'switching' changes its rate")
+    file: str | None = Field(default=None, description="one arrival time in seconds per line")
+
+    @model_validator(mode="after")
+    def _fields_fit_process(self) -> ArrivalsSpec:
+        need = {"poisson": "rate", "periodic": "rate", "switching": "rates", "file": "file"}[self.process]
+        for key in ("rate", "rates", "file"):
+            given = getattr(self, key) is not None
+            if key == need and not given:
+                raise ValueError(f"process {self.process!r} needs the key {need!r}")
+            if key != need and given:
+                raise ValueError(f"process {self.process!r} takes the key {need!r}, not {key!r}")
+        if self.process != "switching" and self.switch:
+            raise ValueError("the key 'switch' belongs to process 'switching'")
+        return self
+
+
+class Shadowing(Model):
+    sigma: Decibels
+    rho: float = Field(ge=0, lt=1, description="correlation from one slot to the next")
+    clip: Decibels | None = None
+
+
+class ChannelSpec(Model):
+    """Either a fading model (and a distance), or a trace file."""
+
+    fading: Literal["rayleigh", "rician", "static"] | None = None
+    doppler: Hertz = 0.2
+    k_factor: Decibels = 6.0
+    distance: Metres | tuple[Metres, Metres] | None = Field(
+        default=None, description="one distance, or [near, far] spread evenly over the group's UEs"
+    )
+    shadowing: Shadowing | None = None
+    trace: str | None = None
+    kind: Literal["gain", "rate"] = "gain"
+    at_end: Literal["loop", "hold", "clear"] = "loop"
+    step: PositiveSeconds = 0.1
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ChannelSpec:
+        if (self.trace is None) == (self.fading is None):
+            raise ValueError("give either 'fading' (with 'distance') or 'trace', one of the two")
+        if self.trace is None and self.distance is None:
+            raise ValueError("'fading' needs a 'distance'")
+        if self.trace is not None and (self.distance is not None or self.shadowing is not None):
+            raise ValueError("'trace' already holds the path loss: drop 'distance' and 'shadowing'")
+        if self.trace is None and self.kind == "rate":
+            raise ValueError("kind 'rate' needs a 'trace'")
+        return self
+
+
+class LinkSpec(Model):
+    """What the wire adds to the rate, in both directions."""
+
+    delay: Seconds = 0.0
+    jitter: Seconds = 0.0
+    loss: Ratio = 0.0
+    outage: Literal["hold", "loss"] = "hold"
+    floor: BitsPerSecond = Field(default=100e3, description="a rate under this is an outage")
+    congestion_control: str = Field(default="cubic", pattern=r"^[a-z0-9_-]{1,15}$")
+
+    @model_validator(mode="after")
+    def _jitter_within_delay(self) -> LinkSpec:
+        if self.jitter > self.delay:
+            raise ValueError(f"jitter ({self.jitter:g} s) must not exceed delay ({self.delay:g} s)")
+        return self
+
+
+class UeSpec(Model):
+    """A group of equal UEs; ``count`` above 1 numbers them from 1."""
+
+    name: Name
+    count: int = Field(default=1, ge=1, le=500)
+    speed: float = Field(default=0.25, gt=0, le=2.0, description="maximum, of a reference core")
+    compute_power: Watts = 1.0
+    power: PositiveWatts = 0.3
+    receive_power: Watts = 0.0
+    energy_budget: Joules | None = Field(default=None, description="per slot, long-term mean; none: not limited")
+    weight: float = Field(default=1.0, gt=0)
+    arrivals: ArrivalsSpec
+    channel: ChannelSpec
+    link: LinkSpec = LinkSpec()
+    model: str | None = None
+    profile: str | None = None
+
+
+class PolicySpec(BaseModel):
+    """A policy's name; every other key is one of its options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class MonitoringSpec(Model):
+    prometheus: Wanted = "auto"
+    grafana: Wanted = "auto"
+
+
+class ExpandedUe(Model):
+    """One UE with everything resolved."""
+
+    name: str
+    index: int
+    spec: UeSpec
+    model: str
+    profile: str | None
+    distance: Metres | None
+
+
+class Topology(Model):
+    name: Name
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    slot: PositiveSeconds = 0.5
+    model: str | None = None
+    profile: str | None = Field(default=None, description="a ModelProfile file, so that two hosts emulate one device")
+    codec: CodecSpec = CodecSpec()
+    edge: EdgeSpec = EdgeSpec()
+    radio: RadioSpec = RadioSpec()
+    ues: tuple[UeSpec, ...] = Field(min_length=1)
+    policy: PolicySpec = PolicySpec(name="neurosurgeon")
+    task_timeout: PositiveSeconds = 60.0
+    monitoring: MonitoringSpec = MonitoringSpec()
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _policy_by_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Topology:
+        names: set[str] = set()
+        for ue in self.expand():
+            if ue.name in names or ue.name in RESERVED_NODES:
+                kind = "reserved" if ue.name in RESERVED_NODES else "used twice"
+                raise ValueError(f"the UE name {ue.name!r} is {kind}; names must be unique and not in {RESERVED_NODES}")
+            names.add(ue.name)
+        if self.slot < 0.05:
+            raise ValueError(f"slot is {self.slot:g} s; a slot shorter than 50 ms cannot be decided in time")
+        return self
+
+    def expand(self) -> tuple[ExpandedUe, ...]:
+        """The UEs one by one, in order; indices number seeds and wires."""
+        result: list[ExpandedUe] = []
+        for spec in self.ues:
+            model = spec.model or self.model
+            if model is None:
+                raise ValueError(f"UE {spec.name!r} has no model; give 'model' at the top of the file or in the UE")
+            # A profile at the top belongs to the model at the top
+            profile = spec.profile or (self.profile if spec.model in (None, self.model) else None)
+            for number in range(spec.count):
+                distance = spec.channel.distance
+                if isinstance(distance, tuple):
+                    near, far = distance
+                    distance = near if spec.count == 1 else near + (far - near) * number / (spec.count - 1)
+                name = spec.name if spec.count == 1 else f"{spec.name}{number + 1}"
+                result.append(
+                    ExpandedUe.model_construct(
+                        name=name, index=len(result), spec=spec, model=model, profile=profile, distance=distance
+                    )
+                )
+        return tuple(result)
+
+    def normalised(self) -> dict[str, Any]:
+        """The lab with every default filled in and every value with its unit."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+RESERVED_NODES = ("edge", "radio", "controller", "player", "recorder", "exporter", "zygote", "cli")
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Topology:
+    """Read, override (``key.sub=value``, ``ues.0.speed=0.5``) and check a lab file. Raises InputError."""
+    if not path.is_file():
+        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
+        raise InputError("no such lab file", where=str(path), allowed=near and f"lab files here: {near}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
+    if not isinstance(raw, dict):
+        raise InputError(
+            "a lab file is a mapping of keys", where=str(path), value=raw, allowed=", ".join(Topology.model_fields)
+        )
+    for override in overrides:
+        _set(raw, override)
+    return parse(raw, str(path), path.parent)
+
+
+def parse(raw: Mapping[str, Any], where: str, folder: Path) -> Topology:
+    """Check a lab given as a mapping. ``folder`` is what relative paths in it start from. Raises InputError."""
+    try:
+        topology = Topology.model_validate(raw)
+    except ValidationError as error:
+        raise _input_error(error, where) from None
+    resolved = _resolve_paths(topology, where, folder)
+    _check_policy(resolved, where)
+    return resolved
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError("--set needs key=value", where="--set", value=override, fix="Example: --set slot='1 s'.")
+    target: Any = raw
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(target, list):
+            if not part.isdigit() or int(part) >= len(target):
+                raise InputError(f"no element {part!r}", where=f"--set {key}", allowed=f"0 to {len(target) - 1}")
+            target = target[int(part)]
+        elif isinstance(target, dict):
+            if isinstance(target.get(part), str):  # policy: lymdo -> {name: lymdo}
+                target[part] = {"name": target[part]}
+            target = target.setdefault(part, {})
+        else:
+            raise InputError(f"{part!r} is inside a plain value", where=f"--set {key}", value=target)
+    value = yaml.safe_load(text)
+    if isinstance(target, list):
+        if not last.isdigit() or int(last) >= len(target):
+            raise InputError(f"no element {last!r}", where=f"--set {key}", allowed=f"0 to {len(target) - 1}")
+        target[int(last)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise InputError(f"{last!r} is inside a plain value", where=f"--set {key}", value=target)
+
+
+def _input_error(error: ValidationError, where: str) -> InputError:
+    """The first broken rule (unknown keys first: they explain the rest), as one paragraph."""
+    details = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    first = details[0]
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-")) or "(whole file)"
+    value: object = first["input"]
+    more = f" ({len(details) - 1} more after this one)" if len(details) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        fix = f"Did you mean {close[0]!r}?" if close else "Remove it or correct its name."
+        return InputError(f"unknown key '{key}'{more}", where=where, value=value, allowed=", ".join(known), fix=fix)
+    if first["type"] == "missing":
+        return InputError(f"the key '{key}' is missing{more}", where=where, fix="Add it; see docs/lab-file.md.")
+    text = first["msg"].removeprefix("Value error, ")
+    shown = None if isinstance(value, dict | list) else value
+    return InputError(f"key '{key}': {text}{more}", where=where, value=shown, fix="See docs/lab-file.md.")
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    fields: type[BaseModel] = Topology
+    for part in location:
+        if isinstance(part, int) or part not in fields.model_fields:
+            continue
+        for candidate in _models_in(fields.model_fields[str(part)].annotation):
+            fields = candidate
+            break
+    return list(fields.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found: list[type[BaseModel]] = []
+    for argument in getattr(annotation, "__args__", ()):
+        found.extend(_models_in(argument))
+    return found
+
+
+def _resolve_paths(topology: Topology, where: str, folder: Path) -> Topology:
+    """Paths in a lab file are relative to it; missing files are found now, not when the lab is half up."""
+
+    def resolve(value: str | None, key: str, what: str) -> str | None:
+        if value is None:
+            return None
+        path = Path(value) if Path(value).is_absolute() else folder / value
+        if not path.is_file():
+            here = (
+                ", ".join(sorted(p.name for p in path.parent.iterdir())) if path.parent.is_dir() else "no such folder"
+            )
+            raise InputError(
+                f"key '{key}': the {what} does not exist", where=where, value=str(path), allowed=f"there: {here}"
+            )
+        return str(path.resolve())
+
+    ues = []
+    for index, ue in enumerate(topology.ues):
+        channel = ue.channel.model_copy(
+            update={"trace": resolve(ue.channel.trace, f"ues.{index}.channel.trace", "trace file")}
+        )
+        arrivals = ue.arrivals.model_copy(
+            update={"file": resolve(ue.arrivals.file, f"ues.{index}.arrivals.file", "arrivals file")}
+        )
+        profile = resolve(ue.profile, f"ues.{index}.profile", "profile")
+        ues.append(ue.model_copy(update={"channel": channel, "arrivals": arrivals, "profile": profile}))
+    profile = resolve(topology.profile, "profile", "profile")
+    return topology.model_copy(update={"ues": tuple(ues), "profile": profile})
+
+
+def _check_policy(topology: Topology, where: str) -> None:
+    from controller import registry
+
+    try:
+        registry.create(topology.policy.name, topology.policy.options)
+    except ValueError as error:
+        raise InputError(f"key 'policy': {error}", where=where) from None
+
+
+def host_load(topology: Topology, host_cores: float) -> float:
+    """Reference cores asked for (edge plus the UEs' speeds), as a part of what the host makes."""
+    asked = topology.edge.cpus + math.fsum(ue.spec.speed for ue in topology.expand())
+    return asked / (host_cores / REFERENCE_FRACTION)
