@@ -1,0 +1,160 @@
+"""What a decision means: the checks and the residual shares that simulator and testbed both apply to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from controller.contract import (
+    ALL_ON_DEVICE,
+    RESIDUAL_SHARE,
+    Decision,
+    Scenario,
+    UeDecision,
+    UeName,
+    UeScenario,
+    cut_label,
+)
+from controller.model.cuts import check_cut
+
+#: Rounding that a sum of shares may carry.
+SUM_TOLERANCE = 1e-6
+
+#: A speed of 0 would never end a head that has begun: the slowest speed, as a part of the UE's maximum.
+MIN_SPEED_RATIO = 0.01
+
+
+class InvalidDecisionError(ValueError):
+    """A policy's decision breaks the contract; the message says which UE, which field, the value, what is allowed."""
+
+
+def enforce(scenario: Scenario, previous: Decision | None, decision: Decision) -> Decision:
+    """The decision that takes force when a policy asks for ``decision`` while ``previous`` is in force.
+
+    Pure. The result lists the UEs in the scenario's order and carries the sequence number after ``previous``'s
+    (0 without one); slot and valid-from are the policy's. Then
+
+    - a UE whose cut needs no spectrum and no edge still gets ``RESIDUAL_SHARE`` of the total of each, for the older
+      tasks in its queues; where the sum then exceeds the total, all are scaled down to it;
+    - a speed is clamped to ``[MIN_SPEED_RATIO, 1] x max_speed``.
+
+    Raises InvalidDecisionError for a UE that is missing, unknown or named twice, a cut that is unknown or not
+    canonical, a number that is negative or not finite, a cut that needs what it is not given, an unknown codec, and
+    sums above the totals.
+    """
+    decided = _by_name(scenario, decision)
+    checked = [_check_ue(ue, decided[ue.name]) for ue in scenario.ues]
+    ups = [ue.spectrum_up_hz for ue in checked]
+    downs = [ue.spectrum_down_hz for ue in checked]
+    shares = [ue.edge_share for ue in checked]
+    local = [ue.cut == ALL_ON_DEVICE for ue in checked]
+    shares = _share(shares, local, scenario.edge.cpus, "edge_share")
+    if scenario.radio.access == "ofdma":
+        ups = _share(ups, local, scenario.radio.uplink_hz, "spectrum_up_hz")
+        downs = _share(downs, local, scenario.radio.downlink_hz, "spectrum_down_hz")
+    ues = tuple(
+        msgspec.structs.replace(ue, spectrum_up_hz=up, spectrum_down_hz=down, edge_share=share)
+        for ue, up, down, share in zip(checked, ups, downs, shares, strict=True)
+    )
+    sequence = 0 if previous is None else previous.sequence + 1
+    return msgspec.structs.replace(decision, sequence=sequence, ues=ues)
+
+
+def bootstrap_decision(scenario: Scenario, valid_from_seconds: float) -> Decision:
+    """In force until the first decision of a policy: everything on the device, equal shares, sequence 0."""
+    count = len(scenario.ues)
+    return Decision(
+        sequence=0,
+        slot=0,
+        valid_from_seconds=valid_from_seconds,
+        ues=tuple(
+            UeDecision(
+                name=ue.name,
+                cut=ALL_ON_DEVICE,
+                device_speed=ue.max_speed,
+                spectrum_up_hz=scenario.radio.uplink_hz / count,
+                spectrum_down_hz=scenario.radio.downlink_hz / count,
+                edge_share=scenario.edge.cpus / count,
+            )
+            for ue in scenario.ues
+        ),
+    )
+
+
+def _by_name(scenario: Scenario, decision: Decision) -> Mapping[UeName, UeDecision]:
+    if not isinstance(decision, Decision):
+        raise InvalidDecisionError(f"decide() must return a Decision, got {type(decision).__name__}")
+    decided = {ue.name: ue for ue in decision.ues}
+    known = [ue.name for ue in scenario.ues]
+    if len(decided) != len(decision.ues):
+        raise InvalidDecisionError(f"a UE is decided twice: {', '.join(ue.name for ue in decision.ues)}")
+    if set(decided) != set(known):
+        raise InvalidDecisionError(f"decided UEs are {', '.join(decided) or 'none'}; they must be {', '.join(known)}")
+    return decided
+
+
+def _check_ue(ue: UeScenario, choice: UeDecision) -> UeDecision:
+    """The choice with plain floats and a clamped speed."""
+    where = f"{ue.name}"
+    speed = _number(choice.device_speed, where, "device_speed")
+    up = _number(choice.spectrum_up_hz, where, "spectrum_up_hz")
+    down = _number(choice.spectrum_down_hz, where, "spectrum_down_hz")
+    share = _number(choice.edge_share, where, "edge_share")
+    # The profile's chain cuts are canonical by construction; every other cut is checked on the graph.
+    if choice.cut not in ue.profile.chain_cuts:
+        try:
+            check_cut(ue.profile.nodes, choice.cut)
+        except ValueError as error:
+            raise InvalidDecisionError(f"{where}: cut {choice.cut!r} is refused: {error}") from error
+    if choice.cut != ALL_ON_DEVICE:
+        needs = {"spectrum_up_hz": up, "spectrum_down_hz": down, "edge_share": share}
+        if choice.subchannels_up or choice.subchannels_down:
+            needs = {"edge_share": share}
+        for key, value in needs.items():
+            if value == 0:
+                raise InvalidDecisionError(f"{where}: cut {cut_label(choice.cut)!r} needs {key} above 0, got 0")
+    if choice.codec is not None and choice.codec not in ue.profile.codecs:
+        raise InvalidDecisionError(
+            f"{where}: codec {choice.codec!r} is not in the profile; allowed: {', '.join(ue.profile.codecs)}"
+        )
+    watts, down_watts = choice.transmit_watts, choice.downlink_watts
+    return msgspec.structs.replace(
+        choice,
+        device_speed=min(max(speed, MIN_SPEED_RATIO * ue.max_speed), ue.max_speed),
+        spectrum_up_hz=up,
+        spectrum_down_hz=down,
+        edge_share=share,
+        transmit_watts=None if watts is None else _positive(watts, where, "transmit_watts"),
+        downlink_watts=None if down_watts is None else _positive(down_watts, where, "downlink_watts"),
+    )
+
+
+def _number(value: float, where: str, key: str) -> float:
+    """``value`` as a plain float (policies hand over numpy scalars, which no message can carry)."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidDecisionError(f"{where}: {key} must be a number, got {value!r}") from error
+    if not math.isfinite(number) or number < 0:
+        raise InvalidDecisionError(f"{where}: {key} must be finite and not negative, got {number}")
+    return number
+
+
+def _positive(value: float, where: str, key: str) -> float:
+    number = _number(value, where, key)
+    if number == 0:
+        raise InvalidDecisionError(f"{where}: {key} must be above 0 (a decided rate is never 0), got 0")
+    return number
+
+
+def _share(values: list[float], local: list[bool], total: float, key: str) -> list[float]:
+    """Residual shares for the local UEs; scaled down where they do not fit."""
+    asked = sum(values)
+    if asked > total * (1 + SUM_TOLERANCE):
+        raise InvalidDecisionError(f"the sum of {key} is {asked:g}, above the total of {total:g}")
+    floor = RESIDUAL_SHARE * total
+    raised = [max(value, floor) if is_local else value for value, is_local in zip(values, local, strict=True)]
+    scale = min(1.0, total / sum(raised)) if total > 0 else 1.0
+    return [value * scale for value in raised]

@@ -1,0 +1,109 @@
+"""Predicted stage times of a task, without queueing: what a profile, a speed, a share and two rates give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from controller.contract import Codec, Cut, Scenario, UeScenario
+
+Floats = NDArray[np.float64]
+
+
+def cut_codec(ue: UeScenario, cut: Cut, codec: Codec | None = None) -> Codec:
+    """The codec of a cut: the input's own for the raw input, ``codec`` (None: the lab's) for every other boundary."""
+    return ue.input_codec if cut == ("input",) else codec or ue.boundary_codec
+
+
+def wire_bits(scenario: Scenario, payload_bytes: ArrayLike) -> Floats:
+    """Layer-2 bits of a message: payload and task header, with TCP/IP/Ethernet framing."""
+    payload = np.asarray(payload_bytes, dtype=np.float64)
+    return 8.0 * scenario.framing_ratio * (payload + scenario.header_bytes)
+
+
+@dataclass(frozen=True)
+class ChainWork:
+    """What each single-tensor cut of one UE costs, aligned with ``profile.chain_cuts``; shape (cuts,).
+
+    Encoding is part of the head's stage, decoding part of the tail's. The local cut sends nothing.
+    """
+
+    head_seconds: Floats  # head and encode, on the reference core
+    tail_seconds: Floats  # decode and tail, on the reference core
+    up_bits: Floats  # layer 2
+    down_bits: Floats  # layer 2
+    uplink_delay_seconds: Floats
+    downlink_delay_seconds: Floats
+
+    def stages(
+        self,
+        speed: ArrayLike,
+        share: ArrayLike,
+        rate_up_bits_per_second: ArrayLike,
+        rate_down_bits_per_second: ArrayLike,
+        cut_index: ArrayLike | None = None,
+    ) -> dict[str, Floats]:
+        """Seconds by stage (``head``, ``uplink``, ``tail``, ``downlink``) of the cuts at ``cut_index`` (None: all).
+
+        Arguments broadcast against the selected cuts. What is needed but not granted (a rate or share of 0) takes
+        inf; what is not needed takes 0.
+        """
+        chosen = slice(None) if cut_index is None else np.asarray(cut_index)
+        return {
+            "head": _over(self.head_seconds[chosen], speed),
+            "uplink": self.uplink_delay_seconds[chosen] + _over(self.up_bits[chosen], rate_up_bits_per_second),
+            "tail": _over(self.tail_seconds[chosen], share),
+            "downlink": self.downlink_delay_seconds[chosen] + _over(self.down_bits[chosen], rate_down_bits_per_second),
+        }
+
+
+def _over(work: Floats, capacity: ArrayLike) -> Floats:
+    """``work / capacity`` with 0 / anything = 0 and positive / 0 = inf."""
+    work, capacity = np.broadcast_arrays(work, np.asarray(capacity, dtype=np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(work > 0, work / capacity, 0.0)
+
+
+def chain_work(scenario: Scenario, ue_index: int, codec: Codec | None = None) -> ChainWork:
+    """The :class:`ChainWork` of a UE. Make it once per reset: it does not change during a run.
+
+    Raises KeyError when the profile has no times for the codec.
+    """
+    ue = scenario.ues[ue_index]
+    profile = ue.profile
+    encode, decode, payload = [], [], []
+    for index, cut in enumerate(profile.chain_cuts):
+        if not cut:
+            encode.append(0.0)
+            decode.append(0.0)
+            payload.append(0)
+            continue
+        name = cut_codec(ue, cut, codec)
+        encode.append(profile.codecs[name].encode_seconds[index])
+        decode.append(profile.codecs[name].decode_seconds[index])
+        payload.append(profile.boundary_bytes(cut, name))
+    remote = np.array([bool(cut) for cut in profile.chain_cuts])
+    return ChainWork(
+        head_seconds=np.array(profile.head_seconds) + encode,
+        tail_seconds=np.where(remote, np.array(profile.tail_seconds) + decode, 0.0),
+        up_bits=np.where(remote, wire_bits(scenario, payload), 0.0),
+        down_bits=np.where(remote, wire_bits(scenario, profile.result_bytes), 0.0),
+        uplink_delay_seconds=np.where(remote, ue.uplink_delay_seconds, 0.0),
+        downlink_delay_seconds=np.where(remote, ue.downlink_delay_seconds, 0.0),
+    )
+
+
+def predict_stages(
+    scenario: Scenario,
+    ue_index: int,
+    cut_index: ArrayLike | None,
+    speed: ArrayLike,
+    share: ArrayLike,
+    rate_up_bits_per_second: ArrayLike,
+    rate_down_bits_per_second: ArrayLike,
+) -> dict[str, Floats]:
+    """Seconds by stage of one task of a UE, without queueing; see :meth:`ChainWork.stages`."""
+    work = chain_work(scenario, ue_index)
+    return work.stages(speed, share, rate_up_bits_per_second, rate_down_bits_per_second, cut_index)

@@ -1,0 +1,70 @@
+"""Policies by name, through the entry-point group ``testbed.policies``: an installed package can add its own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from controller.contract import Policy
+
+ENTRY_POINT_GROUP = "testbed.policies"
+
+
+def available() -> tuple[str, ...]:
+    """Names of all installed policies, sorted."""
+    return tuple(sorted({point.name for point in entry_points(group=ENTRY_POINT_GROUP)}))
+
+
+def create(name: str, options: Mapping[str, Any] | None = None) -> Policy:
+    """A new policy object, before its ``reset``. ``options`` are the keyword arguments of its class.
+
+    Raises ValueError for an unknown name, an unknown option, an option's value that the policy refuses, a module
+    that cannot be imported, and an object that is not a policy; the message lists what is allowed.
+    """
+    factory = _load(_find(name))
+    given = dict(options or {})
+    allowed = _options(factory)
+    unknown = [key for key in given if key not in allowed]
+    if unknown:
+        raise ValueError(
+            f"policy {name!r} has no option {', '.join(map(repr, unknown))}; "
+            f"allowed options: {', '.join(allowed) or 'none'}"
+        )
+    try:
+        policy = factory(**given)
+    except TypeError as error:
+        raise ValueError(f"policy {name!r} refuses its options {given!r}: {error}") from error
+    if not isinstance(policy, Policy):
+        missing = [part for part in _PARTS if not hasattr(policy, part)]
+        raise ValueError(f"policy {name!r} ({type(policy).__name__}) is not a Policy: it lacks {', '.join(missing)}")
+    return policy
+
+
+def options(name: str) -> dict[str, Any]:
+    """Allowed options of a policy and their defaults. Raises ValueError for an unknown name."""
+    return _options(_load(_find(name)))
+
+
+_PARTS = ("reset", "decide", "feedback", "state", "checkpoint_info")
+
+
+def _find(name: str) -> EntryPoint:
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name == name:
+            return point
+    raise ValueError(f"unknown policy {name!r}; allowed: {', '.join(available())}")
+
+
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"policy {point.name!r} cannot be loaded from {point.value}: {error}") from error
+
+
+def _options(factory: Any) -> dict[str, Any]:
+    parameters = inspect.signature(factory).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind in named}
