@@ -6,12 +6,13 @@ launcher. Paths are absolute and valid inside the node (the docker runtime mount
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 
-from controller.contract import Arrivals, Codec
+from controller.contract import Arrivals, Codec, Scenario
 
 DATA_PORT = 5555
 
@@ -101,3 +102,13 @@ def write_config(config: Config, path: Path) -> None:
 
 def read_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
     return msgspec.json.decode(path.read_bytes(), type=kind)
+
+
+def write_scenario(scenario: Scenario, path: Path) -> None:
+    """JSON with ``Infinity`` for "no budget": the standard library's, since msgspec's has no infinity."""
+    path.write_text(json.dumps(msgspec.to_builtins(scenario), indent=1), encoding="utf-8")
+
+
+def read_scenario(path: Path) -> Scenario:
+    """Inverse of :func:`write_scenario`."""
+    return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Scenario)
