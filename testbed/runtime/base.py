@@ -22,6 +22,8 @@ class NodeSpec:
     quota_host_cores: float = 0.0
     memory_bytes: int = 0
     network: bool = True
+    #: CPUs that it may run on, as the kernel writes them (``0-2,5``); empty: all
+    cpu_list: str = ""
 
 
 @dataclass(frozen=True)

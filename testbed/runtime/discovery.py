@@ -1,0 +1,154 @@
+"""What of ours exists on this system, found from the system itself, and its removal.
+
+A lab file or a record may be lost or wrong; these cannot: names of namespaces (``tb.LAB.NODE``), cgroups
+(``testbed/LAB``), the environment of processes (``TESTBED_LAB=LAB``), directories under :func:`state_root`. Lab names
+have no dots, and every comparison is with a whole name, so that ``a`` never takes ``a-b``'s.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from testbed.errors import HostError, InputError, TestbedError
+from testbed.runtime import namespaces
+from testbed.runtime.base import Owned
+from testbed.runtime.cgroups import detect
+from testbed.runtime.child import stat_fields
+
+LAB_VARIABLE = "TESTBED_LAB"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,38}[a-z0-9])?")
+
+
+def state_root() -> Path:
+    """Where labs keep their state: /run/testbed as root (also of a user namespace), else a private directory.
+
+    Raises HostError if somebody else owns it.
+    """
+    if os.geteuid() == 0:
+        root = Path("/run/testbed")
+    elif runtime_directory := os.environ.get("XDG_RUNTIME_DIR"):
+        root = Path(runtime_directory) / "testbed"
+    else:
+        root = Path(f"/tmp/testbed-{os.geteuid()}")
+    root.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    status = root.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise HostError(f"{root} is not a directory of ours", fix="Remove it, or set XDG_RUNTIME_DIR to your own.")
+    return root
+
+
+def check_lab_name(lab: str) -> None:
+    """Raises InputError unless ``lab`` can be part of namespace and path names."""
+    if not _NAME.fullmatch(lab):
+        raise InputError(
+            "bad lab name", value=lab, allowed="up to 40 of a-z, 0-9, '-' and '_', starting and ending with a-z or 0-9"
+        )
+
+
+@contextmanager
+def system_lock() -> Iterator[None]:
+    """Labs come and go one at a time where they share something (the root of the cgroup tree)."""
+    with (state_root() / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def processes(lab: str | None = None) -> dict[int, str]:
+    """Living processes of this user that carry the marker: pid -> lab. This process and its ancestors are left out."""
+    found: dict[int, str] = {}
+    ours = _self_and_ancestors()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in ours:
+            continue
+        try:
+            # A lab of the same name may belong to somebody else.
+            if entry.stat().st_uid != os.geteuid():
+                continue
+            environment = (entry / "environ").read_bytes()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        owner = _marker(environment)
+        if owner is not None and (lab is None or owner == lab):
+            found[int(entry.name)] = owner
+    return found
+
+
+def list_owned(lab: str | None = None) -> list[Owned]:
+    """Everything of ours (of one lab, or of all) that exists now."""
+    owned: list[Owned] = []
+    for name in _namespaces("tb."):
+        parts = name.split(".")
+        if len(parts) == 3 and lab in (None, parts[1]):
+            owned.append(Owned(parts[1], "namespace", name))
+    cgroups = detect()
+    for owner in sorted(cgroups.labs()):
+        if lab in (None, owner):
+            owned += [Owned(owner, "cgroup", str(path)) for path in cgroups.lab_groups(owner)]
+    owned += [Owned(owner, "process", str(pid)) for pid, owner in sorted(processes(lab).items())]
+    owned += [
+        Owned(entry.name, "directory", str(entry))
+        for entry in sorted(state_root().iterdir())
+        if entry.is_dir() and _NAME.fullmatch(entry.name) and lab in (None, entry.name)
+    ]
+    return owned
+
+
+def remove(lab: str, timeout_seconds: float = 5.0) -> None:
+    """Kill and delete everything of a lab; nothing happens if there is nothing. Results are elsewhere and stay.
+
+    Raises TestbedError if a process survives its kill for ``timeout_seconds``.
+    """
+    check_lab_name(lab)
+    kill_processes(lab, timeout_seconds)
+    for name in _namespaces(f"tb.{lab}."):
+        namespaces.delete(name)
+    with system_lock():
+        detect().remove(lab)
+    shutil.rmtree(state_root() / lab, ignore_errors=True)
+
+
+def kill_processes(lab: str, timeout_seconds: float) -> None:
+    """Kill until none is left: one may fork while we look. Raises TestbedError when that takes too long."""
+    deadline = time.monotonic() + timeout_seconds
+    while living := processes(lab):
+        for pid in living:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise TestbedError(f"processes {sorted(living)} of lab {lab!r} do not end although they were killed")
+        time.sleep(0.01)
+
+
+def _namespaces(prefix: str) -> list[str]:
+    # Outside of a user namespace, those of a user who is not root are not to be seen: what is there is root's.
+    return namespaces.names(prefix) if os.geteuid() == 0 else []
+
+
+def _marker(environment: bytes) -> str | None:
+    prefix = f"{LAB_VARIABLE}=".encode()
+    for variable in environment.split(b"\0"):
+        if variable.startswith(prefix):
+            return variable[len(prefix) :].decode(errors="replace")
+    return None
+
+
+def _self_and_ancestors() -> set[int]:
+    # `testbed down`, typed in a shell that `testbed exec` opened, must live to finish its work.
+    pids = {os.getpid()}
+    pid = os.getppid()
+    while pid > 0 and pid not in pids:
+        pids.add(pid)
+        fields = stat_fields(pid)
+        if not fields:
+            break
+        pid = int(fields[1])
+    return pids

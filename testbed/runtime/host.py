@@ -1,0 +1,87 @@
+"""Facts about this host that decide what a lab can do on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from testbed.runtime import realtime
+from testbed.runtime.cgroups import Version, detect
+
+#: "Speed 1.0" is this part of a core of the host, so that a stage ends before its target in spite of noise.
+REFERENCE_CORE_FRACTION = 0.5
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """Goes into every manifest; ``doctor`` and ``validate`` judge by it."""
+
+    kernel: str
+    preemption: str  # the kernel's model as it names it; "unknown" where it does not say
+    cpu: str
+    cores: int  # that this process may use
+    memory_bytes: int
+    cgroup_version: Version  # that we may write to
+    realtime: bool  # whether threads can become SCHED_FIFO
+    is_root: bool
+    in_user_namespace: bool  # root of a user namespace only
+    user_namespaces: bool  # whether one can be made, with a network and a process namespace in it
+
+    @property
+    def reference_cores(self) -> float:
+        """Cores of the host in reference cores: what the edge's cpus and the UEs' speeds are taken from."""
+        return self.cores / REFERENCE_CORE_FRACTION
+
+
+@cache
+def facts() -> HostFacts:
+    """This host's facts. Makes (and leaves) nothing."""
+    groups = detect()
+    return HostFacts(
+        kernel=platform.release(),
+        preemption=_preemption(),
+        cpu=_cpu(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cgroup_version=groups.version,
+        realtime=realtime.available(groups),
+        is_root=os.geteuid() == 0,
+        in_user_namespace=in_user_namespace(),
+        user_namespaces=user_namespace_error() == "",
+    )
+
+
+def in_user_namespace() -> bool:
+    """Whether this process is in another user namespace than the host's first."""
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+
+
+@cache
+def user_namespace_error() -> str:
+    """Why a user namespace with its own network, mounts and processes cannot be made here; empty if it can."""
+    if shutil.which("unshare") is None or shutil.which("nsenter") is None:
+        return "unshare and nsenter are not installed"
+    result = subprocess.run(
+        ["unshare", "-Urnmpf", "--kill-child", "--mount-proc", "true"], capture_output=True, text=True, check=False
+    )
+    return "" if result.returncode == 0 else result.stderr.strip() or "unshare failed"
+
+
+def _preemption() -> str:
+    chosen = Path("/sys/kernel/debug/sched/preempt")
+    if os.access(chosen, os.R_OK):
+        return next((word.strip("()") for word in chosen.read_text().split() if word.startswith("(")), "unknown")
+    words = [word for word in platform.version().split() if word.startswith("PREEMPT")]
+    return words[0] if words else "unknown"
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

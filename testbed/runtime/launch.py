@@ -1,0 +1,56 @@
+"""``python -m testbed.runtime.launch LAB_DIRECTORY SPEC``: one program without torch, and a parent that outlives the
+command line to record how it ended.
+
+``python -m testbed.runtime.launch --exec PLACE COMMAND...``: become a command inside a node.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from testbed.runtime.child import ChildSpec, ProcessEvent, become, enter, record, run_program, start_ticks
+
+
+class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where ``exec`` goes."""
+
+    namespace: str
+    cgroups: tuple[str, ...]
+
+
+def supervise(lab_directory: Path, spec: ChildSpec) -> None:
+    """Fork; the child runs the program, the parent waits for it and records its end."""
+    pid = os.fork()
+    if pid == 0:
+        become(spec)
+        run_program(spec)
+        return
+    ticks = start_ticks(pid)
+    record(lab_directory, ProcessEvent("start", spec.node, spec.program, pid, ticks))
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if lab_directory.is_dir():
+        record(lab_directory, ProcessEvent("exit", spec.node, spec.program, pid, ticks, code))
+
+
+def execute(place: Place, command: list[str]) -> int:
+    """Replace this process by ``command`` inside the node. Returns 127 if there is no such command, as a shell does."""
+    enter(place.cgroups, place.namespace)
+    try:
+        os.execvp(command[0], command)
+    except FileNotFoundError:
+        sys.stderr.write(f"{command[0]}: command not found\n")
+        return 127
+    except PermissionError:
+        sys.stderr.write(f"{command[0]}: permission denied\n")
+        return 126
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--exec":
+        sys.exit(execute(msgspec.json.decode(sys.argv[2], type=Place), sys.argv[3:]))
+    supervise(Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=ChildSpec))

@@ -1,0 +1,143 @@
+"""Named network namespaces under /run/netns, as ``ip netns`` makes them, without forking ``ip`` for each."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from testbed.errors import HostError
+
+NETNS_DIRECTORY = Path("/run/netns")
+
+_CLONE_NEWNET = 0x40000000
+_MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
+_MNT_DETACH = 2
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+# Python 3.11 has no os.setns and no os.unshare (3.12 has); mount is in neither.
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def mount(source: str, target: Path, flags: int, filesystem: str = "", options: str = "") -> None:
+    """mount(2). Raises OSError."""
+    arguments = [text.encode() or None for text in (source, str(target), filesystem)]
+    _check(
+        _libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None),
+        f"mount {source or filesystem} on {target}",
+    )
+
+
+def bind_mount(source: str, target: Path) -> None:
+    """Make ``source`` visible at ``target``. Raises OSError."""
+    mount(source, target, _MS_BIND)
+
+
+def enter(path: Path) -> None:
+    """Move the calling thread into the network namespace at ``path``. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.setns(descriptor, _CLONE_NEWNET), f"setns {path}")
+    finally:
+        os.close(descriptor)
+
+
+def create(names: Sequence[str]) -> None:
+    """Create the namespaces that do not exist yet, loopback up and IPv6 off.
+
+    Raises HostError when the kernel refuses.
+    """
+    missing = [name for name in names if not exists(name)]
+    if not missing:
+        return
+    try:
+        _in_own_thread(lambda: _create_here(missing))
+    except OSError as error:
+        raise HostError(
+            f"cannot create network namespaces ({error})",
+            fix="Run as root, or allow unprivileged user namespaces; see `testbed doctor`.",
+        ) from error
+
+
+def delete(name: str) -> None:
+    """Delete one namespace; nothing happens if there is none."""
+    path = NETNS_DIRECTORY / name
+    if _libc.umount2(str(path).encode(), _MNT_DETACH) != 0:
+        code = ctypes.get_errno()
+        # EINVAL: a plain file is left where a boot or a crash took the mount away.
+        if code not in (errno.EINVAL, errno.ENOENT):
+            raise OSError(code, f"umount {path}: {os.strerror(code)}")
+    path.unlink(missing_ok=True)
+
+
+def exists(name: str) -> bool:
+    """Whether a live namespace has this name (an unmounted left-over file is none)."""
+    path = NETNS_DIRECTORY / name
+    return path.exists() and path.stat().st_dev != NETNS_DIRECTORY.stat().st_dev
+
+
+def names(prefix: str) -> list[str]:
+    """Names under /run/netns that start with ``prefix``, left-over files included; sorted."""
+    if not NETNS_DIRECTORY.is_dir():
+        return []
+    return sorted(entry.name for entry in NETNS_DIRECTORY.iterdir() if entry.name.startswith(prefix))
+
+
+def run_inside(name: str, action: Callable[[], None]) -> None:
+    """Run ``action`` in a thread that is inside namespace ``name``; sockets that it opens stay there."""
+
+    def inside() -> None:
+        enter(NETNS_DIRECTORY / name)
+        action()
+
+    _in_own_thread(inside)
+
+
+def _in_own_thread(action: Callable[[], None]) -> None:
+    # The network namespace belongs to a thread: one that ends afterwards leaves the caller where it was.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(action).result()
+
+
+def _create_here(missing: Sequence[str]) -> None:
+    _prepare_directory()
+    for name in missing:
+        path = NETNS_DIRECTORY / name
+        path.touch(mode=0o444)
+        _check(_libc.unshare(_CLONE_NEWNET), "unshare network namespace")
+        _set_up_namespace()
+        bind_mount("/proc/thread-self/ns/net", path)
+
+
+def _prepare_directory() -> None:
+    """A shared mount, as ``ip netns`` does it: a deletion must reach the mount namespaces that copied it."""
+    NETNS_DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        mount("", NETNS_DIRECTORY, _MS_SHARED | _MS_REC, "none")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        mount(str(NETNS_DIRECTORY), NETNS_DIRECTORY, _MS_BIND | _MS_REC, "none")
+        mount("", NETNS_DIRECTORY, _MS_SHARED | _MS_REC, "none")
+
+
+def _set_up_namespace() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        fcntl.ioctl(handle, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+    for scope in ("all", "default"):
+        setting = Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6")
+        if setting.exists():
+            setting.write_text("1")

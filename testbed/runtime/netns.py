@@ -1,0 +1,214 @@
+"""The embedded runtime: network namespaces, cgroups, and processes forked from one that has imported torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from testbed.errors import InputError
+from testbed.runtime import discovery, namespaces, realtime
+from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
+from testbed.runtime.cgroups import detect
+from testbed.runtime.child import ChildSpec, read_records, stat_fields
+from testbed.runtime.host import in_user_namespace
+from testbed.runtime.launch import Place
+from testbed.runtime.zygote import Call, Preparation, ZygoteClient
+
+#: Read by OpenMP, MKL and OpenBLAS when they load: each would start a thread per core of the host.
+_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class NetnsRuntime:
+    """One lab's nodes. Holds nothing that cannot be found again: any command may construct it for a running lab."""
+
+    name = "netns"
+
+    def __init__(self, lab: str, lab_directory: Path, run_id: str) -> None:
+        discovery.check_lab_name(lab)
+        self.lab = lab
+        self.lab_directory = lab_directory
+        self._run_id = run_id
+        self._cgroups = detect()
+        self._zygote = ZygoteClient(lab_directory)
+        self._preparation = Preparation(imports=("torch",))
+        self._launched: list[subprocess.Popen[bytes]] = []
+
+    @cached_property
+    def features(self) -> dict[str, Any]:
+        """What this host lets the runtime do: ``cgroup`` (v1, v2, none), ``realtime``, ``rootless``."""
+        with discovery.system_lock():
+            fifo = realtime.available(self._cgroups)
+        return {"cgroup": self._cgroups.version, "realtime": fifo, "rootless": in_user_namespace()}
+
+    # ------------------------------------------------------------------------------------------------------ bring-up
+
+    def prewarm(self, imports: Iterable[str] = (), calls: Iterable[Call] = ()) -> None:
+        """Start importing torch, then ``imports``, then make ``calls`` (model loading), while the caller plumbs.
+
+        Returns at once; what fails shows when :meth:`start` needs it. Does nothing if one is alive.
+        """
+        self._make_directories()
+        if not self._zygote.alive():
+            self._preparation = Preparation(("torch", *imports), tuple(calls))
+            self._zygote.spawn(self._environment(), self._preparation)
+
+    def create(self, nodes: Sequence[NodeSpec]) -> None:
+        """Create what is missing of the nodes' cgroups and namespaces. Raises HostError, InputError."""
+        self._make_directories()
+        with discovery.system_lock():
+            for node in nodes:
+                self._cgroups.create(self.lab, node)
+            namespaces.create([self.netns_name(node.name) for node in nodes if node.network])
+
+    def start(self, processes: Sequence[ProcessSpec]) -> None:
+        """Start programs: those that need torch by fork, the others by themselves. Raises TestbedError."""
+        specs = [self._child(process) for process in processes]
+        for process, spec in zip(processes, specs, strict=True):
+            if not process.needs_torch:
+                self._launched.append(self._launch(spec))
+        forked = [spec for process, spec in zip(processes, specs, strict=True) if process.needs_torch]
+        if forked:
+            if not self._zygote.alive():
+                self._zygote.spawn(self._environment(), self._preparation)
+            self._zygote.fork(forked)
+
+    def _launch(self, spec: ChildSpec) -> subprocess.Popen[bytes]:
+        with Path(spec.log).open("ab") as log:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "testbed.runtime.launch"),
+                    *(str(self.lab_directory), msgspec.json.encode(spec).decode()),
+                ],
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _child(self, process: ProcessSpec) -> ChildSpec:
+        place = self._place(process.node)
+        return ChildSpec(
+            node=process.node,
+            program=process.program,
+            config=str(process.config.absolute()),
+            log=str(self.logs(process.node)),
+            namespace=place.namespace,
+            cgroups=place.cgroups,
+        )
+
+    def _place(self, node: str) -> Place:
+        name = self.netns_name(node)
+        namespace = str(namespaces.NETNS_DIRECTORY / name) if namespaces.exists(name) else ""
+        return Place(namespace, tuple(str(path) for path in self._cgroups.groups(self.lab, node)))
+
+    def _environment(self) -> dict[str, str]:
+        # The lab's processes must import what this one can: a user's models and policies, too.
+        path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+        return {
+            **os.environ,
+            **dict.fromkeys(_ONE_THREAD, "1"),
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            discovery.LAB_VARIABLE: self.lab,
+            "TESTBED_RUN_ID": self._run_id,
+        }
+
+    def _make_directories(self) -> None:
+        # Other users of the host have no business at the sockets.
+        self.lab_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("ipc", "config", "logs"):
+            (self.lab_directory / name).mkdir(exist_ok=True)
+
+    # ------------------------------------------------------------------------------------------------ a running lab
+
+    def netns_name(self, node: str) -> str:
+        return namespace_name(self.lab, node)
+
+    def exec(self, node: str, command: Sequence[str]) -> int:
+        """Run a command inside a node with the caller's terminal; 127 if there is no such command.
+
+        Raises InputError for a node that does not exist.
+        """
+        place = self._place(node)
+        if not place.namespace and node not in self._nodes():
+            raise InputError(
+                f"lab {self.lab!r} has no such node",
+                value=node,
+                allowed=", ".join(self._nodes()) or "none: it is not up",
+            )
+        environment = {**os.environ, discovery.LAB_VARIABLE: self.lab, "TESTBED_NODE": node}
+        environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+        argument = msgspec.json.encode(place).decode()
+        result = subprocess.run(
+            [sys.executable, "-P", "-m", "testbed.runtime.launch", "--exec", argument, *command],
+            env=environment,
+            check=False,
+        )
+        return result.returncode
+
+    def logs(self, node: str) -> Path:
+        """Path of a node's log: standard output and error of all its programs."""
+        return self.lab_directory / "logs" / f"{node}.log"
+
+    def set_cpu(self, node: str, quota_host_cores: float) -> None:
+        """Change a node's cap in place; 0 takes it away. Raises InputError, HostError."""
+        self._cgroups.set_quota(self.lab, node, quota_host_cores)
+
+    def make_realtime(self, node: str, tid: int, priority: int) -> bool:
+        """SCHED_FIFO for one thread; False where the host refuses. Raises TestbedError if there is no such thread.
+
+        A node has no process namespace of its own, so that ``tid`` is what the node sees, too.
+        """
+        with discovery.system_lock():
+            return realtime.make_fifo(self._cgroups, tid, priority)
+
+    def processes(self) -> list[ProcessStatus]:
+        """All programs that were ever started, oldest first; an exit code is None if their parent was killed, too."""
+        for process in self._launched:
+            process.poll()
+        exits: dict[tuple[int, int], int | None] = {}
+        starts = []
+        for event in read_records(self.lab_directory):
+            if event.kind == "start":
+                starts.append(event)
+            else:
+                exits[event.pid, event.start_ticks] = event.exit_code
+        statuses = []
+        for event in starts:
+            fields = stat_fields(event.pid)
+            running = bool(fields) and fields[0] not in "ZX" and int(fields[19]) == event.start_ticks
+            code = None if running else exits.get((event.pid, event.start_ticks))
+            statuses.append(ProcessStatus(event.node, event.program, event.pid, running, code))
+        return statuses
+
+    def cpu_seconds(self, node: str) -> float:
+        """CPU time used by the living processes of a node."""
+        ticks = 0
+        for status in self.processes():
+            if status.node == node and status.running and (fields := stat_fields(status.pid)):
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def _nodes(self) -> list[str]:
+        prefix = self.netns_name("")
+        wired = [name.removeprefix(prefix) for name in namespaces.names(prefix)]
+        grouped = [path.name for path in self._cgroups.lab_groups(self.lab) if path.name != self.lab]
+        return sorted({*wired, *grouped, *(status.node for status in self.processes())})
+
+    # ------------------------------------------------------------------------------------------------------- the end
+
+    def remove(self) -> None:
+        """Remove everything of this lab but its results. Idempotent; also after a crash."""
+        discovery.remove(self.lab)
+        self._zygote.reap()
+        for process in self._launched:
+            process.wait()
+        self._launched.clear()
