@@ -1,0 +1,73 @@
+"""The convex part of a slot's problem as arrays: what every allocation solver takes and returns.
+
+For cuts that are already chosen, UE n has work ``c_u`` (head seconds on the reference core), ``d`` bits on the wire
+and ``c_e`` (tail seconds on the reference core). With device speed f, spectrum b and edge share e its service times are
+
+    s_u = c_u / f,    s_t = d / R(b),    s_e = c_e / e,
+    R(b) = b log2(1 + g / b)   (``g = p h / N0`` in Hz: power times gain over noise density), or  R(b) = b g
+                               (``linear``: g is the spectral efficiency of a link whose trace gives a rate),
+
+and a slot costs ``sum_n  V w_n (D_n + constant_n) + Q_n E_n`` with D from :mod:`controller.model.queueing` and
+``E_n = lambda_n tau (kappa_n f^2 c_u + p_n s_t)``, ``kappa = P_max / s_max^3``, subject to ``f <= s_max``,
+``sum b = B`` and ``sum e = F``. All of it is jointly convex.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+AllocationModel = Literal["exact", "indep"]
+
+#: A choice of cuts is feasible when every stage can be kept under this load at once.
+MAXIMUM_LOAD = 0.999
+
+
+class UeConstants(NamedTuple):
+    """What does not change during a run. Arrays are (ues,)."""
+
+    max_speed: FloatArray  # reference cores
+    kappa: FloatArray  # W per (reference core)^3
+    transmit_watts: FloatArray
+    weight: FloatArray
+    linear: BoolArray  # the link's state is a spectral efficiency, not p h / N0
+
+
+class Limits(NamedTuple):
+    """What the UEs share, and the trade-off."""
+
+    spectrum_hz: float
+    edge_cpus: float
+    slot_seconds: float
+    v: float  # J^2/s
+    #: of spectrum and of edge, kept by a UE that needs none (then all are scaled to the total)
+    residual_share: float
+
+
+class Demands(NamedTuple):
+    """A batch of slots. Arrays are (environments, ues)."""
+
+    arrival_rate_per_second: FloatArray
+    head_seconds: FloatArray
+    wire_bits: FloatArray
+    tail_seconds: FloatArray
+    link_quality: FloatArray  # g above
+    queue_joules: FloatArray
+    constant_seconds: FloatArray  # delay that no decision of this slot changes but the cut (link, codec, download)
+
+
+class Allocation(NamedTuple):
+    """Arrays are (environments, ues) or (environments,). Never NaN: see ``feasible``."""
+
+    device_speed: FloatArray
+    spectrum_hz: FloatArray  # sums to the total; residual shares included
+    edge_share: FloatArray
+    delay_seconds: FloatArray  # mean E2E delay by the model that was optimised, constants included
+    energy_joules: FloatArray  # per slot
+    cost: FloatArray  # (environments,) sum_n V w_n D_n + Q_n E_n; inf where infeasible
+    feasible: BoolArray  # (environments,) False: shares are proportional to the needs, speed is at its maximum
+    largest_load: FloatArray  # (environments,) over UEs and stages: near 1 means near saturation
