@@ -1,0 +1,343 @@
+"""The graph of a model: traced once, shapes known, in-place operations cleared, the uint8 image as its input.
+
+The traced operations fall in two kinds. *Values* are tensors that depend on the image: they are the nodes of the graph,
+and each can cross the wire. Everything else - sizes, tuples, parameters read directly, constants - stays with whoever
+uses it: such *helpers* are evaluated again on the side that needs them (they are views and look-ups), or were plain
+numbers while tracing and have become constants, since the shape of the image never changes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from controller.contract import Cut, GraphNode
+from controller.model.cuts import chain_cuts
+from testbed.errors import InputError
+from testbed.inference.models import LoadedModel, Normalise, offending_line
+
+INPUT = "input"
+NORMALISE = "normalise"
+_NORMALISE_TARGET = "testbed_normalise"  # unlike any attribute of a user's model
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """A traced model whose nodes can be divided between device and edge."""
+
+    model: LoadedModel
+    nodes: tuple[GraphNode, ...]  # the values, in topological order; the first is "input", the last is the answer
+    chain_cuts: tuple[Cut, ...]
+    root: nn.Module = field(repr=False)  # holds all submodules and parameters that the operations refer to
+    operations: dict[str, fx.Node] = field(repr=False)  # by the name of the value (without "input") or helper
+    order: tuple[str, ...] = field(repr=False)  # all operations, topological
+
+    @property
+    def answer(self) -> str:
+        """Name of the value that is the model's answer."""
+        return self.nodes[-1].name
+
+    def to(self, device: str) -> None:
+        """Move all parameters, in place, before any partition is used on that device."""
+        self.root.to(device)
+
+    def compile(self, name: str, inputs: Sequence[str], outputs: Sequence[str]) -> fx.GraphModule:
+        """A module that computes the values ``outputs`` (a tuple of tensors) from the values ``inputs``.
+
+        It holds exactly the submodules and parameters on the way, shared with :attr:`root`, not copied.
+        Raises ValueError if ``outputs`` cannot be reached from ``inputs`` alone.
+        """
+        needed = set(outputs).difference(inputs)
+        for key in reversed(self.order):
+            if key in needed:
+                needed.update(found for found in self._reads(key) if found not in inputs)
+        if INPUT in needed:
+            raise ValueError(f"values {tuple(inputs)} do not determine {tuple(outputs)}")
+        graph = fx.Graph()
+        made = {value: graph.placeholder(value) for value in inputs}
+        for key in self.order:
+            if key in needed:
+                made[key] = graph.node_copy(self.operations[key], lambda node: made[node.name])
+        graph.output(tuple(made[value] for value in outputs))
+        module = fx.GraphModule(self.root, graph, class_name=name)
+        return module.eval()
+
+    def _reads(self, key: str) -> Iterator[str]:
+        return (node.name for node in self.operations[key].all_input_nodes)
+
+
+def trace(model: LoadedModel) -> ModelGraph:
+    """Trace a model with torch.fx, or with torch.export where fx cannot follow its code.
+
+    The graph's answer is compared with the model's own on a random image, bit for bit (with a tolerance of 1e-4 for
+    torch.export, which may spell an operation differently). Raises InputError, naming the source line, for a model
+    that neither can trace, or whose graph answers something else.
+    """
+    root = nn.Module()
+    try:
+        traced = fx.symbolic_trace(model.module)
+        graph = _with_image_input(model, traced, root)
+        if torch.equal(_run(graph, model.probe), model.answer):
+            return graph
+        fx_problem = "its graph answers something else (an in-place write through a view?)"
+    except Exception as error:  # noqa: BLE001 - tracing runs the user's forward, which can raise anything
+        fx_problem = f"{error} ({offending_line(error)})"
+    try:
+        exported = torch.export.export(model.module, (_normalised(model),), strict=False).run_decompositions({})
+        graph = _with_image_input(model, exported.module(), root)
+        answer = _run(graph, model.probe)
+    except Exception as error:  # noqa: BLE001 - as above
+        raise InputError(
+            f"the model cannot be traced. torch.fx: {fx_problem}. torch.export: {_first_line(error)}",
+            where="model",
+            value=model.name,
+            fix="Replace control flow that depends on tensor values, or wrap that part in a module of torch.nn's kind.",
+        ) from error
+    if not torch.allclose(answer, model.answer, rtol=1e-4, atol=1e-4 * float(model.answer.abs().max())):
+        raise InputError(f"the traced model answers something else. torch.fx: {fx_problem}", where=model.name)
+    return graph
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _normalised(model: LoadedModel) -> Tensor:
+    return Normalise(model.input_shape[0])(model.probe)  # type: ignore[no-any-return]
+
+
+def _run(graph: ModelGraph, image: Tensor) -> Tensor:
+    with torch.inference_mode():
+        (answer,) = graph.compile("Whole", (INPUT,), (graph.answer,))(image)
+    return answer  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------------------------------------- from fx to values
+
+
+def _with_image_input(model: LoadedModel, traced: fx.GraphModule, root: nn.Module) -> ModelGraph:
+    """Build the graph: image and normalisation first, in-place operations cleared, helpers told from values."""
+    graph = fx.Graph()
+    image = graph.placeholder(INPUT)
+    image.name = INPUT  # fx evades the names of Python's builtins
+    normalise = graph.create_node("call_module", _NORMALISE_TARGET, (image,), name=NORMALISE)
+    modules = dict(traced.named_modules())
+    modules[_NORMALISE_TARGET] = Normalise(model.input_shape[0])
+    made: dict[fx.Node, fx.Node] = {}
+    answer: fx.Node | None = None
+    image_taken = False
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            if image_taken:
+                continue  # further arguments have defaults; one that is used fails below, and is named
+            made[node] = normalise
+            image_taken = True
+        elif node.op == "output":
+            (answer,) = (made[leaf] for leaf in tree_leaves(node.args) if isinstance(leaf, fx.Node))
+        elif node.op == "call_module" and node.target == "_guards_fn":
+            continue  # torch.export's check of the input's shape, which is fixed here
+        else:
+            made[node] = graph.node_copy(node, lambda old: made[old])
+            _clear_in_place(made, node, modules)
+    if answer is None:
+        raise ValueError("the traced graph has no output")
+    graph.output(answer)
+    holder = fx.GraphModule({**_attributes(traced), _NORMALISE_TARGET: modules[_NORMALISE_TARGET]}, graph)
+    return _Measured(model, holder).model_graph()
+
+
+def _attributes(traced: fx.GraphModule) -> dict[str, Any]:
+    """Everything that operations of ``traced`` refer to, by qualified name."""
+    found: dict[str, Any] = {}
+    for node in traced.graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            found[node.target] = operator.attrgetter(node.target)(traced)
+    return found
+
+
+def _clear_in_place(made: dict[fx.Node, fx.Node], old: fx.Node, modules: dict[str, nn.Module]) -> None:
+    """Turn an operation that writes into its first argument into one that does not.
+
+    A tail that writes into its received buffer corrupts a frame that was not copied. Whatever reads the argument later
+    in the trace saw the written value, so from here on that name stands for the result.
+    """
+    node = made[old]
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if not getattr(module, "inplace", False):
+            return
+        module.inplace = False  # type: ignore[assignment]
+    elif node.op == "call_method":
+        name = str(node.target)
+        if not name.endswith("_") or name.endswith("__") or not hasattr(Tensor, name[:-1]):
+            return
+        node.target = name[:-1]
+    elif node.op == "call_function" and not _clear_function(node):
+        return
+    elif node.op == "get_attr":
+        return
+    if old.all_input_nodes:
+        made[old.all_input_nodes[0]] = node
+
+
+def _clear_function(node: fx.Node) -> bool:
+    target = node.target
+    assert callable(target)
+    name = getattr(target, "__name__", "")
+    if getattr(operator, name, None) is target and name in _IN_PLACE_OPERATORS:
+        node.target = _IN_PLACE_OPERATORS[name]
+        return True
+    if name.endswith("_") and not name.endswith("__"):
+        plain = getattr(inspect.getmodule(target), name[:-1], None) or getattr(torch, name[:-1], None)
+        if plain is None:
+            return False
+        node.target = plain
+        return True
+    try:
+        position = list(inspect.signature(target).parameters).index("inplace")
+    except (TypeError, ValueError):  # a builtin without signature, or a function that knows no "inplace"
+        return False
+    if position < len(node.args) and node.args[position]:
+        node.args = (*node.args[:position], False, *node.args[position + 1 :])
+        return True
+    if node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+        return True
+    return False
+
+
+_IN_PLACE_OPERATORS: dict[str, Callable[..., Any]] = {
+    name: getattr(operator, name[1:].strip("_") + ("_" if name in ("iand", "ior") else ""))
+    for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
+}
+
+
+class _Measured(fx.Interpreter):
+    """One run over the traced graph on the probe image: shapes, multiply-accumulates, and what is a value."""
+
+    def __init__(self, model: LoadedModel, traced: fx.GraphModule) -> None:
+        super().__init__(traced, garbage_collect_values=False)
+        self._model = model
+        self._macs: dict[str, int] = {}
+        self._results: dict[str, Any] = {}
+        # torch's fused attention is one opaque operator; off, its matrix products are counted.
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.no_grad():
+                self.run(model.probe)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+
+    def run_node(self, n: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(n)
+        self._macs[n.name] = counter.get_total_flops() // 2
+        self._results[n.name] = result
+        return result
+
+    def model_graph(self) -> ModelGraph:
+        """Sort the operations into values, helpers and constants; describe the values."""
+        fx_nodes = list(self.module.graph.nodes)  # type: ignore[union-attr, arg-type]
+        (answer,) = fx_nodes[-1].all_input_nodes
+        for node in fx_nodes:
+            for read in list(node.all_input_nodes):
+                if _is_plain(self._results[read.name]):
+                    _replace_by_constant(node, read, self._results[read.name])
+        needed = _reachable(answer)
+        kept = [node for node in fx_nodes if node in needed]
+        depends: set[str] = {INPUT}
+        for node in kept:
+            if any(read.name in depends for read in node.all_input_nodes):
+                depends.add(node.name)
+        values = {node.name for node in kept if node.name in depends and isinstance(self._results[node.name], Tensor)}
+        seen: set[str] = set()
+        nodes = tuple(self._describe(node, values, seen) for node in kept if node.name in values)
+        if nodes[-1].name != answer.name or nodes[0].name != INPUT:
+            raise ValueError("the model's answer does not depend on the image")
+        return ModelGraph(
+            model=self._model,
+            nodes=nodes,
+            chain_cuts=chain_cuts(nodes),
+            root=self.module,  # type: ignore[arg-type]
+            operations={node.name: node for node in kept if node.name != INPUT},
+            order=tuple(node.name for node in kept if node.name != INPUT),
+        )
+
+    def _describe(self, node: fx.Node, values: set[str], seen: set[str]) -> GraphNode:
+        """One value, with the helpers that only now are needed counted as its own."""
+        inputs: dict[str, None] = {}
+        own = [node]
+        for current in own:  # grows while it is walked
+            for read in current.all_input_nodes:
+                if read.name in values:
+                    inputs[read.name] = None
+                elif read not in own:
+                    own.append(read)
+        result: Tensor = self._results[node.name]
+        fresh = [current for current in own if current.name not in seen]
+        seen.update(current.name for current in fresh)
+        order = {name: index for index, name in enumerate(self._results)}
+        return GraphNode(
+            name=node.name,
+            inputs=tuple(sorted(inputs, key=order.__getitem__)),
+            output_shape=tuple(result.shape),
+            output_bytes=result.numel() * result.element_size(),
+            macs=sum(self._macs[current.name] for current in fresh),
+            parameter_bytes=sum(_storage_bytes(self._tensors(current), seen) for current in fresh),
+        )
+
+    def _tensors(self, node: fx.Node) -> Iterable[Tensor]:
+        if node.op == "get_attr":
+            target = self.fetch_attr(str(node.target))
+            return [target] if isinstance(target, Tensor) else []
+        if node.op == "call_module":
+            module = self.fetch_attr(str(node.target))
+            return [*module.parameters(), *module.buffers()]
+        return []
+
+
+def _storage_bytes(tensors: Iterable[Tensor], seen: set[str]) -> int:
+    """Bytes of the parameters and buffers that no earlier node has (a layer used twice is uploaded once)."""
+    total = 0
+    for tensor in tensors:
+        key = f"storage {tensor.data_ptr()}"
+        if key not in seen:
+            seen.add(key)
+            total += tensor.numel() * tensor.element_size()
+    return total
+
+
+def _is_plain(result: Any) -> bool:
+    """A number, a size, None ...: the same for every image, since the shape of the image is fixed."""
+    plain = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+    return not isinstance(result, Tensor) and all(isinstance(leaf, plain) for leaf in tree_leaves(result))
+
+
+def _replace_by_constant(node: fx.Node, read: fx.Node, value: Any) -> None:
+    constant = tuple(value) if isinstance(value, torch.Size) else value
+
+    def swap(old: fx.Node) -> Any:
+        return constant if old is read else old
+
+    node.args = fx.node.map_arg(node.args, swap)
+    node.kwargs = fx.node.map_arg(node.kwargs, swap)
+
+
+def _reachable(answer: fx.Node) -> set[fx.Node]:
+    found = {answer}
+    pending = [answer]
+    while pending:
+        for read in pending.pop().all_input_nodes:
+            if read not in found:
+                found.add(read)
+                pending.append(read)
+    return found

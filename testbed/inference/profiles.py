@@ -1,0 +1,62 @@
+"""ModelProfile files: read, write, and where measured ones are kept. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from controller.contract import ModelProfile
+from testbed.errors import InputError
+
+#: Of the profile file. A file of another version is refused: its times may mean something else.
+PROFILE_VERSION = 1
+
+
+class _Versioned(msgspec.Struct):
+    version: int
+
+
+def write_profile(profile: ModelProfile, path: Path) -> None:
+    """Write a profile as JSON, one field per line. Parent folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = msgspec.json.format(msgspec.json.encode(profile), indent=1)
+    path.write_bytes(_one_line_lists(text) + b"\n")
+
+
+def read_profile(path: Path) -> ModelProfile:
+    """Read a profile. Raises InputError, naming the file, if it is missing, of another version, or no profile."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the profile cannot be read ({error.strerror})",
+            where=str(path),
+            fix="`testbed profile MODEL --out FILE` measures one.",
+        ) from error
+    try:
+        version = msgspec.json.decode(text, type=_Versioned).version
+        if version != PROFILE_VERSION:
+            raise InputError(
+                "the profile has another version",
+                where=str(path),
+                value=version,
+                allowed=str(PROFILE_VERSION),
+                fix="Measure the model again with `testbed profile MODEL --out FILE`.",
+            )
+        return msgspec.json.decode(text, type=ModelProfile)
+    except msgspec.DecodeError as error:
+        raise InputError(f"this is not a model profile: {error}", where=str(path)) from error
+
+
+def profile_cache_path(model: str) -> Path:
+    """Where this host keeps its own measurement of a model: ``$XDG_CACHE_HOME/testbed/profiles/NAME.json``."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "testbed" / "profiles" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', model)}.json"
+
+
+def _one_line_lists(text: bytes) -> bytes:
+    """Lists of plain values on one line each: a profile holds hundreds of them, and diffs stay readable."""
+    return re.sub(rb"\[[^\[\]{}]*\]", lambda found: re.sub(rb"\s*\n\s*", b" ", found.group()), text)

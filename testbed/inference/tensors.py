@@ -1,0 +1,206 @@
+"""Tensors on the wire: a typed header, then the raw bytes of each tensor. No pickle.
+
+The header is one msgpack array. The payload is the tensors' bytes, one after the other, without padding; it may be cut
+into chunks and joined by whoever carries it. Neither side copies an fp32 tensor: a buffer is a view of the sender's
+tensor, and a received tensor is a view of the received buffer (which a tail never writes to).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from controller.contract import Codec, Cut, cut_from_label, cut_label
+from testbed.inference import codec as codecs
+
+WIRE_VERSION = 1
+MAX_HEADER_BYTES = 64 * 1024
+MAX_PAYLOAD_BYTES = 1 << 30
+MAX_TENSORS = 64
+MAX_DIMENSIONS = 8
+
+_DTYPES: dict[str, torch.dtype] = {
+    "f32": torch.float32,
+    "f64": torch.float64,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "u8": torch.uint8,
+    "i8": torch.int8,
+    "i16": torch.int16,
+    "i32": torch.int32,
+    "i64": torch.int64,
+    "bool": torch.bool,
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+# torch warns that nothing stops a write into a read-only buffer. Nothing here writes: in-place operations are cleared
+# from every tail (testbed.inference.graph), and copying each frame to silence the warning would cost what zero-copy won.
+warnings.filterwarnings("ignore", message="The given buffer is not writable")
+
+Dimension = Annotated[int, Meta(ge=0, le=MAX_PAYLOAD_BYTES)]
+Axis = Annotated[int, Meta(ge=0, lt=MAX_DIMENSIONS)]
+Dimensions = Annotated[tuple[Dimension, ...], Meta(max_length=MAX_DIMENSIONS)]
+Axes = Annotated[tuple[Axis, ...], Meta(max_length=MAX_DIMENSIONS)]
+
+
+class MalformedFrame(ValueError):  # noqa: N818 - it names what is counted and dropped
+    """A header or payload that does not decode. The receiver counts it and drops the frame."""
+
+
+class TensorHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One tensor: how to make it from its bytes."""
+
+    dtype: str  # of the tensor, not of its code
+    shape: Dimensions  # in the order of ``order``
+    order: Axes  # the memory's order of axes; () for the plain one
+    scale: float
+    offset: float
+
+
+class FrameHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One task's tensors. The names of the tensors are those of the cut, in order."""
+
+    version: int
+    task: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    cut: Annotated[str, Meta(max_length=MAX_HEADER_BYTES)]  # cut_label
+    codec: Codec
+    tensors: Annotated[tuple[TensorHeader, ...], Meta(max_length=MAX_TENSORS)]
+
+    @property
+    def buffer_bytes(self) -> tuple[int, ...]:
+        """Bytes of each tensor's buffer. Raises MalformedFrame for an unknown dtype or a total over the limit."""
+        sizes = tuple(_buffer_bytes(tensor, self.codec) for tensor in self.tensors)
+        if sum(sizes) > MAX_PAYLOAD_BYTES:
+            raise MalformedFrame(f"a payload of {sum(sizes)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
+        return sizes
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all buffers together. Raises MalformedFrame as :attr:`buffer_bytes` does."""
+        return sum(self.buffer_bytes)
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """A received task: the tensors of its cut, as the tail takes them."""
+
+    task: int
+    cut: Cut
+    codec: Codec
+    tensors: tuple[Tensor, ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(FrameHeader)
+
+
+def pack(task: int, cut: Cut, tensors: Sequence[Tensor], codec: Codec) -> tuple[bytes, list[memoryview]]:
+    """Encode the tensors of one task: the header, and one buffer of bytes for each tensor (a view where possible).
+
+    Axes that are only permuted in memory stay so: the tail then sees the strides that the head made, and computes the
+    same bits. Raises ValueError where :func:`testbed.inference.codec.encode` does.
+    """
+    headers: list[TensorHeader] = []
+    buffers: list[memoryview] = []
+    for tensor in tensors:
+        order = _memory_order(tensor)
+        laid_out = (tensor.permute(order) if order else tensor).contiguous()
+        coded, scale, offset = codecs.encode(laid_out, codec)
+        headers.append(TensorHeader(_DTYPE_NAMES[tensor.dtype], tuple(laid_out.shape), order, scale, offset))
+        buffers.append(memoryview(coded.cpu().reshape(-1).view(torch.uint8).numpy()))
+    header = _encoder.encode(FrameHeader(WIRE_VERSION, task, cut_label(cut), codec, tuple(headers)))
+    return header, buffers
+
+
+def frame_bytes(header: bytes, buffers: Sequence[memoryview]) -> int:
+    """Bytes of a packed task: header and payload, without the transport's own framing."""
+    return len(header) + sum(buffer.nbytes for buffer in buffers)
+
+
+def decode_header(header: bytes | memoryview) -> FrameHeader:
+    """The header alone, so that a receiver knows how many bytes of payload follow. Raises MalformedFrame."""
+    if len(header) > MAX_HEADER_BYTES:
+        raise MalformedFrame(f"a header of {len(header)} bytes is over the limit of {MAX_HEADER_BYTES}")
+    try:
+        decoded = _decoder.decode(header)
+    except msgspec.DecodeError as error:
+        raise MalformedFrame(f"the header does not decode: {error}") from error
+    if decoded.version != WIRE_VERSION:
+        raise MalformedFrame(f"the frame has wire version {decoded.version}, this program speaks {WIRE_VERSION}")
+    names = cut_from_label(decoded.cut) or ("answer",)
+    if len(names) != len(decoded.tensors):
+        raise MalformedFrame(f"cut {decoded.cut!r} with {len(decoded.tensors)} tensors")
+    _ = decoded.buffer_bytes
+    return decoded
+
+
+def split_payload(header: FrameHeader, payload: memoryview | bytes | bytearray) -> list[memoryview]:
+    """The buffers of a payload that arrived in one piece (views). Raises MalformedFrame if its size is wrong."""
+    view = memoryview(payload)
+    if view.nbytes != header.payload_bytes:
+        raise MalformedFrame(f"a payload of {view.nbytes} bytes where the header says {header.payload_bytes}")
+    view = view.cast("B")
+    buffers: list[memoryview] = []
+    start = 0
+    for size in header.buffer_bytes:
+        buffers.append(view[start : start + size])
+        start += size
+    return buffers
+
+
+def unpack(header: FrameHeader | bytes | memoryview, buffers: Sequence[memoryview | bytes | bytearray]) -> Frame:
+    """The tensors of one task, with the shape, type and strides that they had. Raises MalformedFrame.
+
+    fp32 tensors are views of ``buffers``: keep those unchanged until the tail has run.
+    """
+    decoded = header if isinstance(header, FrameHeader) else decode_header(header)
+    if len(buffers) != len(decoded.tensors):
+        raise MalformedFrame(f"{len(buffers)} buffers for {len(decoded.tensors)} tensors")
+    tensors = tuple(
+        _tensor(tensor, decoded.codec, memoryview(buffer), size)
+        for tensor, buffer, size in zip(decoded.tensors, buffers, decoded.buffer_bytes, strict=True)
+    )
+    return Frame(decoded.task, cut_from_label(decoded.cut), decoded.codec, tensors)
+
+
+def _memory_order(tensor: Tensor) -> tuple[int, ...]:
+    """The axes from outermost to innermost in memory; () if that is the plain order or the memory has gaps."""
+    if tensor.is_contiguous():
+        return ()
+    order = sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis))
+    return tuple(order) if tensor.permute(order).is_contiguous() else ()
+
+
+def _buffer_bytes(tensor: TensorHeader, codec: Codec) -> int:
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise MalformedFrame(f"unknown dtype {tensor.dtype!r}; known: {', '.join(_DTYPES)}")
+    return math.prod(tensor.shape) * codecs.coded_dtype(dtype, codec).itemsize
+
+
+def _tensor(header: TensorHeader, codec: Codec, buffer: memoryview, size: int) -> Tensor:
+    if buffer.nbytes != size:
+        raise MalformedFrame(f"a buffer of {buffer.nbytes} bytes where the header says {size}")
+    if header.order and sorted(header.order) != list(range(len(header.shape))):
+        raise MalformedFrame(f"{header.order} is not an order of {len(header.shape)} axes")
+    if not (math.isfinite(header.scale) and math.isfinite(header.offset)):
+        raise MalformedFrame("scale and offset must be finite")
+    dtype = _DTYPES[header.dtype]
+    coded_dtype = codecs.coded_dtype(dtype, codec)
+    if size == 0:
+        coded = torch.empty(header.shape, dtype=coded_dtype)
+    else:
+        coded = torch.frombuffer(buffer, dtype=coded_dtype).view(header.shape)
+        if coded.data_ptr() % coded_dtype.itemsize:
+            coded = coded.clone()
+    tensor = codecs.decode(coded, dtype, codec, header.scale, header.offset)
+    if not header.order:
+        return tensor
+    inverse = sorted(range(len(header.order)), key=header.order.__getitem__)
+    return tensor.permute(inverse)
