@@ -94,7 +94,7 @@ def trace(model: LoadedModel) -> ModelGraph:
         exported = torch.export.export(model.module, (_normalised(model),), strict=False).run_decompositions({})
         graph = _with_image_input(model, exported.module(), root)
         answer = _run(graph, model.probe)
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:  # as above
         raise InputError(
             f"the model cannot be traced. torch.fx: {fx_problem}. torch.export: {_first_line(error)}",
             where="model",
@@ -180,9 +180,7 @@ def _clear_in_place(made: dict[fx.Node, fx.Node], old: fx.Node, modules: dict[st
         if not name.endswith("_") or name.endswith("__") or not hasattr(Tensor, name[:-1]):
             return
         node.target = name[:-1]
-    elif node.op == "call_function" and not _clear_function(node):
-        return
-    elif node.op == "get_attr":
+    elif node.op != "call_function" or not _clear_function(node):
         return
     if old.all_input_nodes:
         made[old.all_input_nodes[0]] = node
@@ -267,7 +265,7 @@ class _Measured(fx.Interpreter):
             model=self._model,
             nodes=nodes,
             chain_cuts=chain_cuts(nodes),
-            root=self.module,  # type: ignore[arg-type]
+            root=self.module,
             operations={node.name: node for node in kept if node.name != INPUT},
             order=tuple(node.name for node in kept if node.name != INPUT),
         )

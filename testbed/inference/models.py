@@ -87,11 +87,23 @@ def load_model(name: str, seed: int, python_path: Sequence[Path] = ()) -> Loaded
     return LoadedModel(name, module, shape, int(answer.shape[1]), probe, answer)
 
 
+def check_model(name: str, folder: Path) -> None:
+    """Raise InputError unless ``name`` is a model that can be made; ``folder`` (the lab file's) is importable.
+
+    A user's factory is called; a torchvision model is only looked up.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "torchvision":
+        _known_torchvision(rest)
+    else:
+        load_model(name, 0, (folder,))
+
+
 def _first_answer(name: str, module: nn.Module, image: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             answer = module(image)
-    except Exception as error:  # noqa: BLE001 - a user's forward can raise anything
+    except Exception as error:  # a user's forward can raise anything
         raise InputError(
             f"the model does not run on an image of shape {tuple(image.shape)}: {error} ({offending_line(error)})",
             where="model",
@@ -120,17 +132,18 @@ def torchvision_models() -> ModuleType:
     for module in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
         del sys.modules[module]
     for operator in ("nms", "qnms"):
-        _operators().define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _operators().define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
     return importlib.import_module("torchvision.models")
 
 
 @functools.cache
 def _operators() -> torch.library.Library:
     # The declaration lives as long as this object does.
-    return torch.library.Library("torchvision", "FRAGMENT")
+    return torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
-def _torchvision_model(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+def _known_torchvision(name: str) -> ModuleType:
+    """torchvision's model package; raises InputError, with close names, unless it has a classifier ``name``."""
     models = torchvision_models()
     known: list[str] = models.list_models(module=models)
     if name not in known:
@@ -141,13 +154,18 @@ def _torchvision_model(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
             value=f"torchvision:{name}",
             allowed=", ".join(close or known),
         )
+    return models
+
+
+def _torchvision_model(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    models = _known_torchvision(name)
     # The auxiliary classifiers answer only in training; these two models' own initialisation takes many seconds.
     options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     crop = models.get_model_weights(name).DEFAULT.transforms().crop_size
     side = crop if isinstance(crop, int) else crop[0]
     module: nn.Module = models.get_model(name, weights=None, **options)
     for parameter in module.parameters():
-        # Some models start with an all-zero classifier (the vision transformers): every image would get the same answer.
+        # The vision transformers start with an all-zero classifier: every image would get the same answer.
         if parameter.ndim >= 2 and not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     return module, (3, side, side)
@@ -177,7 +195,7 @@ def _user_model(
         )
     try:
         module = factory()
-    except Exception as error:  # noqa: BLE001 - a user's factory can raise anything
+    except Exception as error:  # a user's factory can raise anything
         raise InputError(f"the factory failed: {error} ({offending_line(error)})", where="model", value=name) from error
     if not isinstance(module, nn.Module):
         raise InputError(

@@ -1,17 +1,18 @@
 """Measuring a model: how long its head and tail take at every cut, on the reference core.
 
 Summing isolated layers over-predicts by up to 30 %, and timing every cut's head and tail by itself would take minutes.
-So whole passes are stamped after each node, which gives the times of all prefixes and suffixes in place; heads and tails
-of some cuts (*anchors*) are also run by themselves, and what they take more or less than the stamps say (a tail that
-starts cold) is interpolated over the cuts between them. Cuts that are no anchors are run by themselves too, only to be
-compared: their mean absolute error is the profile's hold-out error.
+So whole passes are stamped after each node, which gives the times of all prefixes and suffixes in place; heads and
+tails of some cuts (*anchors*) are also run by themselves, and what they take more or less than the stamps say (a tail
+that starts cold) is interpolated over the cuts between them. Cuts that are no anchors are run by themselves too, only
+to be compared: their mean absolute error is the profile's hold-out error.
 
-Everything runs open loop: an idle gap before each run, since that is how an inference starts in the field, and a cold one
-takes 20-45 % longer than back-to-back ones do.
+Everything runs open loop: an idle gap before each run, since that is how an inference starts in the field, and a cold
+one takes 20-45 % longer than back-to-back ones do.
 """
 
 from __future__ import annotations
 
+import itertools
 import platform
 import random
 import time
@@ -28,7 +29,17 @@ from controller.contract import ALL_ON_EDGE, Codec, CodecTimes, Cut, ModelProfil
 from testbed.inference import tensors
 from testbed.inference.graph import INPUT
 from testbed.inference.partition import SplitModel, load_split_model
-from testbed.inference.profiles import PROFILE_VERSION
+from testbed.inference.profiles import PROFILE_VERSION, profile_cache_path, read_profile, write_profile
+
+__all__ = [
+    "Effort",
+    "host_cpu",
+    "profile_cache_path",
+    "profile_model",
+    "profile_split",
+    "read_profile",
+    "write_profile",
+]
 
 Progress = Callable[[str, float], None]
 Floats = NDArray[np.float64]
@@ -65,7 +76,7 @@ def profile_model(
     seed: int,
     *,
     reference_fraction: float = 0.5,
-    effort: Effort = Effort(),  # noqa: B008 - frozen
+    effort: Effort = Effort(),
     progress: Progress | None = None,
     python_path: Sequence[Path] = (),
 ) -> ModelProfile:
@@ -189,7 +200,8 @@ class _Passes:
         ends = {0: whole - prefix[-1], len(prefix) - 1: whole - prefix[-1]}
         known = sorted(ends | {index: more[index] for index in self._anchors})
         values = [(ends | more)[index] for index in known]
-        return np.interp(np.arange(len(prefix)), known, values)
+        interpolated: Floats = np.interp(prefix, prefix[known], values)
+        return interpolated
 
     def _stamped_pass(self) -> Floats:
         state = {INPUT: self._image}
@@ -256,7 +268,7 @@ def _scale_nodes(split: SplitModel, measured: Floats, head: Floats) -> Floats:
     names = [node.name for node in split.graph.nodes]
     ends = [names.index(cut[0]) for cut in split.graph.chain_cuts[:-1]] + [len(names) - 1]
     seconds = np.zeros(len(names))
-    for (start, end), spent in zip(zip(ends[:-1], ends[1:], strict=True), np.diff(head), strict=True):
+    for (start, end), spent in zip(itertools.pairwise(ends), np.diff(head), strict=True):
         share = measured[start + 1 : end + 1]
         total = share.sum()
         seconds[start + 1 : end + 1] = share * (spent / total) if total > 0 else spent / len(share)

@@ -41,7 +41,7 @@ _DTYPES: dict[str, torch.dtype] = {
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 # torch warns that nothing stops a write into a read-only buffer. Nothing here writes: in-place operations are cleared
-# from every tail (testbed.inference.graph), and copying each frame to silence the warning would cost what zero-copy won.
+# from every tail (testbed.inference.graph), and copying each frame to silence the warning would undo the zero-copy.
 warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 Dimension = Annotated[int, Meta(ge=0, le=MAX_PAYLOAD_BYTES)]
@@ -113,7 +113,7 @@ def pack(task: int, cut: Cut, tensors: Sequence[Tensor], codec: Codec) -> tuple[
         laid_out = (tensor.permute(order) if order else tensor).contiguous()
         coded, scale, offset = codecs.encode(laid_out, codec)
         headers.append(TensorHeader(_DTYPE_NAMES[tensor.dtype], tuple(laid_out.shape), order, scale, offset))
-        buffers.append(memoryview(coded.cpu().reshape(-1).view(torch.uint8).numpy()))
+        buffers.append(coded.cpu().reshape(-1).view(torch.uint8).numpy().data)
     header = _encoder.encode(FrameHeader(WIRE_VERSION, task, cut_label(cut), codec, tuple(headers)))
     return header, buffers
 
@@ -173,7 +173,8 @@ def _memory_order(tensor: Tensor) -> tuple[int, ...]:
     """The axes from outermost to innermost in memory; () if that is the plain order or the memory has gaps."""
     if tensor.is_contiguous():
         return ()
-    order = sorted(range(tensor.ndim), key=lambda axis: -tensor.stride(axis))
+    strides = tensor.stride()
+    order = sorted(range(tensor.ndim), key=strides.__getitem__, reverse=True)
     return tuple(order) if tensor.permute(order).is_contiguous() else ()
 
 

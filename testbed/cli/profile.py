@@ -1,0 +1,104 @@
+"""``testbed profile MODEL``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from controller.contract import ModelProfile, cut_label
+
+
+@click.command("profile")
+@click.argument("model")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write; default: where labs without 'profile:' look for it on this host.",
+)
+@click.option("--cuts", is_flag=True, help="List the single-tensor cuts and their bytes; measure and write nothing.")
+@click.option("--seed", default=7, show_default=True, help="Of the random weights.")
+@click.option(
+    "--reference-fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="The reference core (speed 1.0) as a fraction of this host's core.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def command(model: str, out: Path | None, cuts: bool, seed: int, reference_fraction: float, as_json: bool) -> None:
+    """Measure head and tail of MODEL at every single-tensor cut and write a model profile.
+
+    MODEL is torchvision:NAME (random weights) or package.module:factory, importable from the working directory.
+    """
+    if cuts:
+        _list_cuts(model, seed, as_json)
+        return
+    from testbed.inference.profiles import profile_cache_path, write_profile
+    from testbed.inference.profiling import profile_model
+
+    errors = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as bar:
+        task = bar.add_task("profile", total=1.0)
+        profile = profile_model(
+            model,
+            seed,
+            reference_fraction=reference_fraction,
+            progress=lambda text, ratio: bar.update(task, description=text, completed=ratio),
+        )
+    path = out or profile_cache_path(model)
+    write_profile(profile, path)
+    if as_json:
+        click.echo(msgspec.json.encode(profile))
+    else:
+        Console().print(_table(profile))
+        Console().print(_summary(profile), soft_wrap=True)
+    click.echo(f"wrote {path}", err=True)
+
+
+def _list_cuts(model: str, seed: int, as_json: bool) -> None:
+    from controller.model.cuts import cut_bytes
+    from testbed.inference.partition import load_split_model
+
+    graph = load_split_model(model, seed).graph
+    rows = [(cut_label(cut), cut_bytes(graph.nodes, cut)) for cut in graph.chain_cuts]
+    if as_json:
+        click.echo(msgspec.json.encode([{"cut": label, "bytes": size} for label, size in rows]))
+        return
+    table = Table("cut", *[f"{codec} KiB" for codec in ("fp32", "fp16", "uint8")], title=model)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, size in rows:
+        divisors = (1, 1, 1) if label == "input" else (1, 2, 4)
+        table.add_row(label, *[f"{size / divisor / 1024:.1f}" for divisor in divisors])
+    Console().print(table)
+
+
+def _table(profile: ModelProfile) -> Table:
+    table = Table(title=f"{profile.model}, times on the reference core")
+    table.add_column("cut")
+    for heading in ("fp32 KiB", "fp16 KiB", "uint8 KiB", "head ms", "tail ms"):
+        table.add_column(heading, justify="right")
+    for index, cut in enumerate(profile.chain_cuts):
+        table.add_row(
+            cut_label(cut),
+            f"{profile.boundary_bytes(cut, 'fp32') / 1024:.1f}",
+            f"{profile.boundary_bytes(cut, 'fp16') / 1024:.1f}",
+            f"{profile.boundary_bytes(cut, 'uint8') / 1024:.1f}",
+            f"{profile.head_seconds[index] * 1e3:.2f}",
+            f"{profile.tail_seconds[index] * 1e3:.2f}",
+        )
+    return table
+
+
+def _summary(profile: ModelProfile) -> str:
+    core = profile.reference_core
+    return (
+        f"reference core: {core.fraction:g} of one core of {core.host_cpu}, torch {core.torch_version}; "
+        f"hold-out error {profile.holdout_error_ratio:.1%}; p99 / median {profile.p99_over_median_ratio:.2f}"
+    )
