@@ -112,8 +112,8 @@ def example_scenario(ues: int = 3, *, slot_seconds: float = 0.5, energy_budget_j
             UeScenario(
                 name=UeName(f"ue{index}"),
                 profile=profile,
-                arrivals=Arrivals(process="poisson", rates_per_second=(2.0,)),
-                max_speed=0.25,
+                arrivals=Arrivals(process="poisson", rates_per_second=(1.0,)),
+                max_speed=0.1,
                 compute_watts=1.0,
                 transmit_watts=0.3,
                 receive_watts=0.1,
