@@ -1,0 +1,112 @@
+"""The shaper of one wire's direction - an HTB root with one class and one leaf - and changing it in place.
+
+HTB, because it decides when a packet *leaves*: netem fixes that when the packet is queued, so a backlog keeps the old
+rate, and TBF refills its bucket at every change (+4 to +15 % at ten changes a second).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+
+from testbed.errors import TestbedError
+from testbed.links.netlink import RTM_NEWQDISC, RTM_NEWTCLASS, QdiscStatistics, RouteSocket, attribute, tc_message
+
+#: an Ethernet frame without its check sequence: what the kernel counts
+FRAME_BYTES = 1514
+#: A wake-up of the shaper that is late by less than this costs nothing: the bucket holds what it missed.
+BURST_SECONDS = 4e-3
+MINIMUM_BITS_PER_SECOND = 8.0  # HTB counts whole bytes and refuses 0
+
+ROOT_HANDLE, CLASS_HANDLE, LEAF_HANDLE = 0x1_0000, 0x1_0001, 0xA_0000  # 1:, 1:1, a:
+
+_TCA_HTB_PARMS, _TCA_HTB_RATE64, _TCA_HTB_CEIL64 = 1, 6, 7
+_LINKLAYER_ETHERNET = 1  # without it the kernel wants iproute2's rate tables
+_TICK_SECONDS = 64e-9  # PSCHED_SHIFT 6
+_U32_MAX = 0xFFFF_FFFF
+_RATE_SPEC = "BBHhHI"
+_HTB_OPTIONS = struct.Struct(f"={_RATE_SPEC}{_RATE_SPEC}IIIII")
+_HTB_ATTRIBUTES = struct.Struct("=QHHQ")  # the value of RATE64, then CEIL64 with its header
+
+
+def burst_bytes(bits_per_second: float) -> int:
+    """What may leave at once after a pause: ``BURST_SECONDS`` at the rate, a frame at least."""
+    return max(FRAME_BYTES, round(bits_per_second / 8 * BURST_SECONDS))
+
+
+def class_parameters(bits_per_second: float) -> str:
+    """The same shaper for a ``tc class add ... htb`` line."""
+    burst = burst_bytes(bits_per_second)
+    rate = max(MINIMUM_BITS_PER_SECOND, bits_per_second)
+    return f"rate {round(rate)}bit burst {burst}b cburst {burst}b quantum {FRAME_BYTES}"
+
+
+class Shaper:
+    """The shapers in one namespace, over one long-lived netlink socket. Not thread-safe.
+
+    Ports are interface names. All methods return after the kernel's acknowledgement; they raise TestbedError for a
+    port that is not there and for what the kernel refuses.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._route = RouteSocket(namespace)
+        self._names = {index: name for name, index in self._route.interfaces.items()}
+        self._templates: dict[str, tuple[bytearray, int, int]] = {}
+
+    def close(self) -> None:
+        self._route.close()
+
+    def set_rates(self, bits_per_second: Mapping[str, float]) -> None:
+        """Change the rates of ports in one go. Rates are of layer 2; the queues and what is in them stay."""
+        messages = []
+        for port, rate in bits_per_second.items():
+            message, options, rate64 = self._templates.get(port) or self._template(port)
+            bytes_per_second = max(1, round(rate / 8))
+            ticks = min(_U32_MAX, round(burst_bytes(rate) / bytes_per_second / _TICK_SECONDS))
+            low = min(_U32_MAX, bytes_per_second)
+            spec = (0, _LINKLAYER_ETHERNET, 0, 0, 0, low)
+            _HTB_OPTIONS.pack_into(message, options, *spec, *spec, ticks, ticks, FRAME_BYTES, 0, 0)
+            _HTB_ATTRIBUTES.pack_into(message, rate64, bytes_per_second, 12, _TCA_HTB_CEIL64, bytes_per_second)
+            messages.append(message)
+        self._route.change(messages)
+
+    def set_leaf_limits(self, limit_bytes: Mapping[str, int]) -> None:
+        """Change how much the ``bfifo`` leaves of ports may hold; 0 drops every packet that arrives from then on."""
+        self._route.change(
+            [
+                tc_message(
+                    RTM_NEWQDISC, self._index(port), LEAF_HANDLE, CLASS_HANDLE, "bfifo", struct.pack("=I", limit)
+                )
+                for port, limit in limit_bytes.items()
+            ]
+        )
+
+    def leaves(self, ports: Sequence[str]) -> dict[str, QdiscStatistics]:
+        """Counters of the ports' leaves. Ports without one are left out."""
+        wanted = {self._index(port): port for port in ports}
+        return {
+            wanted[entry.interface]: entry
+            for entry in self._route.statistics()
+            if entry.parent == CLASS_HANDLE and entry.interface in wanted
+        }
+
+    def _index(self, port: str) -> int:
+        index = self._route.interfaces.get(port)
+        if index is None:
+            known = ", ".join(sorted(self._route.interfaces))
+            raise TestbedError(f"{self._namespace} has no interface {port!r}; it has {known}")
+        return index
+
+    def _template(self, port: str) -> tuple[bytearray, int, int]:
+        """A message whose numbers are filled in later: what Python saves at each change."""
+        options = (
+            attribute(_TCA_HTB_PARMS, bytes(_HTB_OPTIONS.size))
+            + attribute(_TCA_HTB_RATE64, bytes(8))
+            + attribute(_TCA_HTB_CEIL64, bytes(8))
+        )
+        message = bytearray(tc_message(RTM_NEWTCLASS, self._index(port), CLASS_HANDLE, ROOT_HANDLE, "htb", options))
+        start = len(message) - len(options)
+        template = (message, start + 4, start + 4 + _HTB_OPTIONS.size + 4)
+        self._templates[port] = template
+        return template
