@@ -17,15 +17,15 @@ SMALLEST_PRICE = 1e-12
 
 @njit(cache=True, nogil=True)
 def allocate_slot(  # type: ignore[no-untyped-def]
-    exact, arrival_rate, head, bits, tail, quality, queue,
+    exact, arrival_rate, head, bits, tail, quality, queue, constant, download,
     max_speed, kappa, watts, linear, price,
     spectrum_hz, edge_cpus, slot, residual,
     speed, spectrum, edge, delay, energy,
     scratch, active,
 ):  # fmt: skip
-    """One slot. All arrays are (ues,) but scratch (8, ues); fills speed, spectrum, edge, delay, energy.
+    """One slot. All arrays are (ues,) but scratch (6, ues); fills speed, spectrum, edge, delay, energy.
 
-    Returns (cost without the constants of the delay, feasible, largest load).
+    Returns (cost, feasible, largest load).
     """
     n = arrival_rate.shape[0]
     least_spectrum, least_edge, energy_price, step, trial = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
@@ -73,6 +73,7 @@ def allocate_slot(  # type: ignore[no-untyped-def]
                 edge[i] = x[2, i]
     cost = 0.0
     largest_load = 0.0
+    download_slowdown = (n - idle_links) * (1.0 + residual * idle_links)
     for i in range(n):
         if bits[i] <= 0.0:
             spectrum[i] = residual * usable_hz if idle_links < n else spectrum_hz / n
@@ -86,7 +87,7 @@ def allocate_slot(  # type: ignore[no-untyped-def]
         rate = arrival_rate[i]
         load = rate * max(head_seconds, transfer, tail_seconds)
         largest_load = max(largest_load, load)
-        delay[i] = head_seconds + transfer + tail_seconds
+        delay[i] = head_seconds + transfer + tail_seconds + constant[i] + download[i] * download_slowdown
         if load >= 1.0:
             delay[i] = np.inf
         elif exact:
@@ -115,7 +116,7 @@ def _in_proportion(n, total, work, least, share):  # type: ignore[no-untyped-def
 
 @njit(cache=True, nogil=True)
 def _allocate_batch(  # type: ignore[no-untyped-def]
-    exact, rates, heads, bits, tails, qualities, queues, max_speed, kappa, watts, linear, price,
+    exact, rates, heads, bits, tails, qualities, queues, constants, downloads, max_speed, kappa, watts, linear, price,
     spectrum_hz, edge_cpus, slot, residual, speed, spectrum, edge, delay, energy, cost, feasible, load,
 ):  # fmt: skip
     environments, n = rates.shape
@@ -123,8 +124,8 @@ def _allocate_batch(  # type: ignore[no-untyped-def]
     active = np.empty(n, dtype=np.bool_)
     for e in range(environments):
         cost[e], feasible[e], load[e] = allocate_slot(
-            exact, rates[e], heads[e], bits[e], tails[e], qualities[e], queues[e], max_speed, kappa, watts, linear,
-            price, spectrum_hz, edge_cpus, slot, residual, speed[e], spectrum[e], edge[e], delay[e], energy[e],
+            exact, rates[e], heads[e], bits[e], tails[e], qualities[e], queues[e], constants[e], downloads[e], max_speed,
+            kappa, watts, linear, price, spectrum_hz, edge_cpus, slot, residual, speed[e], spectrum[e], edge[e], delay[e], energy[e],
             scratch, active,
         )  # fmt: skip
 
@@ -144,9 +145,8 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
     price = np.maximum(limits.v * ues.weight, SMALLEST_PRICE)
     _allocate_batch(
         model == "exact", rates, demands.head_seconds, demands.wire_bits, demands.tail_seconds, demands.link_quality,
-        demands.queue_joules, ues.max_speed, ues.kappa, ues.transmit_watts, ues.linear, price, limits.spectrum_hz,
+        demands.queue_joules, demands.constant_seconds, demands.download_seconds, ues.max_speed, ues.kappa, ues.transmit_watts, ues.linear, price, limits.spectrum_hz,
         limits.edge_cpus, limits.slot_seconds, limits.residual_share, speed, spectrum, edge, delay, energy, cost,
         feasible, load,
     )  # fmt: skip
-    cost += demands.constant_seconds @ price
-    return Allocation(speed, spectrum, edge, delay + demands.constant_seconds, energy, cost, feasible, load)
+    return Allocation(speed, spectrum, edge, delay, energy, cost, feasible, load)

@@ -183,7 +183,9 @@ def evaluate(
     service = np.stack(
         [demands.head_seconds / allocation.device_speed, transfer, demands.tail_seconds / allocation.edge_share], axis=-1
     )
-    delay = tandem_delay_seconds(rate, service, model) + demands.constant_seconds
+    idle = np.sum(demands.wire_bits <= 0, axis=1, keepdims=True)
+    download = demands.download_seconds * (rate.shape[1] - idle) * (1 + limits.residual_share * idle)
+    delay = tandem_delay_seconds(rate, service, model) + demands.constant_seconds + download
     compute = ues.kappa * allocation.device_speed**2 * demands.head_seconds
     energy = rate * limits.slot_seconds * (compute + ues.transmit_watts * transfer)
     cost = np.sum(limits.v * ues.weight * delay + demands.queue_joules * energy, axis=1)

@@ -57,7 +57,9 @@ class Demands(NamedTuple):
     tail_seconds: FloatArray
     link_quality: FloatArray  # g above
     queue_joules: FloatArray
-    constant_seconds: FloatArray  # delay that no decision of this slot changes but the cut (link, codec, download)
+    constant_seconds: FloatArray  # link delay both ways; 0 for a local cut
+    #: time of the result at the whole downlink spectrum, 0 for a local cut; offloading UEs share it evenly
+    download_seconds: FloatArray
 
 
 class Allocation(NamedTuple):

@@ -1,0 +1,166 @@
+"""What all policies with virtual queues share: observe, choose cuts, solve the convex step, charge measured energy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from controller.contract import Decision, Observation, Scenario, SlotOutcome, UeDecision
+from controller.model.lyapunov import EnergyQueues
+from controller.solvers.allocation import allocate
+from controller.solvers.chain import ChainTables, CutArray, SlotState
+from controller.solvers.cuts import project
+from controller.solvers.general import allocate_general
+from controller.solvers.problem import Allocation, AllocationModel, Limits
+
+SOLVERS = {"newton": allocate, "cvxpy": allocate_general}
+
+
+class DriftPlusPenalty:
+    """A policy that minimises ``sum_n V w_n D_n + Q_n (E_n - Ebar_n)`` each slot, for cuts that a subclass proposes.
+
+    Options
+    -------
+    V : J^2/s. Larger: less delay, longer queues, slower convergence of the energy to its budget.
+    delay_model : "indep" (default: fast, separable) or "exact".
+    initial_queue : virtual queues at reset, in units of each UE's budget.
+    solver : "newton" or "cvxpy" (slow, for checks).
+    """
+
+    every_cut = False  # candidates: the useful cuts, or the whole chain
+
+    def __init__(
+        self,
+        V: float = 0.3,
+        delay_model: AllocationModel = "indep",
+        initial_queue: float = 0.0,
+        solver: str = "newton",
+    ) -> None:
+        if not V > 0:
+            raise ValueError(f"option V must be above 0 J^2/s, got {V!r}")
+        if delay_model not in ("indep", "exact"):
+            raise ValueError(f"option delay_model must be 'indep' or 'exact', got {delay_model!r}")
+        if not initial_queue >= 0:
+            raise ValueError(f"option initial_queue must be 0 or more budgets, got {initial_queue!r}")
+        if solver not in SOLVERS:
+            raise ValueError(f"option solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+        self.v = float(V)
+        self.delay_model: AllocationModel = delay_model
+        self.initial_queue = initial_queue
+        self._solve = SOLVERS[solver]
+
+    # ------------------------------------------------------------------------------------------ the Policy protocol
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.tables = ChainTables.of(scenario, every_cut=self.every_cut)
+        self.limits: Limits = self.tables.limits(self.v)
+        self.queues = EnergyQueues.start(self.tables.budget_joules, self.initial_over_budget())
+        self._last: Allocation | None = None
+        self._last_cuts: CutArray = self.tables.local.copy()
+        # compile (or load from numba's cache) before the first deadline
+        nominal = SlotState(
+            arrival_rate=np.array([ue.arrivals.mean_rate_per_second for ue in scenario.ues]),
+            link_quality=self.tables.link_quality(np.array([ue.mean_gain for ue in scenario.ues])),
+            downlink_rate=self.tables.downlink_rate(np.array([ue.mean_gain for ue in scenario.ues])),
+            queue_joules=self.queues.queue_joules,
+        )
+        self.warm_up(nominal)
+
+    def decide(self, observation: Observation) -> Decision:
+        state = SlotState.observed(self.tables, observation, self.pricing_queues())
+        cuts, allocation = self.best(state, self.propose(state, observation))
+        self._last, self._last_cuts = allocation, cuts
+        return self.decision(observation, cuts, allocation)
+
+    def feedback(self, outcome: SlotOutcome) -> None:
+        """Virtual queues take the measured energy of the slot."""
+        by_name = {ue.name: ue.energy_joules for ue in outcome.ues}
+        self.queues.update(np.array([by_name[ue.name] for ue in self.scenario.ues]))
+
+    def state(self) -> dict[str, float]:
+        """Virtual queues [J], the last decision's predicted drift-plus-penalty [J^2], delay [s], load, V."""
+        numbers = {"V": self.v}
+        for ue, queue in zip(self.scenario.ues, self.queues.queue_joules, strict=True):
+            numbers[f"virtual_queue_joules.{ue.name}"] = float(queue)
+        if self._last is not None:
+            delay, energy = self._last.delay_seconds[0], self._last.energy_joules[0]
+            numbers["drift_plus_penalty"] = self.queues.drift_plus_penalty(
+                self.v, self.tables.ues.weight * delay, energy
+            )
+            numbers["largest_load"] = float(self._last.largest_load[0])
+            numbers["feasible"] = float(self._last.feasible[0])
+            for ue, seconds, joules in zip(self.scenario.ues, delay, energy, strict=True):
+                numbers[f"predicted_seconds.{ue.name}"] = float(seconds)
+                numbers[f"predicted_joules.{ue.name}"] = float(joules)
+        return numbers
+
+    def checkpoint_info(self) -> dict[str, Any]:
+        return {}
+
+    # ------------------------------------------------------------------------------------- what subclasses override
+
+    def propose(self, state: SlotState, observation: Observation) -> CutArray:
+        """Candidate cut indices (candidates, ues); the best by the convex step is taken."""
+        raise NotImplementedError
+
+    def pricing_queues(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        """The price of a joule, per UE: the virtual queues."""
+        return self.queues.queue_joules
+
+    def initial_over_budget(self) -> Any:
+        """Virtual queues at reset in units of the budget: a number, or one per UE."""
+        return self.initial_queue
+
+    def warm_up(self, nominal: SlotState) -> None:
+        """Called once at the end of the reset with a typical state."""
+        self.best(nominal, self.tables.local[np.newaxis])
+
+    def allocate(self, cuts: CutArray, state: SlotState) -> Allocation:
+        """The convex step for candidates (candidates, ues)."""
+        return self._solve(self.tables.demands(cuts, state), self.tables.ues, self.limits, self.delay_model)
+
+    # -------------------------------------------------------------------------------------------------- shared parts
+
+    def best(self, state: SlotState, candidates: CutArray) -> tuple[CutArray, Allocation]:
+        """Project the candidates, solve each, return the cheapest: cuts (ues,) and its allocation (1, ues).
+
+        If none is feasible the first stands in, with shares in proportion to the needs.
+        """
+        cuts = project(self.tables, candidates, state)
+        allocation = self.allocate(cuts, state)
+        chosen = int(np.argmin(allocation.cost))
+        return cuts[chosen], Allocation(*(field[chosen : chosen + 1] for field in allocation))
+
+    def decision(self, observation: Observation, cuts: CutArray, allocation: Allocation) -> Decision:
+        """The contract's form. Residual shares are left to the rule that simulator and testbed apply: what the active
+        UEs get here sums to the total, and is scaled down by that rule to what was optimised."""
+        radio = self.scenario.radio
+        idle = cuts == self.tables.local
+        active = int(np.sum(~idle))
+        up, share = allocation.spectrum_hz[0], allocation.edge_share[0]
+        down = np.full(idle.size, radio.downlink_hz / max(active, 1))
+        if active:
+            up, share, down = (np.where(idle, 0.0, x) for x in (up, share, down))
+            up = up * (radio.uplink_hz / up.sum())
+            share = share * (self.scenario.edge.cpus / share.sum())
+        else:
+            down /= idle.size
+        return Decision(
+            sequence=observation.slot,
+            slot=observation.slot,
+            valid_from_seconds=observation.monotonic_seconds,
+            ues=tuple(
+                UeDecision(
+                    name=ue.name,
+                    cut=self.tables.cuts[index][cuts[index]],
+                    device_speed=float(allocation.device_speed[0, index]),
+                    spectrum_up_hz=float(up[index]),
+                    spectrum_down_hz=float(down[index]),
+                    edge_share=float(share[index]),
+                )
+                for index, ue in enumerate(self.scenario.ues)
+            ),
+        )
