@@ -1,0 +1,356 @@
+"""The docker runtime: a container per UE, for the edge and for the controller, with no network but its wire.
+
+What needs no limits and no image stays on the host, started as in the netns runtime: the radio namespace, the trace
+player (which shapes in it), the recorder and the metrics exporter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from docker.errors import APIError
+from docker.models.containers import Container
+from docker.types import LogConfig, Mount
+
+from testbed.errors import HostError, InputError, TestbedError
+from testbed.runtime import docker_nodes as nodes_on_engine
+from testbed.runtime import realtime
+from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
+from testbed.runtime.cgroups import PERIOD_MICROSECONDS, detect, quota_microseconds
+from testbed.runtime.discovery import system_lock
+from testbed.runtime.docker_build import Flavor, connect, project_root
+from testbed.runtime.docker_entry import Order, order_path, warm_path
+from testbed.runtime.docker_gpu import GpuMode, device_request, wants_gpu
+from testbed.runtime.docker_nodes import (
+    LABEL_LAB,
+    LABEL_NODE,
+    LABEL_OWNER,
+    LABEL_ROLE,
+    LABEL_RUN,
+    PARALLEL,
+    ContainerCgroup,
+    container_name,
+)
+from testbed.runtime.images import CONTAINER_UID, ensure_node_image
+from testbed.runtime.netns import NetnsRuntime
+
+CONTAINER_ROLES = ("ue", "edge", "controller")
+#: What a container imports before it is told its program. The agents pull in the rest.
+IMPORTS: Mapping[str, tuple[str, ...]] = {
+    "ue": ("torch", "testbed.agents.ue"),
+    "edge": ("torch", "testbed.agents.edge"),
+    "controller": ("testbed.agents.controller",),
+}
+PIDS_LIMIT = 256
+#: Against the 1024 of a UE: the few processes that steer a lab.
+CONTROLLER_SHARES = 4096
+WARM_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """A container that is no node of the lab: Prometheus, Grafana. It shares the host's network, on loopback only."""
+
+    node: str
+    image: str
+    command: tuple[str, ...] = ()
+    mounts: tuple[tuple[Path, bool], ...] = ()  # (path, writable), visible at the same path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class DockerRuntime:
+    """One lab's containers. Holds nothing that cannot be found again by label."""
+
+    name = "docker"
+
+    def __init__(
+        self,
+        lab: str,
+        lab_directory: Path,
+        run_id: str,
+        *,
+        gpu: GpuMode = "off",
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Raises HostError when no engine answers, or when this process may not make namespaces (it is not root)."""
+        if os.geteuid() != 0:
+            raise HostError(
+                "The docker runtime moves wires into containers",
+                missing="root",
+                fix="Run as root (sudo), or use --runtime netns.",
+            )
+        self._host = NetnsRuntime(lab, lab_directory, run_id)
+        self.lab = lab
+        self.lab_directory = lab_directory
+        self._run_id = run_id
+        self._gpu: GpuMode = gpu
+        self._progress = progress
+        self._client = connect()
+        self._cgroups: dict[str, ContainerCgroup] = {}
+        self._quotas: dict[str, float] = {}
+
+    @cached_property
+    def gpu(self) -> bool:
+        """Whether the edge gets a GPU. Raises HostError when one is required and the engine offers none."""
+        return wants_gpu(self._client, self._gpu)
+
+    @cached_property
+    def features(self) -> dict[str, Any]:
+        """What host and engine let the runtime do, for the manifest."""
+        version = self._client.version()
+        return {
+            **self._host.features,
+            "engine": version["Version"],
+            "engine_api": version["ApiVersion"],
+            "edge_gpu": self.gpu,
+        }
+
+    # ------------------------------------------------------------------------------------------------------ bring-up
+
+    def prewarm(self, imports: Iterable[str] = (), calls: Iterable[object] = ()) -> None:
+        """Nothing to do: a container imports what its role needs as soon as it exists."""
+
+    def create(self, nodes: Sequence[NodeSpec]) -> None:
+        """Create what is missing of the containers and, on the host, of the radio. Raises HostError, TestbedError."""
+        self._host.create([node for node in nodes if node.role not in CONTAINER_ROLES])
+        # The engine starts processes as another user: they reach the sockets by group.
+        os.chown(self.lab_directory, -1, CONTAINER_UID)
+        self.lab_directory.chmod(0o710)
+        nodes_on_engine.share_directory(self.lab_directory / "ipc", CONTAINER_UID)
+        wanted = [node for node in nodes if node.role in CONTAINER_ROLES]
+        images = {flavor: ensure_node_image(self._client, flavor, self._progress) for flavor in self._flavors(wanted)}
+        present = self._containers()
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            made = [
+                pool.submit(self._create_one, node, images[self._flavor(node)])
+                for node in wanted
+                if node.name not in present
+            ]
+            for future in made:
+                future.result()
+        # Reading the names of all namespaces and mounting new ones is not for several threads at a time.
+        for node in wanted:
+            self._quotas[node.name] = node.quota_host_cores
+            cgroup = self._cgroup(node.name)
+            cgroup.set_quota(0.0)  # importing torch under a cap of 0.25 would take 12 s
+            if node.network and node.name not in present:
+                nodes_on_engine.attach_namespace(self.netns_name(node.name), self._pid(node.name))
+
+    def _flavor(self, node: NodeSpec) -> Flavor:
+        return "cuda" if node.role == "edge" and self.gpu else "cpu"
+
+    def _flavors(self, wanted: Sequence[NodeSpec]) -> set[Flavor]:
+        return {self._flavor(node) for node in wanted}
+
+    def _create_one(self, node: NodeSpec, image: str) -> None:
+        order_path(self.lab_directory, node.name).unlink(missing_ok=True)
+        warm_path(self.lab_directory, node.name).unlink(missing_ok=True)
+        quota = quota_microseconds(node.quota_host_cores)
+        paths = _user_paths()
+        mounts = [Mount(str(self.lab_directory), str(self.lab_directory), type="bind")]
+        mounts += [Mount(path, path, type="bind", read_only=True) for path in paths]
+        options: dict[str, Any] = {}
+        if quota > 0:
+            options |= {"cpu_period": PERIOD_MICROSECONDS, "cpu_quota": quota}
+        if node.memory_bytes:
+            options |= {"mem_limit": node.memory_bytes, "memswap_limit": node.memory_bytes}
+        if node.cpu_list:
+            options |= {"cpuset_cpus": node.cpu_list}
+        if node.role == "controller":
+            options |= {"cpu_shares": CONTROLLER_SHARES}
+        if node.role == "edge" and self.gpu:
+            options |= {"device_requests": [device_request()]}
+        environment = {"TESTBED_NODE": node.name, "TESTBED_RUN_ID": self._run_id}
+        if paths:
+            environment["PYTHONPATH"] = os.pathsep.join(("/opt/testbed", "/opt/packages", *paths))
+        self._run(
+            image,
+            node.name,
+            node.role,
+            [
+                *("python3", "-m", "testbed.runtime.docker_entry"),
+                *(str(self.lab_directory), node.name, *IMPORTS[node.role]),
+            ],
+            mounts=mounts,
+            network_mode="none",
+            hostname=node.name,
+            environment=environment,
+            **options,
+        )
+
+    def start_service(self, service: Service) -> None:
+        """Start (or keep) a container beside the lab's nodes. Raises TestbedError when the engine refuses."""
+        if service.node in self._containers():
+            return
+        mounts = [Mount(str(path), str(path), type="bind", read_only=not writable) for path, writable in service.mounts]
+        self._run(
+            service.image,
+            service.node,
+            "service",
+            list(service.command),
+            mounts=mounts,
+            network_mode="host",
+            environment=dict(service.environment),
+        )
+
+    def _run(self, image: str, node: str, role: str, command: list[str], **options: Any) -> None:
+        try:
+            self._client.containers.run(
+                image,
+                command,
+                detach=True,
+                name=container_name(self.lab, node),
+                user=f"{CONTAINER_UID}:{CONTAINER_UID}",
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                read_only=True,
+                tmpfs={"/tmp": "mode=1777,size=256m"},
+                pids_limit=PIDS_LIMIT,
+                log_config=LogConfig(type="json-file", config={"max-size": "20m"}),
+                labels={
+                    LABEL_LAB: self.lab,
+                    LABEL_RUN: self._run_id,
+                    LABEL_OWNER: nodes_on_engine.owner(),
+                    LABEL_ROLE: role,
+                    LABEL_NODE: node,
+                },
+                **options,
+            )
+        except APIError as error:
+            raise TestbedError(f"the engine did not start a container for {node!r}: {error.explanation}") from error
+
+    def start(self, processes: Sequence[ProcessSpec]) -> None:
+        """Tell each container its program; the others start on the host. Raises TestbedError if a container died."""
+        containers = self._containers()
+        inside = [process for process in processes if process.node in containers]
+        self._host.start([process for process in processes if process.node not in containers])
+        for process in inside:
+            path = order_path(self.lab_directory, process.node)
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(msgspec.json.encode(Order(process.program, str(process.config.absolute()))))
+            partial.rename(path)
+        self._await_warm([process.node for process in inside])
+        for process in inside:
+            if process.node in self._quotas:
+                self.set_cpu(process.node, self._quotas[process.node])
+
+    def _await_warm(self, names: Sequence[str]) -> None:
+        deadline = time.monotonic() + WARM_SECONDS
+        waiting = set(names)
+        while waiting := {name for name in waiting if not warm_path(self.lab_directory, name).exists()}:
+            for name in sorted(waiting):
+                if not Path(f"/proc/{self._pid(name)}").exists():
+                    end = self.logs(name)
+                    text = end if isinstance(end, str) else ""
+                    raise TestbedError(f"the container of {name!r} ended before it was ready: {text.strip()[-600:]}")
+            if time.monotonic() > deadline:
+                raise TestbedError(
+                    f"containers did not get ready in {WARM_SECONDS:.0f} s: {', '.join(sorted(waiting))}"
+                )
+            time.sleep(0.02)
+
+    # ------------------------------------------------------------------------------------------------ a running lab
+
+    def netns_name(self, node: str) -> str:
+        return namespace_name(self.lab, node)
+
+    def exec(self, node: str, command: Sequence[str]) -> int:
+        """Run a command inside a node with the caller's terminal. Raises InputError for a node that does not exist."""
+        containers = self._containers()
+        if node not in containers:
+            return self._host.exec(node, command)
+        program = shutil.which("docker")
+        if program is None:
+            raise HostError("exec needs the engine's own client", missing="the docker command")
+        terminal = ["-t"] if sys.stdin.isatty() and sys.stdout.isatty() else []
+        done = subprocess.run([program, "exec", "-i", *terminal, containers[node].id or "", *command], check=False)
+        return done.returncode
+
+    def logs(self, node: str) -> Path | str:
+        """Text of a container's log, path of any other node's. Raises InputError for a node that does not exist."""
+        containers = self._containers()
+        if node in containers:
+            return containers[node].logs().decode(errors="replace")
+        path = self._host.logs(node)
+        if not path.exists():
+            known = sorted({*containers, *(status.node for status in self._host.processes())})
+            raise InputError(f"lab {self.lab!r} has no such node", value=node, allowed=", ".join(known) or "none")
+        return path
+
+    def set_cpu(self, node: str, quota_host_cores: float) -> None:
+        """Change a node's cap in place, in microseconds. Raises InputError, HostError."""
+        if node in self._containers():
+            self._cgroup(node).set_quota(quota_host_cores)
+        else:
+            self._host.set_cpu(node, quota_host_cores)
+
+    def make_realtime(self, node: str, tid: int, priority: int) -> bool:
+        """SCHED_FIFO for one thread, numbered as its container sees it. False where the host refuses."""
+        if node not in self._containers():
+            return self._host.make_realtime(node, tid, priority)
+        number = nodes_on_engine.host_tid(self._cgroup(node), tid)
+        with system_lock():
+            return realtime.make_fifo(detect(), number, priority)
+
+    def processes(self) -> list[ProcessStatus]:
+        """Programs of containers and host, alive or dead."""
+        return [*self._host.processes(), *(self._status(node, one) for node, one in self._containers().items())]
+
+    def cpu_seconds(self, node: str) -> float:
+        """CPU time used by a node so far."""
+        if node not in self._containers():
+            return self._host.cpu_seconds(node)
+        return self._cgroup(node).cpu_seconds()
+
+    def _status(self, node: str, container: Container) -> ProcessStatus:
+        state = container.attrs["State"]
+        path = order_path(self.lab_directory, node)
+        program = msgspec.json.decode(path.read_bytes(), type=Order).program if path.exists() else ""
+        running = bool(state["Running"])
+        return ProcessStatus(node, program, state["Pid"], running, None if running else state["ExitCode"])
+
+    def _containers(self) -> dict[str, Container]:
+        found = nodes_on_engine.find(self._client, self.lab)
+        return {container.labels[LABEL_NODE]: container for container in found}
+
+    def _pid(self, node: str) -> int:
+        return int(self._client.api.inspect_container(container_name(self.lab, node))["State"]["Pid"])
+
+    def _cgroup(self, node: str) -> ContainerCgroup:
+        if node not in self._cgroups:
+            pid = self._pid(node)
+            if pid == 0:
+                raise TestbedError(f"the container of {node!r} is not running; see `testbed logs {node}`")
+            self._cgroups[node] = ContainerCgroup(pid)
+        return self._cgroups[node]
+
+    # ------------------------------------------------------------------------------------------------------- the end
+
+    def remove(self) -> None:
+        """Remove everything of this lab but its results. Idempotent; also after a crash or a restart of the engine."""
+        nodes_on_engine.remove(self._client, self.lab)
+        self._cgroups.clear()
+        self._host.remove()
+
+
+def _user_paths() -> list[str]:
+    """Folders that this process imports from beside its installation: a user's models and policies."""
+    known = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
+    known.append(project_root())
+    found = []
+    for entry in sys.path:
+        path = Path(entry or ".").resolve()
+        if path.is_dir() and not any(path.is_relative_to(prefix) for prefix in known) and str(path) not in found:
+            found.append(str(path))
+    return found

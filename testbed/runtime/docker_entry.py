@@ -1,0 +1,53 @@
+"""What a container runs: ``python3 -m testbed.runtime.docker_entry LAB_DIRECTORY NODE``.
+
+It imports what its program will need while the host still plumbs the wires, says so (``ipc/warm.NODE``), waits for
+its order (``config/NODE.start``), and then *is* the program: the container ends when the program does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+POLL_SECONDS = 0.01
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which program to become."""
+
+    program: str  # module with main(config_path)
+    config: str
+
+
+def order_path(lab_directory: Path, node: str) -> Path:
+    return lab_directory / "config" / f"{node}.start"
+
+
+def warm_path(lab_directory: Path, node: str) -> Path:
+    return lab_directory / "ipc" / f"warm.{node}"
+
+
+def wait_for_order(lab_directory: Path, node: str) -> Order:
+    """Blocks until the host has written the order (by rename, so that it is never seen in part)."""
+    path = order_path(lab_directory, node)
+    while not path.exists():
+        time.sleep(POLL_SECONDS)
+    return msgspec.json.decode(path.read_bytes(), type=Order)
+
+
+def main(lab_directory: Path, node: str, imports: list[str]) -> None:
+    for name in imports:
+        module = importlib.import_module(name)
+        if name == "torch":
+            module.set_num_threads(1)
+    warm_path(lab_directory, node).touch()
+    order = wait_for_order(lab_directory, node)
+    importlib.import_module(order.program).main(Path(order.config))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

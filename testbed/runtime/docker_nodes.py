@@ -1,0 +1,175 @@
+"""Containers of ours on the engine: how they are named, labelled, found, entered and removed. No lab logic."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import docker
+from docker.errors import APIError, DockerException, NotFound
+from docker.models.containers import Container
+
+from testbed.errors import HostError, TestbedError
+from testbed.runtime import namespaces
+from testbed.runtime.base import Owned
+from testbed.runtime.cgroups import PERIOD_MICROSECONDS, quota_microseconds, write
+from testbed.runtime.child import stat_fields
+
+LABEL_LAB = "testbed.lab"
+LABEL_RUN = "testbed.run"
+LABEL_OWNER = "testbed.owner"
+LABEL_ROLE = "testbed.role"
+LABEL_NODE = "testbed.node"
+#: The engine does much of a creation one at a time; more requests than this only queue up in it.
+PARALLEL = 8
+
+_ACL_VERSION = 2
+_ACL_UNDEFINED_ID = 0xFFFFFFFF
+_ACL_USER_OBJECT, _ACL_GROUP_OBJECT, _ACL_OTHER = 0x01, 0x04, 0x20
+
+
+def owner() -> str:
+    """Whose containers are ours: another user's labs on the same engine are not to be touched."""
+    return str(os.geteuid())
+
+
+def container_name(lab: str, node: str) -> str:
+    return f"tb.{lab}.{node}"
+
+
+def find(client: docker.DockerClient, lab: str | None = None) -> list[Container]:
+    """Containers of ours, running or not, of one lab or of all. Raises TestbedError if the engine fails."""
+    labels = [f"{LABEL_OWNER}={owner()}", LABEL_LAB if lab is None else f"{LABEL_LAB}={lab}"]
+    try:
+        return client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+    except DockerException as error:
+        raise TestbedError(f"the Docker Engine did not list containers: {error}") from error
+
+
+def list_owned(client: docker.DockerClient, lab: str | None = None) -> list[Owned]:
+    """What ``discovery`` cannot see in /proc and /run: containers."""
+    return sorted(
+        (Owned(one.labels[LABEL_LAB], "container", str(one.name)) for one in find(client, lab)),
+        key=lambda owned: (owned.lab, owned.name),
+    )
+
+
+def remove(client: docker.DockerClient, lab: str | None = None) -> list[str]:
+    """Kill and remove containers of ours; returns their names. Nothing happens if there are none."""
+    containers = find(client, lab)
+
+    def remove_one(container: Container) -> None:
+        try:
+            container.remove(force=True, v=True)
+        except NotFound:
+            return
+        except APIError as error:
+            # 409: another command is removing it at this moment
+            if error.response is None or error.response.status_code != 409:
+                raise TestbedError(f"container {container.name} could not be removed: {error.explanation}") from error
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        list(pool.map(remove_one, containers))
+    return sorted(str(container.name) for container in containers)
+
+
+def attach_namespace(name: str, pid: int) -> None:
+    """Give a container's network namespace a name under /run/netns, so that ``ip -n`` and the wires find it."""
+    if namespaces.exists(name):
+        namespaces.delete(name)  # of a container that has ended
+    done = subprocess.run(["ip", "netns", "attach", name, str(pid)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise HostError(f"the network namespace of process {pid} cannot be named {name}: {done.stderr.strip()}")
+    namespaces.run_inside(name, _disable_ipv6)
+
+
+def _disable_ipv6() -> None:
+    # Router solicitations and neighbour discovery would be traffic on a shaped wire.
+    for scope in ("all", "default"):
+        setting = Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6")
+        if setting.exists():
+            setting.write_text("1")
+
+
+class ContainerCgroup:
+    """The CPU controller's directory of a container, written directly: the engine's update API takes 14 ms."""
+
+    def __init__(self, pid: int) -> None:
+        paths = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+        mounts = _cgroup_mounts()
+        for controllers, path in paths.items():
+            if "cpu" in controllers.split(",") and "cpu" in mounts:
+                self.directory, self.version = Path(f"{mounts['cpu']}{path}"), "v1"
+                break
+        else:
+            self.directory, self.version = Path(f"{mounts.get('', '/sys/fs/cgroup')}{paths['']}"), "v2"
+
+    def set_quota(self, host_cores: float) -> None:
+        """Cap over a 10 ms period; 0: none. Raises InputError below the kernel's smallest quota, HostError."""
+        quota = quota_microseconds(host_cores)
+        if self.version == "v1":
+            write(self.directory / "cpu.cfs_period_us", PERIOD_MICROSECONDS)
+            write(self.directory / "cpu.cfs_quota_us", quota)
+        else:
+            write(self.directory / "cpu.max", f"{'max' if quota < 0 else quota} {PERIOD_MICROSECONDS}")
+
+    def cpu_seconds(self) -> float:
+        """CPU time used by the living processes of the container."""
+        # Not the group's own account: stage threads leave the group when they become SCHED_FIFO (cgroup v1).
+        fields = [found for pid in self.pids() if (found := stat_fields(pid))]
+        return sum(int(found[11]) + int(found[12]) for found in fields) / os.sysconf("SC_CLK_TCK")
+
+    def pids(self) -> list[int]:
+        """Processes in the container, as the host numbers them."""
+        return [int(line) for line in (self.directory / "cgroup.procs").read_text().split()]
+
+
+def host_tid(cgroup: ContainerCgroup, tid: int) -> int:
+    """The host's number of a thread that its container calls ``tid``. Raises TestbedError if there is none."""
+    for pid in cgroup.pids():
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            try:
+                lines = status.read_text().splitlines()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            numbers = next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
+            if numbers and int(numbers[-1]) == tid:
+                return int(status.parent.name)
+    raise TestbedError(f"thread {tid} does not exist in its container")
+
+
+def share_directory(path: Path, group: int) -> None:
+    """Let ``group`` use every socket and file that anybody makes in ``path``, whatever the maker's umask.
+
+    Host processes bind sockets that containers connect to, and the other way round; connecting needs write permission
+    on the socket's file. A default ACL overrides the umask (acl(5)); set-group-id gives new files the group.
+    Raises HostError where the file system has no ACLs.
+    """
+    os.chown(path, -1, group)
+    path.chmod(0o2770)
+    entries = ((_ACL_USER_OBJECT, 7), (_ACL_GROUP_OBJECT, 7), (_ACL_OTHER, 0))
+    acl = struct.pack("<I", _ACL_VERSION)
+    acl += b"".join(struct.pack("<HHI", tag, permission, _ACL_UNDEFINED_ID) for tag, permission in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_default", acl)
+    except OSError as error:
+        raise HostError(
+            f"containers cannot share sockets in {path} ({error.strerror})",
+            missing="a file system with POSIX ACLs under it",
+            fix="Mount /run as tmpfs (the default of every distribution), or use --runtime netns.",
+        ) from error
+
+
+def _cgroup_mounts() -> dict[str, str]:
+    """Mount point of each version 1 controller; under the empty name that of version 2."""
+    mounts: dict[str, str] = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, target, filesystem, options, *_ = line.split(" ")
+        if filesystem == "cgroup":
+            mounts.update(dict.fromkeys(options.split(","), target))
+        elif filesystem == "cgroup2":
+            mounts[""] = target
+    return mounts
