@@ -1,0 +1,26 @@
+"""The end of a run, or of what is left of one: tables, fidelity, summary, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from testbed.runs.fidelity import assess, write_fidelity
+from testbed.runs.finalise import finalise
+from testbed.runs.manifest import read_manifest
+from testbed.runs.report import write_report
+from testbed.runs.summary import Summary, summarise, write_summary
+
+
+def conclude(run_directory: Path, *, warm_up_seconds: float = 0.0) -> Summary:
+    """Write the tables, ``fidelity.json``, ``summary.json`` and ``report.html`` of a run. Idempotent.
+
+    Works on a run that died, from what its recorder had flushed. Raises InputError for a directory without a run.
+    """
+    manifest = read_manifest(run_directory)
+    tables = finalise(run_directory)
+    fidelity = assess(tables, manifest)
+    summary = summarise(tables, manifest, fidelity, run_directory, warm_up_seconds=warm_up_seconds)
+    write_fidelity(fidelity, run_directory)
+    write_summary(summary, run_directory)
+    write_report(run_directory, tables, manifest, fidelity, summary)
+    return summary

@@ -1,0 +1,141 @@
+"""From the record streams of a run, alive or dead, to its Parquet tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from controller.contract import STAGES
+from testbed.errors import InputError
+from testbed.runs.streams import SCHEMAS, read_stream, stream_parts, streams_directory
+
+#: Stamps of a task in order; a stage lies between two neighbours, so the stages of a task sum to its E2E delay.
+STAMPS = (
+    "arrival_seconds",
+    "head_start_seconds",
+    "head_end_seconds",
+    "transfer_start_seconds",
+    "received_seconds",
+    "tail_start_seconds",
+    "tail_end_seconds",
+    "result_received_seconds",
+)
+STAGE_COLUMNS = {stage: f"stage_{stage}_seconds" for stage in STAGES}
+_TABLES = ("tasks", "slots", "links", "drops", "health", "events")
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """The tables of a run, as in its directory.
+
+    ``tasks`` has a row per task that arrived: the fields of TaskRecord (NaN or null where the task never got there),
+    ``status`` also ``in_flight``; ``e2e_delay_seconds`` and ``stage_*_seconds``; ``announced`` (its arrival was
+    recorded) and ``records`` (how often its end was: anything but 1 for an ended task is an error of the testbed).
+    """
+
+    tasks: pa.Table
+    slots: pa.Table
+    links: pa.Table
+    drops: pa.Table
+    health: pa.Table
+    events: pa.Table
+
+
+def column(table: pa.Table, name: str) -> NDArray[Any]:
+    """A column as a numpy array (objects for text)."""
+    values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
+    return values
+
+
+def finalise(run_directory: Path) -> RunTables:
+    """Turn the streams into Parquet and return the tables. Idempotent; a living run gives its state so far.
+
+    Raises InputError if the directory has neither streams nor tables.
+    """
+    directory = streams_directory(run_directory)
+    if not stream_parts(directory, "tasks"):
+        return _read_tables(run_directory)
+    streams = {name: read_stream(directory, name) for name in SCHEMAS}
+    tables = RunTables(
+        tasks=_join(streams["tasks"], streams["arrivals"], streams["events"]),
+        slots=streams["slots"].sort_by([("slot", "ascending"), ("ue", "ascending")]),
+        links=streams["links"].sort_by("applied_seconds"),
+        drops=streams["drops"],
+        health=streams["health"],
+        events=streams["events"].sort_by("monotonic_seconds"),
+    )
+    for name in _TABLES:
+        path = run_directory / f"{name}.parquet"
+        partial = path.with_suffix(".parquet.partial")
+        pq.write_table(getattr(tables, name), partial, compression="zstd")
+        partial.replace(path)
+    return tables
+
+
+def _read_tables(run_directory: Path) -> RunTables:
+    try:
+        return RunTables(**{name: pq.read_table(run_directory / f"{name}.parquet") for name in _TABLES})
+    except FileNotFoundError as error:
+        raise InputError(
+            "the run has no records",
+            where=str(run_directory),
+            allowed="a run directory with streams/*.arrows or *.parquet",
+            fix="See its logs/ for why the recorder never wrote.",
+        ) from error
+
+
+def _join(ended: pa.Table, arrived: pa.Table, events: pa.Table) -> pa.Table:
+    """One row per task: what ended, and what arrived and did not."""
+    key = ["ue", "task"]
+    counts = ended.group_by(key).aggregate([([], "count_all")]).rename_columns([*key, "records"])
+    first = _first_of_each(ended)
+    announced = _first_of_each(arrived)
+    announced = announced.append_column("announced", pa.array(np.ones(len(announced), dtype=bool)))
+    tasks = announced.rename_columns({"arrival_seconds": "announced_seconds"}).join(
+        first, keys=key, join_type="full outer"
+    )
+    tasks = tasks.join(counts, keys=key, join_type="left outer")
+    died = {
+        node: text or kind
+        for node, kind, text in zip(
+            events["node"].to_pylist(), events["kind"].to_pylist(), events["text"].to_pylist(), strict=True
+        )
+        if kind == "died"
+    }
+    ues = tasks["ue"].to_pylist()
+    statuses = tasks["status"].to_pylist()
+    reasons = tasks["reason"].to_pylist()
+    for row, status in enumerate(statuses):
+        if status is None:
+            reasons[row] = died.get(ues[row], "")
+            statuses[row] = "failed" if ues[row] in died else "in_flight"
+    tasks = _replace(tasks, "status", pa.array(statuses, pa.string()))
+    tasks = _replace(tasks, "reason", pa.array(reasons, pa.string()))
+    tasks = _replace(tasks, "records", pc.coalesce(tasks["records"], pa.scalar(0, pa.int64())))
+    tasks = _replace(tasks, "announced", pc.coalesce(tasks["announced"], pa.scalar(False)))
+    tasks = _replace(tasks, "arrival_seconds", pc.coalesce(tasks["arrival_seconds"], tasks["announced_seconds"]))
+    tasks = tasks.select([*SCHEMAS["tasks"].names, "announced", "records"]).sort_by(
+        [("arrival_seconds", "ascending"), ("ue", "ascending"), ("task", "ascending")]
+    )
+    stamps = [tasks[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in STAMPS]
+    tasks = tasks.append_column("e2e_delay_seconds", pa.array(stamps[-1] - stamps[0]))
+    for index, stage in enumerate(STAGES):
+        tasks = tasks.append_column(STAGE_COLUMNS[stage], pa.array(stamps[index + 1] - stamps[index]))
+    return tasks
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    numbered = table.append_column("row", pa.array(np.arange(len(table))))
+    firsts = numbered.group_by(["ue", "task"]).aggregate([("row", "min")])["row_min"].to_numpy()
+    return table.take(np.sort(firsts))
+
+
+def _replace(table: pa.Table, name: str, values: Any) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, values)

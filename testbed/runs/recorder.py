@@ -1,0 +1,153 @@
+"""The process that records a run: every record goes to a stream on disk, and once more to whoever watches.
+
+It ends by SIGTERM, after everything that was already sent has been written. The lab sends that signal last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from testbed.configs import RecorderConfig, read_config
+from testbed.messages import decode_record, live_endpoint, records_endpoint
+from testbed.runs.streams import SCHEMAS, STREAM_OF, HostHealth, Row, StreamWriter, streams_directory
+
+FLUSH_SECONDS = 1.0
+#: Frames are taken in gulps: waking for each one costs a core that the emulation needs several percent.
+GULP_SECONDS = 0.1
+#: After SIGTERM the recorder ends when nothing has come for this long.
+QUIET_SECONDS = 0.3
+
+#: msgspec lets text that is not UTF-8 through to Python's own error.
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError)
+
+log = logging.getLogger("recorder")
+
+
+class Recorder:
+    """Decodes frames, keeps rows until the next flush, writes them."""
+
+    def __init__(self, run_directory: Path) -> None:
+        directory = streams_directory(run_directory)
+        self._writers = {name: StreamWriter(directory, name) for name in SCHEMAS}
+        self._rows: dict[str, list[Row]] = defaultdict(list)
+        self.malformed = 0
+
+    def take(self, parts: list[bytes]) -> None:
+        """One message from the records socket. A malformed one is counted and dropped."""
+        try:
+            if len(parts) != 1:
+                raise msgspec.DecodeError(f"{len(parts)} frames in one message")
+            self.add(decode_record(parts[0]))
+        except MALFORMED as error:
+            self.malformed += 1
+            log.warning("dropped a malformed record (%d so far): %s", self.malformed, error)
+
+    def add(self, row: Row) -> None:
+        self._rows[STREAM_OF[type(row)]].append(row)
+
+    def flush(self) -> None:
+        """Raises OSError when the disk is full."""
+        for name, rows in self._rows.items():
+            if rows:
+                self._writers[name].write(rows)
+                rows.clear()
+
+    def close(self) -> None:
+        self.flush()
+        for writer in self._writers.values():
+            writer.close()
+
+
+class HostSampler:
+    """Busy and stolen time since the last sample (/proc/stat, user_hz ticks) and the run queue (/proc/loadavg)."""
+
+    def __init__(self) -> None:
+        self._last = self._ticks()
+
+    @staticmethod
+    def _ticks() -> tuple[int, int, int]:
+        with Path("/proc/stat").open(encoding="ascii") as file:
+            user, nice, system, idle, iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
+        total = user + nice + system + idle + iowait + irq + softirq + steal
+        return total, total - idle - iowait - steal, steal
+
+    def sample(self, malformed_records: int) -> HostHealth:
+        now = self._ticks()
+        total, busy, steal = (new - old for new, old in zip(now, self._last, strict=True))
+        self._last = now
+        running = int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0])
+        return HostHealth(
+            monotonic_seconds=time.monotonic(),
+            busy_ratio=busy / total if total else 0.0,
+            steal_ratio=steal / total if total else 0.0,
+            running_tasks=running,
+            malformed_records=malformed_records,
+        )
+
+
+def record(config: RecorderConfig) -> None:
+    """Record until SIGTERM. Raises OSError when the run directory cannot be written."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    recorder = Recorder(Path(config.run_directory))
+    sampler = HostSampler()
+    with zmq.Context() as context, context.socket(zmq.PULL) as source, context.socket(zmq.PUB) as live:
+        source.set_hwm(0)  # a record must not be lost because the recorder is nice to the emulation
+        live.setsockopt(zmq.LINGER, 0)
+        source.bind(records_endpoint(config.lab_directory))
+        live.bind(live_endpoint(config.lab_directory))
+        log.info("recording into %s", config.run_directory)
+
+        def gulp() -> int:
+            taken = 0
+            while True:
+                try:
+                    parts = source.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    return taken
+                live.send_multipart(parts)
+                recorder.take(parts)
+                taken += 1
+
+        next_flush = time.monotonic() + FLUSH_SECONDS
+        while signal.sigtimedwait({signal.SIGTERM}, GULP_SECONDS) is None:
+            gulp()
+            if time.monotonic() >= next_flush:
+                recorder.add(sampler.sample(recorder.malformed))
+                recorder.flush()
+                next_flush = time.monotonic() + FLUSH_SECONDS
+        while gulp() or source.poll(int(QUIET_SECONDS * 1000)):
+            pass
+        recorder.add(sampler.sample(recorder.malformed))
+        recorder.close()
+    log.info("recorder ended; %d malformed records", recorder.malformed)
+
+
+def main(config_path: str | Path) -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the lab ends us last
+    os.nice(10)
+    config = read_config(Path(config_path), RecorderConfig)
+    try:
+        record(config)
+    except OSError as error:
+        log.error(
+            "the recorder stopped: %s cannot be written (%s). What was recorded up to the last second is readable: "
+            "free some space, then `testbed report %s`.",
+            error.filename or config.run_directory,
+            error.strerror,
+            config.run_directory,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,148 @@
+"""The record streams of a run: one Arrow IPC stream per kind of record, readable up to the last flush after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import pyarrow as pa
+
+from testbed.messages import (
+    ChannelDrops,
+    EdgeHealth,
+    Event,
+    LinkStep,
+    NodeHealth,
+    Record,
+    SlotRecord,
+    TaskArrived,
+    TaskRecord,
+)
+
+
+class HostHealth(msgspec.Struct, frozen=True):
+    """How the host did over the second before ``monotonic_seconds``, sampled by the recorder itself."""
+
+    monotonic_seconds: float
+    busy_ratio: float  # of all cores
+    steal_ratio: float  # time that the hypervisor gave to others
+    running_tasks: int  # run queue of the whole host, running ones included
+    malformed_records: int  # frames that the recorder could not decode, cumulative
+
+
+Health = NodeHealth | EdgeHealth | HostHealth
+Row = Record | HostHealth
+
+_ARROW_TYPES: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    dict[str, float]: pa.map_(pa.string(), pa.float64()),
+}
+
+
+def _fields(kind: type) -> dict[str, pa.DataType]:
+    hints = get_type_hints(kind)
+    return {name: _ARROW_TYPES[hints[name]] for name in kind.__struct_fields__}  # type: ignore[attr-defined]
+
+
+HEALTH_KINDS: dict[type, str] = {NodeHealth: "node", EdgeHealth: "edge", HostHealth: "host"}
+
+#: Stream name -> schema. ``health`` holds three kinds of rows; columns of the other kinds are null.
+SCHEMAS: dict[str, pa.Schema] = {
+    "tasks": pa.schema(_fields(TaskRecord)),
+    "arrivals": pa.schema(_fields(TaskArrived)),
+    "slots": pa.schema(_fields(SlotRecord)),
+    "links": pa.schema(_fields(LinkStep)),
+    "drops": pa.schema(_fields(ChannelDrops)),
+    "health": pa.schema(
+        {"kind": pa.string(), **_fields(NodeHealth), **_fields(EdgeHealth), **_fields(HostHealth)},
+    ),
+    "events": pa.schema(_fields(Event)),
+}
+
+STREAM_OF: dict[type, str] = {
+    TaskRecord: "tasks",
+    TaskArrived: "arrivals",
+    SlotRecord: "slots",
+    LinkStep: "links",
+    ChannelDrops: "drops",
+    NodeHealth: "health",
+    EdgeHealth: "health",
+    HostHealth: "health",
+    Event: "events",
+}
+
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+def streams_directory(run_directory: Path) -> Path:
+    return run_directory / "streams"
+
+
+def _cell(row: Row, column: str) -> Any:
+    if column == "kind" and type(row) in HEALTH_KINDS:
+        return HEALTH_KINDS[type(row)]
+    value = getattr(row, column, None)
+    return list(value.items()) if isinstance(value, dict) else value
+
+
+def to_batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
+    return pa.record_batch(
+        [pa.array([_cell(row, field.name) for row in rows], type=field.type) for field in schema], schema=schema
+    )
+
+
+class StreamWriter:
+    """Appends batches to one stream file; what :meth:`write` returned from survives a kill -9 of the process.
+
+    A run directory that already has this stream (the recorder was restarted) gets ``NAME-2.arrows`` and so on: the old
+    file may end in half a batch, behind which nothing could be read.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.schema = SCHEMAS[name]
+        part = len(stream_parts(directory, name)) + 1
+        self.path = directory / (f"{name}.arrows" if part == 1 else f"{name}-{part}.arrows")
+        # Unbuffered, so that a full disk is reported by the write that met it.
+        self._file = self.path.open("xb", buffering=0)
+        self._write_all(self.schema.serialize())
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Raises OSError when the disk is full."""
+        self._write_all(to_batch(rows, self.schema).serialize())
+
+    def close(self) -> None:
+        self._write_all(_END_OF_STREAM)
+        self._file.close()
+
+    def _write_all(self, data: Any) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+
+def stream_parts(directory: Path, name: str) -> list[Path]:
+    """Files of one stream in the order of writing."""
+    later = sorted(directory.glob(f"{name}-*.arrows"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    first = directory / f"{name}.arrows"
+    return [first, *later] if first.exists() else later
+
+
+def read_stream(directory: Path, name: str) -> pa.Table:
+    """All whole batches of a stream. A file that ends in half a batch (its writer died) gives what came before."""
+    schema = SCHEMAS[name]
+    batches: list[pa.RecordBatch] = []
+    for path in stream_parts(directory, name):
+        with pa.memory_map(str(path)) as source:
+            try:
+                reader = pa.ipc.open_stream(source)
+                while True:
+                    batches.append(reader.read_next_batch())
+            except (StopIteration, pa.ArrowInvalid, OSError):
+                continue
+    return pa.Table.from_batches(batches, schema=schema)

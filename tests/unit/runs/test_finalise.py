@@ -1,0 +1,200 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic_run import Lab, manifest, simulate
+
+from controller.contract import STAGES
+from testbed.errors import InputError
+from testbed.messages import Event, Message, TaskArrived, TaskRecord
+from testbed.runs.conclude import conclude
+from testbed.runs.fidelity import assess
+from testbed.runs.finalise import STAGE_COLUMNS, RunTables, column, finalise
+from testbed.runs.manifest import write_manifest
+from testbed.runs.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
+from testbed.runs.summary import Summary, summarise
+
+
+def write_streams(run: Path, records: list[Message]) -> RunTables:
+    """The tables of records that need no recorder process."""
+    for name in SCHEMAS:
+        writer = StreamWriter(streams_directory(run), name)
+        rows = [record for record in records if STREAM_OF[type(record)] == name]
+        if rows:
+            writer.write(rows)
+        writer.close()
+    return finalise(run)
+
+
+def summary_of(tables: RunTables, lab: Lab, run: Path, **options: float) -> Summary:
+    about = manifest(lab)
+    return summarise(tables, about, assess(tables, about), run, **options)
+
+
+def test_twice_is_as_good_as_once(finished_run: Path) -> None:
+    first = finalise(finished_run)
+    second = finalise(finished_run)
+    assert first.tasks.equals(second.tasks)
+    assert pq.read_table(finished_run / "tasks.parquet").equals(second.tasks)
+    assert not list(finished_run.glob("*.partial"))
+
+
+def test_tables_alone_are_enough(tmp_path: Path) -> None:
+    lab = Lab(duration=3)
+    tables = write_streams(tmp_path, simulate(lab))
+    for path in streams_directory(tmp_path).iterdir():
+        path.unlink()
+    assert finalise(tmp_path).tasks.equals(tables.tasks)
+
+
+def test_a_directory_without_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no records"):
+        finalise(tmp_path)
+
+
+def test_tasks_that_never_ended_are_in_flight(tmp_path: Path) -> None:
+    lab = Lab(ues=("ue1",), duration=5)
+    records = simulate(lab)
+    lost = [record for record in records if isinstance(record, TaskRecord)][-3:]
+    tables = write_streams(tmp_path, [record for record in records if record not in lost])
+    counts = summary_of(tables, lab, tmp_path).tasks
+    assert counts.in_flight == 3
+    assert counts.failed == 0
+    assert counts.arrived == counts.completed + 3
+    unfinished = tables.tasks.filter(column(tables.tasks, "status") == "in_flight")
+    assert set(column(unfinished, "task")) == {task.task for task in lost}
+    assert np.isnan(column(unfinished, "e2e_delay_seconds")).all()
+
+
+def test_tasks_of_a_ue_that_died_failed_with_its_reason(tmp_path: Path) -> None:
+    lab = Lab(ues=("ue1", "ue2"), duration=5)
+    records = simulate(lab)
+    lost = [record for record in records if isinstance(record, TaskRecord) and record.task >= 5]
+    kept = [record for record in records if record not in lost]
+    kept.append(Event(1003.0, "ue1", "died", "ue1 was killed by signal 9"))
+    tables = write_streams(tmp_path, kept)
+    for row in tables.tasks.to_pylist():
+        if row["task"] >= 5:
+            expected = ("failed", "ue1 was killed by signal 9") if row["ue"] == "ue1" else ("in_flight", "")
+            assert (row["status"], row["reason"]) == expected
+    assert not assess(tables, manifest(lab)).valid
+
+
+def test_a_task_that_ended_twice_is_counted_once_and_makes_the_run_invalid(tmp_path: Path) -> None:
+    lab = Lab(ues=("ue1",), duration=5)
+    records = simulate(lab)
+    twice = next(record for record in records if isinstance(record, TaskRecord))
+    tables = write_streams(tmp_path, [*records, twice])
+    fidelity = assess(tables, manifest(lab))
+    assert fidelity.value("tasks_ended_twice") == 1
+    assert not fidelity.valid
+    assert len(tables.tasks) == sum(isinstance(record, TaskArrived) for record in records)
+
+
+def test_lost_and_unannounced_tasks_make_the_run_invalid(tmp_path: Path) -> None:
+    lab = Lab(ues=("ue1",), duration=5)
+    records = [
+        record
+        for record in simulate(lab)
+        if not (isinstance(record, TaskArrived) and record.task in (3, 5))
+        and not (isinstance(record, TaskRecord) and record.task == 5)
+    ]
+    fidelity = assess(write_streams(tmp_path, records), manifest(lab))
+    assert fidelity.value("tasks_unannounced") == 1
+    assert fidelity.value("tasks_lost") == 1
+    assert not fidelity.valid
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    ues=st.integers(1, 4),
+    rate=st.floats(0.5, 15),
+    wire_bytes=st.integers(1_000, 200_000),
+)
+def test_stages_sum_to_the_delay(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, ues: int, rate: float, wire_bytes: int
+) -> None:
+    lab = Lab(tuple(f"ue{n}" for n in range(ues)), 4.0, rate, wire_bytes, seed=seed)
+    run = tmp_path_factory.mktemp("p")
+    tables = write_streams(run, simulate(lab))
+    total = sum(column(tables.tasks, STAGE_COLUMNS[stage]) for stage in STAGES)
+    np.testing.assert_allclose(total, column(tables.tasks, "e2e_delay_seconds"), rtol=0, atol=1e-9)
+    summary = summary_of(tables, lab, run)
+    counts = summary.tasks
+    assert counts.arrived == counts.completed + counts.failed + counts.in_flight
+    if counts.completed:
+        assert sum(summary.stages_seconds.values()) == pytest.approx(summary.e2e_delay_seconds.mean, rel=1e-9)
+        assert sum(summary.cuts.values()) == pytest.approx(1.0)
+
+
+def test_the_summary_has_the_documented_names(finished_run: Path) -> None:
+    import json
+
+    conclude(finished_run)
+    summary = json.loads((finished_run / "summary.json").read_text())
+    assert list(summary) == [
+        "run_id",
+        "lab",
+        "policy",
+        "runtime",
+        "seed",
+        "duration_seconds",
+        "valid",
+        "invalid_reasons",
+        "tasks",
+        "e2e_delay_seconds",
+        "stages_seconds",
+        "energy_joules_per_slot",
+        "cuts",
+        "fidelity",
+        "run_dir",
+    ]
+    assert list(summary["tasks"]) == ["arrived", "completed", "failed", "in_flight"]
+    assert list(summary["e2e_delay_seconds"]) == ["mean", "p50", "p95", "p99"]
+    assert tuple(summary["stages_seconds"]) == STAGES
+    assert list(summary["fidelity"]) == [
+        "rate_error",
+        "step_lateness_p99_seconds",
+        "stage_time_error_p50",
+        "overrun_ratio",
+        "uplink_integral_error",
+    ]
+    assert summary["valid"] is True
+
+
+def test_figures_come_from_the_records(tmp_path: Path) -> None:
+    lab = Lab(duration=10)
+    records = simulate(lab)
+    summary = summary_of(write_streams(tmp_path, records), lab, tmp_path)
+    tasks = [record for record in records if isinstance(record, TaskRecord)]
+    delays = [task.result_received_seconds - task.arrival_seconds for task in tasks]
+    assert summary.e2e_delay_seconds.mean == pytest.approx(np.mean(delays))
+    assert summary.e2e_delay_seconds.p95 == pytest.approx(np.quantile(delays, 0.95))
+    assert summary.duration_seconds == 10
+    assert summary.cuts["local"] == pytest.approx(sum(task.cut == "local" for task in tasks) / len(tasks))
+    # 0.03 J and 0.01 J per task that ended within the slots, over 20 slots and 3 UEs
+    ended = sum(task.result_received_seconds < 1010 for task in tasks)
+    assert summary.energy_joules_per_slot == pytest.approx(0.04 * ended / 60)
+
+
+def test_nothing_is_left_out_unless_asked(tmp_path: Path) -> None:
+    lab = Lab(duration=10)
+    records = simulate(lab)
+    tables = write_streams(tmp_path, records)
+    arrivals = [record.arrival_seconds for record in records if isinstance(record, TaskArrived)]
+    assert summary_of(tables, lab, tmp_path).tasks.arrived == len(arrivals)
+    late = summary_of(tables, lab, tmp_path, warm_up_seconds=4.0).tasks
+    assert late.arrived == sum(arrival >= 1004.0 for arrival in arrivals) == late.completed
+
+
+def test_a_run_without_any_task_has_no_delay(tmp_path: Path) -> None:
+    write_streams(tmp_path, [])
+    write_manifest(manifest(Lab()), tmp_path)
+    summary = conclude(tmp_path)
+    assert summary.tasks.arrived == 0
+    assert summary.e2e_delay_seconds.mean is None
+    assert summary.fidelity.rate_error == "not_measured"
