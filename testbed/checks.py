@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 from testbed.errors import InputError
-from testbed.topology import HOST_LOAD_LIMIT, Topology, host_load
+from testbed.runtime.host import facts
+from testbed.topology import Topology
+
+#: Above this part of what the host makes, stages overrun.
+HOST_LOAD_LIMIT = 0.9
 
 
 def check_models(topology: Topology, where: str, folder: Path) -> None:
@@ -24,26 +27,30 @@ def check_models(topology: Topology, where: str, folder: Path) -> None:
         if ue.profile is None:
             from testbed.inference.models import check_model
 
-            check_model(ue.model, folder)
+            try:
+                check_model(ue.model, folder)
+            except InputError as error:
+                raise InputError(
+                    error.what, where=f"{where}: model", value=error.value, allowed=error.allowed, fix=error.fix
+                ) from None
 
 
-def host_cores() -> float:
-    """Cores that this process may use."""
-    return float(len(os.sched_getaffinity(0)))
+def host_load(topology: Topology) -> float:
+    """Reference cores asked for (the edge's and the UEs' speeds), as a part of what this host's cores make."""
+    asked = topology.edge.cpus + math.fsum(ue.spec.speed for ue in topology.expand())
+    return asked / facts().reference_cores
 
 
 def warnings(topology: Topology) -> list[str]:
     """What will probably make a run invalid on this host, or an energy budget pointless."""
     found: list[str] = []
-    load = host_load(topology, host_cores())
+    load = host_load(topology)
     if load > HOST_LOAD_LIMIT:
         found.append(
-            f"edge cpus plus the UEs' speeds ask for {load:.0%} of what this host's {host_cores():g} cores make in "
+            f"edge cpus plus the UEs' speeds ask for {load:.0%} of what this host's {facts().cores} cores make in "
             f"reference cores; above {HOST_LOAD_LIMIT:.0%} stages overrun and runs become invalid. "
             f"Lower 'edge.cpus', 'speed' or 'count', or take a larger host."
         )
-    if topology.edge.cpus > HOST_LOAD_LIMIT and host_cores() < 2:
-        found.append("the edge alone asks for more than this host's core can give")
     for ue in topology.ues:
         mean_rate = _mean_rate(ue.arrivals.rate, ue.arrivals.rates)
         if mean_rate is not None and mean_rate * topology.slot < 1:

@@ -37,6 +37,9 @@ class ControlClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def _ask(self, message: Control, kind: type[Answer], timeout_seconds: float) -> Answer:

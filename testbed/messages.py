@@ -32,6 +32,7 @@ class Hello(Message, frozen=True):
     role: str  # "ue" | "edge" | "player"
     pid: int
     stage_tid: int = 0  # thread that computes stages, to be made SCHED_FIFO from outside
+    extra_tids: tuple[int, ...] = ()  # threads that end stages on time: the same
 
 
 class UeReport(Message, frozen=True):

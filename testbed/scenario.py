@@ -8,6 +8,7 @@ from pathlib import Path
 
 from controller.contract import Arrivals, Edge, ModelProfile, Radio, Scenario, UeName, UeScenario
 from testbed.errors import InputError
+from testbed.inference.profiles import read_profile
 from testbed.topology import ArrivalsSpec, ExpandedUe, Topology
 
 ProfileMaker = Callable[[str], ModelProfile]
@@ -55,8 +56,6 @@ def profile_key(ue: ExpandedUe) -> str:
 
 def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> dict[str, ModelProfile]:
     """Profiles by :func:`profile_key`; ``measure(model)`` gives that of a UE that names no file."""
-    from testbed.inference.profiling import read_profile
-
     profiles: dict[str, ModelProfile] = {}
     for ue in topology.expand():
         key = profile_key(ue)

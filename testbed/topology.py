@@ -7,7 +7,6 @@ becomes an InputError that names the file, the key, the value and what is allowe
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,11 +43,6 @@ from testbed.units import (
 
 #: No dots (they separate lab and node in names on the system), short enough for a socket path.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
-
-#: A reference core is this fraction of the host's core (see docs/architecture.md, "a slow UE").
-REFERENCE_FRACTION = 0.5
-#: Shares of the edge and speeds of the UEs are refused above this part of what the host makes.
-HOST_LOAD_LIMIT = 0.9
 
 
 class Model(BaseModel):
@@ -303,7 +297,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
                 raise InputError(f"no element {part!r}", where=f"--set {key}", allowed=f"0 to {len(target) - 1}")
             target = target[int(part)]
         elif isinstance(target, dict):
-            if isinstance(target.get(part), str):  # policy: lymdo -> {name: lymdo}
+            if part == "policy" and isinstance(target.get(part), str):
                 target[part] = {"name": target[part]}
             target = target.setdefault(part, {})
         else:
@@ -395,9 +389,3 @@ def _check_policy(topology: Topology, where: str) -> None:
         registry.create(topology.policy.name, topology.policy.options)
     except ValueError as error:
         raise InputError(f"key 'policy': {error}", where=where) from None
-
-
-def host_load(topology: Topology, host_cores: float) -> float:
-    """Reference cores asked for (edge plus the UEs' speeds), as a part of what the host makes."""
-    asked = topology.edge.cpus + math.fsum(ue.spec.speed for ue in topology.expand())
-    return asked / (host_cores / REFERENCE_FRACTION)

@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"^\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s
 
 
 def _dbm(value: float) -> float:
-    return 10.0 ** (value / 10.0) * 1e-3
+    return math.pow(10.0, value / 10.0) * 1e-3
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Role = Literal["ue", "edge", "radio", "controller", "player", "recorder", "exporter"]
 
@@ -60,6 +60,13 @@ class Runtime(Protocol):
 
     name: str
     lab: str
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """What this host lets the runtime do: ``cgroup`` (v1, v2, none), ``realtime``, ``rootless``."""
+
+    def prewarm(self, imports: Iterable[str] = (), calls: Iterable[Any] = ()) -> None:
+        """Start what takes long (importing torch) while the caller does other things. Returns at once."""
 
     def create(self, nodes: Sequence[NodeSpec]) -> None:
         """Create nodes (in parallel where it pays). Afterwards ``netns_name(node)`` exists under /run/netns."""

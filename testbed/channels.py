@@ -1,0 +1,80 @@
+"""The traces that a lab's wires replay: read from the files that it names, or generated from its seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from controller.model.channel import Channel, Shadowing, mean_gain
+from testbed.topology import ExpandedUe, Topology
+from testbed.traces.files import load_trace, write_trace
+from testbed.traces.generate import describe, generate
+from testbed.traces.trace import Trace
+
+#: Of a generated trace, for a lab that is up until it is taken down: then it starts again.
+OPEN_END_SECONDS = 600.0
+#: Added to a run's duration: what is in flight at the end still needs a channel.
+TAIL_SECONDS = 30.0
+
+
+def channel_of(ue: ExpandedUe, slot_seconds: float) -> Channel:
+    """The fading law of a UE whose channel is not a trace."""
+    spec = ue.spec.channel
+    assert spec.fading is not None
+    assert ue.distance is not None
+    shadowing = None
+    if spec.shadowing is not None:
+        clip = math.inf if spec.shadowing.clip is None else spec.shadowing.clip
+        shadowing = Shadowing(spec.shadowing.sigma, spec.shadowing.rho, slot_seconds, clip)
+    return Channel(
+        distance_meters=ue.distance,
+        fading=spec.fading,
+        doppler_hz=spec.doppler if spec.fading != "static" else 0.0,
+        k_factor=10 ** (spec.k_factor / 10) if spec.fading == "rician" else 0.0,
+        shadowing=shadowing,
+    )
+
+
+def make_traces(topology: Topology, duration_seconds: float | None) -> dict[str, Trace]:
+    """One trace per UE, a function of the seed and the UE's index only. Raises InputError for a bad trace file."""
+    length = OPEN_END_SECONDS if duration_seconds is None else duration_seconds + TAIL_SECONDS
+    traces: dict[str, Trace] = {}
+    for ue in topology.expand():
+        spec = ue.spec.channel
+        if spec.trace is not None:
+            traces[ue.name] = load_trace(Path(spec.trace), spec.kind)
+            continue
+        channel = channel_of(ue, topology.slot)
+        # A longer run must see the same beginning: steps, not the length, are what the seed draws.
+        (traces[ue.name],) = generate([channel], length, topology.seed, step_seconds=spec.step, ue_indices=[ue.index])
+    return traces
+
+
+def mean_states(topology: Topology, traces: dict[str, Trace]) -> dict[str, float]:
+    """Long-term mean of the uplink's channel state by UE: of the law if there is one, else of the trace."""
+    means: dict[str, float] = {}
+    for ue in topology.expand():
+        if ue.spec.channel.trace is None:
+            means[ue.name] = mean_gain(channel_of(ue, topology.slot))
+        else:
+            means[ue.name] = traces[ue.name].mean().up
+    return means
+
+
+def write_traces(topology: Topology, traces: dict[str, Trace], folder: Path) -> dict[str, Path]:
+    """``folder/UE.csv`` for each UE: what the player replays, and what the run directory keeps."""
+    paths: dict[str, Path] = {}
+    for ue in topology.expand():
+        path = folder / f"{ue.name}.csv"
+        note = f"seed {topology.seed}, UE {ue.index}"
+        if ue.spec.channel.trace is None:
+            note = f"{describe(channel_of(ue, topology.slot))}, {note}"
+        write_trace(traces[ue.name], path, note)
+        paths[ue.name] = path
+    return paths
+
+
+def peak_states(traces: Mapping[str, Trace]) -> dict[str, float]:
+    """The best channel state of each trace, of both directions."""
+    return {name: float(max(trace.up.max(), trace.down.max())) for name, trace in traces.items()}

@@ -1,0 +1,42 @@
+"""``testbed plan FILE``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from testbed.channels import make_traces, peak_states
+from testbed.cli import options
+from testbed.plan import make_plan
+from testbed.runtime.select import select
+
+
+@click.command("plan")
+@options.lab_file
+@options.runtime
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def command(
+    file: Path,
+    overrides: tuple[str, ...],
+    policy: str | None,
+    seed: int | None,
+    name: str | None,
+    runtime: str,
+    as_json: bool,
+) -> None:
+    """Print what `up` would do, and do nothing."""
+    topology = options.read_lab(file, overrides, policy, seed, name)
+    plan = make_plan(topology, select(runtime), peak_states(make_traces(topology, None))).to_json()
+    if as_json:
+        click.echo(json.dumps(plan, indent=1))
+        return
+    click.echo(f"lab {plan['lab']} in runtime {plan['runtime']}:")
+    for number, action in enumerate(plan["actions"], start=1):
+        title = action.pop("action")
+        click.echo(f"{number}. {title}")
+        for key, value in action.items():
+            for item in value if isinstance(value, list | tuple) else [value]:
+                text = ", ".join(f"{k}={v}" for k, v in item.items()) if isinstance(item, dict) else item
+                click.echo(f"   {key}: {text}")

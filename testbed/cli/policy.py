@@ -1,0 +1,45 @@
+"""``testbed policy list|set``."""
+
+from __future__ import annotations
+
+import click
+import yaml
+
+from controller import registry
+from testbed.errors import InputError
+from testbed.lab import Lab
+from testbed.messages import SetPolicy
+
+
+@click.group("policy")
+def command() -> None:
+    """List policies; change the policy of a running lab."""
+
+
+@command.command("list")
+def list_() -> None:
+    """Every installed policy with its options."""
+    for name in registry.available():
+        options = ", ".join(f"{key}={value!r}" for key, value in registry.options(name).items())
+        click.echo(f"{name}  {options}")
+
+
+@command.command("set")
+@click.argument("name")
+@click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
+@click.option("--lab", metavar="LAB", help="Which lab; not needed if one is up.")
+def set_(name: str, options: tuple[str, ...], lab: str | None) -> None:
+    """Let another policy decide from the next slot on."""
+    found = Lab.find(lab)
+    values = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise InputError("an option is OPTION=VALUE", where="policy set", value=option)
+        values[key] = yaml.safe_load(text)
+    try:
+        registry.create(name, values)
+    except ValueError as error:
+        raise InputError(str(error), where="policy set") from None
+    found.client.command(SetPolicy(name=name, options=values))
+    click.echo(f"lab {found.state.name}: policy {name} decides from the next slot on")

@@ -1,0 +1,63 @@
+"""``testbed run FILE``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from testbed.cli import options
+from testbed.errors import InvalidRunError
+from testbed.runs.execute import Order, execute
+from testbed.runs.live import LiveTable
+from testbed.runs.summary import Summary
+from testbed.runtime.select import select
+from testbed.units import DURATION
+
+
+@click.command("run")
+@options.lab_file
+@options.runtime
+@click.option(
+    "--duration",
+    type=options.Quantity(DURATION, positive=True),
+    default="60s",
+    show_default=True,
+    help="How long tasks arrive.",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run directory; default: runs/RUN_ID.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def command(
+    file: Path,
+    overrides: tuple[str, ...],
+    policy: str | None,
+    seed: int | None,
+    name: str | None,
+    runtime: str,
+    duration: float,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Bring a lab up, measure, report, take it down."""
+    topology = options.read_lab(file, overrides, policy, seed, name)
+    order = Order(topology, str(file), file.parent.absolute(), select(runtime), out, duration)
+    summary = execute(
+        order, options.notify, lambda lab: LiveTable(str(lab.directory), duration, policy=lab.state.policy)
+    )
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode() + "\n")
+    else:
+        print_summary(summary)
+    if not summary.valid:
+        raise InvalidRunError(f"the run is invalid: {'; '.join(summary.invalid_reasons)}. See {summary.run_dir}")
+
+
+def print_summary(summary: Summary) -> None:
+    """A few lines that a person reads first."""
+    tasks, delay = summary.tasks, summary.e2e_delay_seconds
+    click.echo(f"{summary.lab} / {summary.policy}: {'valid' if summary.valid else 'INVALID'}")
+    click.echo(f"  tasks      {tasks}")
+    click.echo(f"  E2E delay  {delay}")
+    click.echo(f"  report     {Path(summary.run_dir) / 'report.html'}")

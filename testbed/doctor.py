@@ -1,0 +1,131 @@
+"""What this host can do, each with its consequence and its fix."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.errors import HostError
+from testbed.links import capabilities
+from testbed.runtime.host import HostFacts, facts
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a lab may want of a host."""
+
+    name: str
+    ok: bool
+    found: str
+    consequence: str  # of not having it
+    fix: str
+    needed: bool = False  # nothing runs without it
+
+
+def examine() -> list[Finding]:
+    """Everything, in the order in which a newcomer needs it. Makes (and leaves) nothing."""
+    host = facts()
+    return [*_host(host), *_links(), *_programs()]
+
+
+def _host(host: HostFacts) -> list[Finding]:
+    return [
+        Finding(
+            "namespaces",
+            host.is_root or host.user_namespaces,
+            "root" if host.is_root else ("user namespaces" if host.user_namespaces else "none"),
+            "no lab can be brought up",
+            "run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)",
+            needed=True,
+        ),
+        Finding(
+            "cgroups",
+            host.cgroup_version != "none",
+            host.cgroup_version,
+            "no CPU caps; limits of a valid run are wider",
+            "run as root",
+        ),
+        Finding(
+            "real-time",
+            host.realtime,
+            "SCHED_FIFO" if host.realtime else "refused",
+            "stages and trace steps run late under load; limits of a valid run are wider",
+            "run as root; with cgroup v1 leave cpu.rt_runtime_us to spare in the root group",
+        ),
+        Finding(
+            "cores",
+            host.cores >= 2,
+            f"{host.cores} ({host.reference_cores:g} reference cores), {host.cpu}, {host.memory_bytes / 2**30:.0f} GiB",
+            "one core carries little more than one UE",
+            "use a host with two cores or more",
+        ),
+    ]
+
+
+def _links() -> list[Finding]:
+    try:
+        found = capabilities.probe()
+    except HostError as error:
+        return [Finding("links", False, "cannot be tried", str(error), "run as root", needed=True)]
+    return [
+        Finding(
+            "shaping",
+            found.htb and found.u32 and found.mirred,
+            ", ".join(name for name in ("htb", "u32", "mirred") if getattr(found, name)) or "none",
+            "no wire can be shaped",
+            "use a kernel with sch_htb, cls_u32 and act_mirred",
+            needed=True,
+        ),
+        Finding(
+            "netem",
+            found.netem,
+            "sch_netem" if found.netem else "not in this kernel",
+            "links cannot have delay, jitter or loss; labs that ask for them end with exit code 3",
+            "modprobe sch_netem, or a kernel that has it",
+        ),
+        Finding(
+            "congestion control",
+            "cubic" in found.congestion_controls,
+            ", ".join(found.congestion_controls),
+            "the default of the lab file, cubic, is refused; choose another under link.congestion_control",
+            "modprobe tcp_cubic",
+        ),
+    ]
+
+
+def _programs() -> list[Finding]:
+    docker = _docker()
+    return [
+        Finding(
+            "docker",
+            docker.startswith("Engine"),
+            docker,
+            "labs run in the netns runtime",
+            "install docker.io and start it (service docker start)",
+        ),
+        Finding(
+            "prometheus",
+            shutil.which("prometheus") is not None,
+            shutil.which("prometheus") or "not installed",
+            "no metrics history while a lab runs",
+            "apt install prometheus",
+        ),
+        Finding(
+            "gpu",
+            Path("/dev/nvidia0").exists(),
+            "NVIDIA" if Path("/dev/nvidia0").exists() else "none",
+            "the edge computes on the CPU",
+            "use a host with an NVIDIA GPU and its container toolkit",
+        ),
+    ]
+
+
+def _docker() -> str:
+    if shutil.which("docker") is None:
+        return "not installed"
+    answer = subprocess.run(
+        ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, check=False
+    )
+    return f"Engine {answer.stdout.strip()}" if answer.returncode == 0 else "no engine answers"

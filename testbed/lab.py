@@ -1,0 +1,335 @@
+"""A lab on this system: create it from a plan, find it again, talk to it, remove it.
+
+What is needed to find a lab again is on the system (names, cgroups, processes); ``lab.json`` in its directory only says
+what it was made from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from testbed.channels import peak_states
+from testbed.configs import write_config, write_scenario
+from testbed.control import ControlClient, ControllerSilentError
+from testbed.errors import InputError, TestbedError
+from testbed.lab_configs import ConfigMaker
+from testbed.links.plumbing import connect
+from testbed.messages import Status
+from testbed.plan import (
+    AwaitReady,
+    CreateNodes,
+    CreateWires,
+    MakeRealtime,
+    Plan,
+    Program,
+    RuntimeName,
+    StartPrograms,
+)
+from testbed.prepare import Ingredients
+from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, Runtime
+from testbed.runtime.discovery import list_owned, state_root
+from testbed.runtime.zygote import Call
+from testbed.topology import Topology
+from testbed.traces.files import load_trace
+
+Notify = Callable[[str], None]
+
+STATE_FILE = "lab.json"
+RESTART_SECONDS = 30.0
+#: What the agents import is imported once, before they are forked.
+AGENT_IMPORTS = ("testbed.agents.ue", "testbed.agents.edge", "testbed.agents.controller")
+
+
+class LabState(msgspec.Struct, frozen=True):
+    """What a lab was made from (``LAB_DIR/lab.json``)."""
+
+    name: str
+    run_id: str
+    runtime: RuntimeName
+    policy: str
+    run_directory: str
+    created_utc: str
+    resolved_lab: dict[str, Any]
+    nodes: tuple[NodeSpec, ...]
+    realtime: bool = False
+    urls: dict[str, str] = {}
+
+
+class Lab:
+    """A lab that exists (or is being made). Any command may construct one for a running lab with :meth:`find`."""
+
+    def __init__(self, state: LabState, runtime: Runtime) -> None:
+        self.state = state
+        self.runtime = runtime
+        self.directory = state_root() / state.name
+        self._client: ControlClient | None = None
+
+    # -------------------------------------------------------------------------------------------------- bring it up
+
+    @classmethod
+    def create(cls, ingredients: Ingredients, runtime: Runtime, notify: Notify) -> Lab:
+        """Carry out the plan. On any error (Ctrl-C included) what was made is removed again, and the error goes on."""
+        topology, plan = ingredients.topology, ingredients.plan
+        nodes = next(action.nodes for action in plan.actions if isinstance(action, CreateNodes))
+        state = LabState(
+            name=topology.name,
+            run_id=ingredients.run_id,
+            runtime=plan.runtime,
+            policy=topology.policy.name,
+            run_directory=str(ingredients.run_directory),
+            created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            resolved_lab=topology.normalised(),
+            nodes=nodes,
+        )
+        lab = cls(state, runtime)
+        try:
+            lab._carry_out(ingredients, notify)
+        except BaseException:
+            lab.remove()
+            raise
+        return lab
+
+    def _carry_out(self, ingredients: Ingredients, notify: Notify) -> None:
+        topology = ingredients.topology
+        for action in ingredients.plan.actions:
+            match action:
+                case CreateNodes(nodes):
+                    notify(f"creating {len(nodes)} nodes")
+                    self.runtime.prewarm(AGENT_IMPORTS, _preload(topology))
+                    self.runtime.create(nodes)
+                    self._write_state()
+                    write_scenario(ingredients.scenario, self.directory / "config" / "scenario.json")
+                case CreateWires(radio, wires):
+                    notify(f"connecting {len(wires)} wires")
+                    connect(wires, self.runtime.netns_name, radio=radio)
+                case StartPrograms():
+                    notify(f"starting {len(action.programs)} programs")
+                    self.runtime.start(self._configure(ingredients, action))
+                case AwaitReady(nodes, timeout_seconds):
+                    notify(f"waiting until {len(nodes)} nodes are ready")
+                    self.await_ready(timeout_seconds)
+                case MakeRealtime(nodes, priority):
+                    self._make_realtime(nodes, priority)
+
+    def _configure(self, ingredients: Ingredients, action: StartPrograms) -> list[ProcessSpec]:
+        maker = ConfigMaker(ingredients, self.directory, self.runtime.netns_name("radio"))
+        specs: list[ProcessSpec] = []
+        for program in action.programs:
+            path = self.directory / "config" / f"{program.node}.json"
+            write_config(maker.config_of(program), path)
+            specs.append(ProcessSpec(program.node, program.module, path, program.needs_torch))
+        return specs
+
+    def _write_state(self) -> None:
+        path = self.directory / STATE_FILE
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(self.state), indent=1))
+        partial.replace(path)
+
+    def _make_realtime(self, nodes: tuple[str, ...], priority: int) -> None:
+        hellos = {hello.node: hello for hello in self.client.status().hellos}
+        every = True
+        for node in nodes:
+            hello = hellos[node]
+            for tid in (hello.stage_tid, *hello.extra_tids):
+                every &= self.runtime.make_realtime(node, tid, priority)
+        self.state = msgspec.structs.replace(self.state, realtime=every)
+        self._write_state()
+
+    def await_ready(self, timeout_seconds: float) -> None:
+        """Return when every expected node has said Hello. Raises TestbedError naming who has not, and why."""
+        deadline = time.monotonic() + timeout_seconds
+        status: Status | None = None
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ControllerSilentError):
+                status = self.client.status(timeout_seconds=0.5)
+                if status.state != "waiting":
+                    return
+            self._raise_if_dead()
+            time.sleep(0.02)
+        absent = "the controller" if status is None else ", ".join(sorted({*status.expected} - {*status.ready}))
+        raise TestbedError(f"not ready after {timeout_seconds:g} s: {absent}.{self._last_words(absent)}")
+
+    def _raise_if_dead(self) -> None:
+        dead = [process for process in self.runtime.processes() if not process.running]
+        if dead:
+            first = dead[0]
+            raise TestbedError(
+                f"{first.node} ({first.program}) ended with exit code {first.exit_code} while the lab came up."
+                f"{self._last_words(first.node)}"
+            )
+
+    def log_text(self, node: str) -> str:
+        """What a node's programs wrote; empty if there is nothing."""
+        log = self.runtime.logs(node)
+        if isinstance(log, str):
+            return log
+        return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+
+    def _last_words(self, node: str) -> str:
+        lines = [line for line in self.log_text(node).splitlines() if line.strip()]
+        return f" Its log ends: {lines[-1].strip()}" if lines else ""
+
+    # ------------------------------------------------------------------------------------------------- find it again
+
+    @classmethod
+    def find(cls, name: str | None = None) -> Lab:
+        """A lab that exists; without a name, the only one. Raises InputError that lists what there is."""
+        labs = existing()
+        if name is None:
+            if len(labs) == 1:
+                return cls.find(labs[0])
+            what = "no lab is up" if not labs else "several labs are up: name one"
+            raise InputError(what, allowed=", ".join(labs), fix="" if labs else "Bring one up with: testbed up FILE")
+        path = state_root() / name / STATE_FILE
+        try:
+            state = msgspec.json.decode(path.read_bytes(), type=LabState)
+        except FileNotFoundError:
+            raise InputError("no such lab is up", value=name, allowed=", ".join(labs) or "none is up") from None
+        return cls(state, runtime_of(state.runtime, state.name, state.run_id))
+
+    @property
+    def client(self) -> ControlClient:
+        if self._client is None:
+            self._client = ControlClient(self.directory)
+        return self._client
+
+    @property
+    def run_directory(self) -> Path:
+        return Path(self.state.run_directory)
+
+    def node_names(self) -> list[str]:
+        return [node.name for node in self.state.nodes]
+
+    def peak_states(self) -> dict[str, float]:
+        """The best channel state of each UE's trace, from the traces that are being played."""
+        folder = self.run_directory / "traces"
+        return peak_states({path.stem: load_trace(path) for path in folder.glob("*.csv")})
+
+    # ------------------------------------------------------------------------------------------------------- repair
+
+    def dead_programs(self, plan: Plan) -> list[Program]:
+        """Programs of the plan of which no process runs."""
+        running = {process.node for process in self.runtime.processes() if process.running}
+        programs = next(action.programs for action in plan.actions if isinstance(action, StartPrograms))
+        return [program for program in programs if program.node not in running]
+
+    def restart(self, programs: Sequence[Program], priority: int) -> None:
+        """Start programs again from the configs that are there, and wait until they are ready. Raises TestbedError."""
+        before = {hello.node: hello.pid for hello in self.client.status().hellos}
+        self.runtime.start(
+            [
+                ProcessSpec(
+                    program.node,
+                    program.module,
+                    self.directory / "config" / f"{program.node}.json",
+                    program.needs_torch,
+                )
+                for program in programs
+            ]
+        )
+        staged = [program.node for program in programs if program.role in ("ue", "edge")]
+        deadline = time.monotonic() + RESTART_SECONDS
+        while time.monotonic() < deadline:
+            hellos = {hello.node: hello.pid for hello in self.client.status().hellos}
+            if all(hellos.get(node) not in (None, before.get(node)) for node in staged):
+                if self.state.realtime:
+                    self._make_realtime(tuple(staged), priority)
+                return
+            time.sleep(0.05)
+        raise TestbedError(f"not ready {RESTART_SECONDS:g} s after their restart: {', '.join(staged)}")
+
+    # ---------------------------------------------------------------------------------------------------- the end
+
+    def process_of(self, node: str) -> ProcessStatus | None:
+        """The latest process of a node."""
+        found = [process for process in self.runtime.processes() if process.node == node]
+        return found[-1] if found else None
+
+    def stop_recorder(self, timeout_seconds: float = 10.0) -> bool:
+        """Ask the recorder to flush and end; False if it had to be left."""
+        process = self.process_of("recorder")
+        if process is None or not process.running:
+            return True
+        terminate(process.pid)
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            process = self.process_of("recorder")
+            if process is None or not process.running:
+                return True
+            time.sleep(0.02)
+        return False
+
+    def save_logs(self) -> None:
+        """Copy the nodes' logs into the run directory: they are part of the record."""
+        target = self.run_directory / "logs"
+        if not self.run_directory.is_dir():
+            return
+        target.mkdir(exist_ok=True)
+        for node in (*self.node_names(), "zygote"):
+            if text := self.log_text(node):
+                (target / f"{node}.log").write_text(text, encoding="utf-8")
+
+    def remove(self) -> None:
+        """Remove everything of this lab from the system, after its logs and records are safe. Idempotent."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        with contextlib.suppress(OSError):
+            self.stop_recorder(timeout_seconds=3.0)
+            self.save_logs()
+        self.runtime.remove()
+
+
+def _preload(topology: Topology) -> list[Call]:
+    """Models are built once per lab, too: the agents share their weights by copy-on-write."""
+    return [
+        Call("testbed.agents.preload:preload", (model, topology.seed))
+        for model in sorted({ue.model for ue in topology.expand()})
+    ]
+
+
+def terminate(pid: int) -> None:
+    """SIGTERM; nothing happens if the process has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def existing() -> list[str]:
+    """Names of all labs that have anything on this system, alive or in pieces."""
+    return sorted({owned.lab for owned in list_owned()})
+
+
+def runtime_of(kind: RuntimeName, lab: str, run_id: str) -> Runtime:
+    """The runtime object of a lab."""
+    if kind == "docker":
+        from testbed.runtime.docker import DockerRuntime
+
+        return DockerRuntime(lab, state_root() / lab, run_id)
+    from testbed.runtime.netns import NetnsRuntime
+
+    return NetnsRuntime(lab, state_root() / lab, run_id)
+
+
+def remove_labs(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Remove labs one by one, healthy or in pieces; yields (name, what was done)."""
+    for name in names:
+        try:
+            lab = Lab.find(name)
+        except (InputError, msgspec.DecodeError):
+            from testbed.runtime.discovery import remove
+
+            remove(name)
+            yield name, "its pieces were removed"
+            continue
+        lab.remove()
+        yield name, f"removed; its records are in {lab.state.run_directory}"

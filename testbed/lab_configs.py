@@ -1,0 +1,145 @@
+"""What each program of a lab is told: topology, scenario and wires -> one config per node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from testbed.configs import (
+    DATA_PORT,
+    Config,
+    ControllerConfig,
+    EdgeConfig,
+    EdgeUe,
+    LinkConfig,
+    PlayerConfig,
+    RecorderConfig,
+    UeConfig,
+)
+from testbed.links.wire import WireSpec
+from testbed.plan import PLAYER_PRIORITY, AwaitReady, CreateWires, Program
+from testbed.prepare import Ingredients
+from testbed.scenario import arrivals_of, profile_key
+from testbed.topology import ExpandedUe
+
+#: A decision that takes longer than this part of the slot is late: the last one stays in force.
+DECIDE_DEADLINE_RATIO = 0.5
+
+
+class ConfigMaker:
+    """``config_of(program)`` for every program of one lab. ``profile_paths`` by :func:`profile_key`."""
+
+    def __init__(self, ingredients: Ingredients, directory: Path, radio_namespace: str) -> None:
+        self._ingredients = ingredients
+        self._topology = ingredients.topology
+        self._directory = directory
+        self._radio_namespace = radio_namespace
+        self._ues: Mapping[str, ExpandedUe] = {ue.name: ue for ue in self._topology.expand()}
+        actions = ingredients.plan.actions
+        wires = next(action.wires for action in actions if isinstance(action, CreateWires))
+        self._wires: Mapping[str, WireSpec] = {wire.ue: wire for wire in wires}
+        self._expected = next(action.nodes for action in actions if isinstance(action, AwaitReady))
+
+    def config_of(self, program: Program) -> Config:
+        match program.role:
+            case "ue":
+                return self._ue(program.node)
+            case "edge":
+                return self._edge()
+            case "player":
+                return self._player()
+            case "controller":
+                return self._controller()
+            case "recorder":
+                return RecorderConfig(**self._base("recorder"), run_directory=str(self._ingredients.run_directory))
+            case _:
+                raise ValueError(f"no config is known for role {program.role!r}")
+
+    def _base(self, node: str) -> dict[str, str]:
+        return {
+            "lab": self._topology.name,
+            "run_id": self._ingredients.run_id,
+            "node": node,
+            "lab_directory": str(self._directory),
+        }
+
+    def _profile_path(self, ue: ExpandedUe) -> str:
+        return str(self._ingredients.profile_paths[profile_key(ue)])
+
+    def _ue(self, node: str) -> UeConfig:
+        ue, wire = self._ues[node], self._wires[node]
+        arrivals, times = arrivals_of(ue.spec.arrivals)
+        return UeConfig(
+            **self._base(node),
+            ue_index=ue.index,
+            seed=self._topology.seed,
+            model=ue.model,
+            profile_path=self._profile_path(ue),
+            edge_endpoint=f"tcp://{wire.edge_address}:{DATA_PORT}",
+            local_address=wire.ue_address,
+            arrivals=arrivals,
+            arrival_file_times_seconds=times,
+            slot_seconds=self._topology.slot,
+            input_codec=self._topology.codec.input,
+            boundary_codec=self._topology.codec.boundary,
+            max_speed=ue.spec.speed,
+            compute_watts=ue.spec.compute_power,
+            transmit_watts=ue.spec.power,
+            task_timeout_seconds=self._topology.task_timeout,
+            round_trip_seconds=2 * ue.spec.link.delay,
+        )
+
+    def _edge(self) -> EdgeConfig:
+        return EdgeConfig(
+            **self._base("edge"),
+            seed=self._topology.seed,
+            port=DATA_PORT,
+            ues=tuple(
+                EdgeUe(
+                    name=ue.name,
+                    model=ue.model,
+                    profile_path=self._profile_path(ue),
+                    address=self._wires[ue.name].edge_address,
+                )
+                for ue in self._ues.values()
+            ),
+            cpus=self._topology.edge.cpus,
+            gpu=self._topology.edge.gpu,
+            slot_seconds=self._topology.slot,
+        )
+
+    def _player(self) -> PlayerConfig:
+        return PlayerConfig(
+            **self._base("player"),
+            radio_namespace=self._radio_namespace,
+            scenario_path=self._scenario_path(),
+            links=tuple(
+                LinkConfig(
+                    ue=ue.name,
+                    up_port=self._wires[ue.name].up_port,
+                    down_port=self._wires[ue.name].down_port,
+                    trace_path=str(self._ingredients.trace_paths[ue.name]),
+                    at_end=ue.spec.channel.at_end,
+                    outage=ue.spec.link.outage,
+                    outage_floor_bits_per_second=ue.spec.link.floor,
+                )
+                for ue in self._ues.values()
+            ),
+            realtime_priority=PLAYER_PRIORITY,
+        )
+
+    def _controller(self) -> ControllerConfig:
+        policy = self._topology.policy
+        return ControllerConfig(
+            **self._base("controller"),
+            scenario_path=self._scenario_path(),
+            policy=policy.name,
+            policy_options_json=json.dumps(policy.options),
+            seed=self._topology.seed,
+            expected=self._expected,
+            decide_deadline_seconds=DECIDE_DEADLINE_RATIO * self._topology.slot,
+        )
+
+    def _scenario_path(self) -> str:
+        return str(self._directory / "config" / "scenario.json")

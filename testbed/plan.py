@@ -1,0 +1,157 @@
+"""Topology -> Plan: the typed actions that bring a lab up, in order. Pure: golden tests compare it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from controller.model.radio import shannon_bits_per_second
+from controller.seeds import Purpose, integer
+from testbed.links.wire import Impairment, WireSpec
+from testbed.runtime.base import NodeSpec, Role
+from testbed.runtime.host import REFERENCE_CORE_FRACTION
+from testbed.topology import ExpandedUe, Topology
+
+RuntimeName = Literal["netns", "docker"]
+
+#: SCHED_FIFO priorities: the trace player goes before any stage.
+PLAYER_PRIORITY = 10
+STAGE_PRIORITY = 5
+
+
+@dataclass(frozen=True)
+class CreateNodes:
+    """Places to live: namespaces and cgroups, or containers."""
+
+    nodes: tuple[NodeSpec, ...]
+
+
+@dataclass(frozen=True)
+class CreateWires:
+    """Veth pairs through the radio namespace, shaped at its egresses."""
+
+    radio: str
+    wires: tuple[WireSpec, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program of ours in one node."""
+
+    node: str
+    role: Role
+    module: str
+    needs_torch: bool
+
+
+@dataclass(frozen=True)
+class StartPrograms:
+    programs: tuple[Program, ...]
+
+
+@dataclass(frozen=True)
+class AwaitReady:
+    """Every one of these has said Hello to the controller."""
+
+    nodes: tuple[str, ...]
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class MakeRealtime:
+    """Stage threads become SCHED_FIFO, from outside, by thread id."""
+
+    nodes: tuple[str, ...]
+    priority: int
+
+
+Action = CreateNodes | CreateWires | StartPrograms | AwaitReady | MakeRealtime
+
+
+@dataclass(frozen=True)
+class Plan:
+    lab: str
+    runtime: RuntimeName
+    actions: tuple[Action, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: ``{"lab", "runtime", "actions": [{"action": NAME, ...}]}``."""
+        return {
+            "lab": self.lab,
+            "runtime": self.runtime,
+            "actions": [{"action": type(action).__name__, **dataclasses.asdict(action)} for action in self.actions],
+        }
+
+
+def cap_host_cores(reference_cores: float) -> float:
+    """The cgroup's cap: above what pacing uses, since a tighter one causes overruns (1.5 x was measured)."""
+    return max(2 * reference_cores, reference_cores + 0.2) * REFERENCE_CORE_FRACTION
+
+
+def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
+    """The wire of a UE. ``peak_state``: the best channel state of its trace (with all spectrum: the peak rate)."""
+    link, radio = ue.spec.link, topology.radio
+    if ue.spec.channel.kind == "rate":
+        peak_up = peak_down = peak_state
+    else:
+        noise = radio.noise
+        peak_up = float(shannon_bits_per_second(radio.uplink, ue.spec.power * peak_state, noise))
+        peak_down = float(shannon_bits_per_second(radio.downlink, radio.downlink_power * peak_state, noise))
+    impairment = Impairment(link.delay, link.jitter, link.loss)
+    count = len(topology.expand())
+    return WireSpec(
+        index=ue.index,
+        ue=ue.name,
+        # until the player's first step, moments later
+        rate_up_bits_per_second=round(peak_up / count),
+        rate_down_bits_per_second=round(peak_down / count),
+        up=impairment,
+        down=impairment,
+        # with twice the fair share of the spectrum: more is rare, and costs accuracy only
+        max_rate_bits_per_second=round(max(peak_up, peak_down) * min(1.0, 2 / count)),
+        congestion_control=link.congestion_control,
+        seed=integer(topology.seed, Purpose.LINK, ue.index),
+    )
+
+
+def make_plan(topology: Topology, runtime: RuntimeName, peak_states: Mapping[str, float]) -> Plan:
+    """What ``up`` does for this lab, in order. ``peak_states``: the best channel state of each UE's trace."""
+    ues = topology.expand()
+    nodes = [
+        NodeSpec(name="radio", role="radio"),
+        NodeSpec(
+            name="edge",
+            role="edge",
+            cpus=topology.edge.cpus,
+            quota_host_cores=cap_host_cores(topology.edge.cpus),
+            memory_bytes=int(topology.edge.memory),
+        ),
+        *(
+            NodeSpec(name=ue.name, role="ue", cpus=ue.spec.speed, quota_host_cores=cap_host_cores(ue.spec.speed))
+            for ue in ues
+        ),
+        NodeSpec(name="controller", role="controller", network=False),
+        NodeSpec(name="player", role="player", network=False),
+        NodeSpec(name="recorder", role="recorder", network=False),
+    ]
+    programs = [
+        Program("recorder", "recorder", "testbed.runs.recorder", needs_torch=False),
+        Program("controller", "controller", "testbed.agents.controller", needs_torch=True),
+        Program("player", "player", "testbed.links.player", needs_torch=False),
+        Program("edge", "edge", "testbed.agents.edge", needs_torch=True),
+        *(Program(ue.name, "ue", "testbed.agents.ue", needs_torch=True) for ue in ues),
+    ]
+    stages = ("edge", *(ue.name for ue in ues))
+    return Plan(
+        lab=topology.name,
+        runtime=runtime,
+        actions=(
+            CreateNodes(tuple(nodes)),
+            CreateWires("radio", tuple(wire_of(topology, ue, peak_states[ue.name]) for ue in ues)),
+            StartPrograms(tuple(programs)),
+            AwaitReady(("player", *stages), timeout_seconds=60.0),
+            MakeRealtime(stages, STAGE_PRIORITY),
+        ),
+    )

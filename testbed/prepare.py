@@ -1,0 +1,91 @@
+"""Everything that a lab needs, checked and written before anything is started: profiles, traces, scenario, plan."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from controller.contract import ModelProfile, Scenario
+from testbed.channels import make_traces, mean_states, peak_states, write_traces
+from testbed.inference.profiles import profile_cache_path, read_profile, write_profile
+from testbed.plan import Plan, RuntimeName, make_plan
+from testbed.scenario import collect_profiles, scenario_of
+from testbed.topology import Topology
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What :meth:`testbed.lab.Lab.create` needs. Paths are absolute and in the run directory."""
+
+    topology: Topology
+    scenario: Scenario
+    plan: Plan
+    run_id: str
+    run_directory: Path
+    trace_paths: Mapping[str, Path]  # by UE
+    profile_paths: Mapping[str, Path]  # by scenario.profile_key
+
+
+def new_run_id(topology: Topology) -> str:
+    """Sorts by time, says what it was: ``quickstart-lymdo-20260131T120000Z-1f3a``."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{topology.name}-{topology.policy.name}-{stamp}-{secrets.token_hex(2)}"
+
+
+def prepare(
+    topology: Topology,
+    where: str,
+    folder: Path,
+    runtime: RuntimeName,
+    run_directory: Path | None,
+    duration_seconds: float | None,
+    notify: Notify,
+) -> Ingredients:
+    """Check and write everything. ``folder`` is the lab file's: a user's model is imported from there.
+
+    Raises InputError for a profile, trace or model that does not fit; nothing is started.
+    """
+    profiles = collect_profiles(topology, where, lambda model: _measured(model, folder, topology.seed, notify))
+    traces = make_traces(topology, duration_seconds)
+    scenario = scenario_of(topology, profiles, mean_states(topology, traces))
+    run_id = new_run_id(topology)
+    directory = (run_directory or Path("runs") / run_id).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    return Ingredients(
+        topology=topology,
+        scenario=scenario,
+        plan=make_plan(topology, runtime, peak_states(traces)),
+        run_id=run_id,
+        run_directory=directory,
+        trace_paths=write_traces(topology, traces, directory / "traces"),
+        profile_paths=_write_profiles(profiles, directory / "profiles"),
+    )
+
+
+def _measured(model: str, folder: Path, seed: int, notify: Notify) -> ModelProfile:
+    """The profile of a model for which the lab names none: from the cache, else measured now."""
+    path = profile_cache_path(model)
+    if path.is_file():
+        return read_profile(path)
+    from testbed.inference.profiling import profile_model  # imports torch
+
+    notify(f"profiling {model} on this host (once; it is kept in {path})")
+    profile = profile_model(model, seed, python_path=(folder,))
+    write_profile(profile, path)
+    return profile
+
+
+def _write_profiles(profiles: Mapping[str, ModelProfile], folder: Path) -> dict[str, Path]:
+    """The run directory keeps what stages were paced to."""
+    folder.mkdir(exist_ok=True)
+    paths: dict[str, Path] = {}
+    for number, (key, profile) in enumerate(profiles.items()):
+        safe = "".join(character if character.isalnum() else "-" for character in profile.model)
+        paths[key] = folder / f"{number}-{safe}.json"
+        write_profile(profile, paths[key])
+    return paths

@@ -1,0 +1,130 @@
+"""One run: up, begin, wait, drain, stop, conclude, down. Whatever happens, what was recorded stays readable."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from testbed.control import ControllerSilentError
+from testbed.errors import InputError, TestbedError
+from testbed.lab import Lab, existing, runtime_of
+from testbed.plan import CreateWires, RuntimeName
+from testbed.prepare import Ingredients, prepare
+from testbed.runs.conclude import conclude
+from testbed.runs.manifest import Manifest, close_manifest, describe_run, write_manifest
+from testbed.runs.summary import Summary
+from testbed.topology import Topology
+
+Notify = Callable[[str], None]
+
+#: After the arrivals end, what is in flight may finish; what has not by then is counted as in flight.
+DRAIN_SECONDS = 10.0
+POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asked for."""
+
+    topology: Topology
+    where: str  # the lab file's name, for errors
+    folder: Path  # the lab file's folder
+    runtime: RuntimeName
+    run_directory: Path | None
+    duration_seconds: float | None  # of arrivals; None: until stopped
+
+
+def bring_up(order: Order, notify: Notify) -> Lab:
+    """Prepare and create the lab, and write the run's manifest. Raises InputError if a lab of that name exists."""
+    topology = order.topology
+    if topology.name in existing():
+        raise InputError(
+            "a lab of this name is up",
+            where=order.where,
+            value=topology.name,
+            fix=f"Take it down first (testbed down {topology.name}), or give this one another name: --set name=NAME.",
+        )
+    ingredients = prepare(
+        topology, order.where, order.folder, order.runtime, order.run_directory, order.duration_seconds, notify
+    )
+    runtime = runtime_of(order.runtime, topology.name, ingredients.run_id)
+    lab = Lab.create(ingredients, runtime, notify)
+    try:
+        write_manifest(_manifest(order, ingredients, lab), ingredients.run_directory)
+    except BaseException:
+        lab.remove()
+        raise
+    return lab
+
+
+def _manifest(order: Order, ingredients: Ingredients, lab: Lab) -> Manifest:
+    topology = order.topology
+    return describe_run(
+        run_id=ingredients.run_id,
+        lab=topology.normalised(),
+        scenario=ingredients.scenario,
+        seed=topology.seed,
+        policy=topology.policy.name,
+        policy_options=topology.policy.options,
+        runtime=order.runtime,
+        runtime_features={**lab.runtime.features, "realtime": lab.state.realtime},
+        link_backend="htb+netem" if _impaired(ingredients) else "htb",
+        duration_seconds=order.duration_seconds,
+        trace_paths=list(ingredients.trace_paths.values()),
+        command_line=sys.argv,
+    )
+
+
+def _impaired(ingredients: Ingredients) -> bool:
+    wires = next(action.wires for action in ingredients.plan.actions if isinstance(action, CreateWires))
+    return any(wire.up.any or wire.down.any for wire in wires)
+
+
+class View(AbstractContextManager["View"], Protocol):
+    """Something that shows the run while it goes on."""
+
+    def update(self) -> None: ...
+
+
+def execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Summary:
+    """The whole run; the view is updated a few times a second. Ctrl-C (KeyboardInterrupt) tears the lab down."""
+    assert order.duration_seconds is not None
+    lab = bring_up(order, notify)
+    try:
+        with view_of(lab) as view:
+            lab.client.begin(order.duration_seconds, DRAIN_SECONDS)
+            _wait(lab, order.duration_seconds + DRAIN_SECONDS + 30.0, view)
+    finally:
+        notify("taking the lab down")
+        lab.remove()
+        notify("writing tables and report")
+        close_manifest(lab.run_directory)
+        summary = conclude(lab.run_directory)
+    return summary
+
+
+def _wait(lab: Lab, limit_seconds: float, view: View) -> None:
+    """Until the controller says that it has stopped. Raises TestbedError when it dies or takes too long."""
+    deadline = time.monotonic() + limit_seconds
+    while time.monotonic() < deadline:
+        try:
+            status = lab.client.status(timeout_seconds=2.0)
+        except ControllerSilentError:
+            controller = lab.process_of("controller")
+            if controller is not None and not controller.running:
+                if controller.exit_code == 0:
+                    return
+                raise TestbedError(
+                    f"the controller died (exit code {controller.exit_code}); finished tasks are in {lab.run_directory}"
+                ) from None
+            raise
+        if status.state == "stopped":
+            return
+        view.update()
+        time.sleep(POLL_SECONDS)
+    raise TestbedError(f"the run did not end within {limit_seconds:g} s; finished tasks are in {lab.run_directory}")
