@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -81,18 +82,19 @@ def trace(model: LoadedModel) -> ModelGraph:
     torch.export, which may spell an operation differently). Raises InputError, naming the source line, for a model
     that neither can trace, or whose graph answers something else.
     """
-    root = nn.Module()
+    in_place = [module for module in model.module.modules() if getattr(module, "inplace", False)]
     try:
-        traced = fx.symbolic_trace(model.module)
-        graph = _with_image_input(model, traced, root)
+        graph = _with_image_input(model, fx.symbolic_trace(model.module))
         if torch.equal(_run(graph, model.probe), model.answer):
             return graph
         fx_problem = "its graph answers something else (an in-place write through a view?)"
     except Exception as error:  # noqa: BLE001 - tracing runs the user's forward, which can raise anything
         fx_problem = f"{error} ({offending_line(error)})"
+    for module in in_place:  # as they were: torch.export does its own clearing, and sees through views
+        module.inplace = True  # type: ignore[assignment]
     try:
         exported = torch.export.export(model.module, (_normalised(model),), strict=False).run_decompositions({})
-        graph = _with_image_input(model, exported.module(), root)
+        graph = _with_image_input(model, exported.module())
         answer = _run(graph, model.probe)
     except Exception as error:  # as above
         raise InputError(
@@ -123,7 +125,7 @@ def _run(graph: ModelGraph, image: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------- from fx to values
 
 
-def _with_image_input(model: LoadedModel, traced: fx.GraphModule, root: nn.Module) -> ModelGraph:
+def _with_image_input(model: LoadedModel, traced: fx.GraphModule) -> ModelGraph:
     """Build the graph: image and normalisation first, in-place operations cleared, helpers told from values."""
     graph = fx.Graph()
     image = graph.placeholder(INPUT)
@@ -182,8 +184,12 @@ def _clear_in_place(made: dict[fx.Node, fx.Node], old: fx.Node, modules: dict[st
         node.target = name[:-1]
     elif node.op != "call_function" or not _clear_function(node):
         return
-    if old.all_input_nodes:
-        made[old.all_input_nodes[0]] = node
+    if not old.all_input_nodes:
+        return
+    written = made[old.all_input_nodes[0]]
+    for alias, stands_for in made.items():
+        if stands_for is written:
+            made[alias] = node
 
 
 def _clear_function(node: fx.Node) -> bool:
@@ -226,11 +232,11 @@ class _Measured(fx.Interpreter):
         self._model = model
         self._macs: dict[str, int] = {}
         self._results: dict[str, Any] = {}
-        # torch's fused attention is one opaque operator; off, its matrix products are counted.
+        # torch's fused attentions are opaque operators; without them, their matrix products are counted.
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
                 self.run(model.probe)
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -40,8 +40,8 @@ _DTYPES: dict[str, torch.dtype] = {
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
-# torch warns that nothing stops a write into a read-only buffer. Nothing here writes: in-place operations are cleared
-# from every tail (testbed.inference.graph), and copying each frame to silence the warning would undo the zero-copy.
+# torch warns, once, that nothing stops a write into a read-only buffer. Nothing here writes: in-place operations are
+# cleared from every tail (testbed.inference.graph), and copying each frame instead would undo the zero-copy.
 warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 Dimension = Annotated[int, Meta(ge=0, le=MAX_PAYLOAD_BYTES)]
@@ -129,7 +129,7 @@ def decode_header(header: bytes | memoryview) -> FrameHeader:
         raise MalformedFrame(f"a header of {len(header)} bytes is over the limit of {MAX_HEADER_BYTES}")
     try:
         decoded = _decoder.decode(header)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # msgspec 0.22 lets the latter through
         raise MalformedFrame(f"the header does not decode: {error}") from error
     if decoded.version != WIRE_VERSION:
         raise MalformedFrame(f"the frame has wire version {decoded.version}, this program speaks {WIRE_VERSION}")
