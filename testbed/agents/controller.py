@@ -1,12 +1,11 @@
 """The controller's program: one ROUTER for everybody, the slot clock, and a policy in a worker thread.
 
 ``waiting -> ready -> running -> draining -> stopped``. The loop never blocks on anything but its poll: the policy
-decides in :class:`controller.worker.PolicyWorker`, records leave through a PUSH socket that drops when it is full.
+decides in :class:`controller.worker.PolicyWorker`.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
@@ -18,14 +17,15 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import zmq
 
 from controller import registry
 from controller.clock import SlotClock
-from controller.contract import Decision, Observation, Scenario, SlotOutcome, cut_label
+from controller.contract import Decision, Observation, Scenario, SlotOutcome
 from controller.seeds import Purpose, integer
-from controller.service import PLAYER, ClosedSlot, SlotEngine
+from controller.service import PLAYER, SlotEngine
 from controller.worker import PolicyWorker
+from testbed.agents.control_port import ControlPort
+from testbed.agents.slot_records import slot_records
 from testbed.configs import ControllerConfig, read_config, read_scenario
 from testbed.messages import (
     Apply,
@@ -40,7 +40,6 @@ from testbed.messages import (
     Reply,
     SetLink,
     SetPolicy,
-    SlotRecord,
     Start,
     Status,
     StatusRequest,
@@ -48,10 +47,7 @@ from testbed.messages import (
     StopLab,
     UeReport,
     Welcome,
-    control_endpoint,
     decode_control,
-    encode,
-    records_endpoint,
 )
 
 logger = logging.getLogger("testbed.controller")
@@ -64,10 +60,6 @@ START_LEAD_SECONDS = 0.5
 #: How long a stopped controller still answers, so that whoever waits for the end sees it.
 STOPPED_SECONDS = 2.0
 
-_CONTROL_HIGH_WATER_MARK = 1000  # messages per peer
-_RECORDS_HIGH_WATER_MARK = 10_000
-_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_LINGER_MILLISECONDS = 1000
 _IDLE_POLL_SECONDS = 0.5
 
 
@@ -85,30 +77,6 @@ def main(config_path: str) -> None:
         program.close()
 
 
-def _router(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
-    """Bound; an unknown peer is an error instead of silence, a node that comes back takes its id over."""
-    socket = context.socket(zmq.ROUTER)
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-    socket.setsockopt(zmq.SNDHWM, _CONTROL_HIGH_WATER_MARK)
-    socket.setsockopt(zmq.RCVHWM, _CONTROL_HIGH_WATER_MARK)
-    socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
-    socket.setsockopt(zmq.LINGER, _LINGER_MILLISECONDS)
-    socket.bind(endpoint)
-    return socket
-
-
-def _push(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
-    """Connected; records wait for a recorder that binds later, and are dropped when too many wait."""
-    socket = context.socket(zmq.PUSH)
-    socket.setsockopt(zmq.SNDHWM, _RECORDS_HIGH_WATER_MARK)
-    socket.setsockopt(zmq.LINGER, _LINGER_MILLISECONDS)
-    socket.setsockopt(zmq.RECONNECT_IVL, 100)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.connect(endpoint)
-    return socket
-
-
 class ControllerProgram:
     """Sockets and clock around a :class:`controller.service.SlotEngine`."""
 
@@ -122,7 +90,6 @@ class ControllerProgram:
         self._stop_requested = ""
         self._stopped_at = math.inf
         self._malformed = 0
-        self._dropped_records = 0
         self._link_requests: deque[bytes] = deque()  # who waits for the player's Reply
         self._policy_request: tuple[bytes, str, PolicyWorker] | None = None
 
@@ -130,12 +97,7 @@ class ControllerProgram:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._context = zmq.Context()
-        self._router = _router(self._context, control_endpoint(config.lab_directory))
-        self._records = _push(self._context, records_endpoint(config.lab_directory))
-        self._poller = zmq.Poller()
-        self._poller.register(self._router, zmq.POLLIN)
-        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._port = ControlPort(config.lab_directory, self._wake_read)
 
         self._policy_name = config.policy
         self._worker: PolicyWorker | None = None
@@ -171,9 +133,7 @@ class ControllerProgram:
         """Close the sockets; what was sent still arrives (LINGER)."""
         if self._worker is not None:
             self._worker.close()
-        self._router.close()
-        self._records.close()
-        self._context.term()
+        self._port.close()
         self._wake_write, write = -1, self._wake_write
         os.close(self._wake_read)
         os.close(write)
@@ -190,14 +150,9 @@ class ControllerProgram:
         until = _IDLE_POLL_SECONDS
         if self._state in ("running", "draining"):
             until = min(until, self._clock.next_seconds() - time.monotonic(), self._arrivals_end() - time.monotonic())
-        ready = dict(self._poller.poll(max(0, math.ceil(until * 1000))))
-        if self._wake_read in ready:
+        if self._port.wait(until):
             os.read(self._wake_read, 4096)
-        while self._router in ready:
-            try:
-                frames = self._router.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        for frames in self._port.received():
             self._receive(frames)
 
     def _receive(self, frames: list[bytes]) -> None:
@@ -221,18 +176,18 @@ class ControllerProgram:
             case Hello():
                 self._greet(identity, message)
             case StatusRequest():
-                self._send(identity, self._status())
+                self._port.send(identity, self._status())
             case Begin():
-                self._send(identity, self._accept_begin(message))
+                self._port.send(identity, self._accept_begin(message))
             case SetPolicy():
                 self._switch_policy(identity, message)
             case SetLink():
                 self._forward_link(identity, message)
             case Reply():  # the player's answer to a SetLink, in the order in which they were sent
                 if self._link_requests:
-                    self._send(self._link_requests.popleft(), message)
+                    self._port.send(self._link_requests.popleft(), message)
             case StopLab():
-                self._send(identity, Reply(ok=True, text="stopping"))
+                self._port.send(identity, Reply(ok=True, text="stopping"))
                 self._stop_requested = message.reason
             case _:
                 self._malformed += 1
@@ -248,12 +203,12 @@ class ControllerProgram:
             return
         known = self._hellos.get(hello.node)
         self._hellos[hello.node] = hello
-        self._send(identity, Welcome(lab=self._config.lab, run_id=self._config.run_id))
+        self._port.send(identity, Welcome(lab=self._config.lab, run_id=self._config.run_id))
         restarted = known is None or known.pid != hello.pid
         if restarted and self._state in ("running", "draining"):  # a node that came back takes part again
             self._event(hello.node, "joined", f"{hello.node} joined while the lab is {self._state}")
-            self._send(identity, self._start_message())
-            self._send(identity, self._apply(self._engine.decision))
+            self._port.send(identity, self._start_message())
+            self._port.send(identity, self._apply(self._engine.decision))
 
     def _status(self) -> Status:
         return Status(
@@ -280,12 +235,12 @@ class ControllerProgram:
     def _switch_policy(self, identity: bytes, request: SetPolicy) -> None:
         """The new policy takes over when its reset is done; the reply waits for that."""
         if self._policy_request is not None or self._worker is None or not self._worker.ready:
-            self._send(identity, Reply(ok=False, text="another policy is still being set up: try again"))
+            self._port.send(identity, Reply(ok=False, text="another policy is still being set up: try again"))
             return
         try:
             worker = self._make_worker(request.name, request.options)
         except ValueError as error:
-            self._send(identity, Reply(ok=False, text=str(error)))
+            self._port.send(identity, Reply(ok=False, text=str(error)))
             return
         self._policy_request = (identity, request.name, worker)
 
@@ -293,11 +248,11 @@ class ControllerProgram:
         names = [str(ue.name) for ue in self._scenario.ues]
         if request.node not in names:
             text = f"no link of a node {request.node!r}; allowed: {', '.join(names)}"
-            self._send(identity, Reply(ok=False, text=text))
-        elif self._send(PLAYER.encode(), request):
+            self._port.send(identity, Reply(ok=False, text=text))
+        elif self._port.send(PLAYER.encode(), request):
             self._link_requests.append(identity)
         else:
-            self._send(identity, Reply(ok=False, text="the trace player does not answer: links stay as they are"))
+            self._port.send(identity, Reply(ok=False, text="the trace player does not answer: links stay as they are"))
 
     # -------------------------------------------------------------------------------------------------------- policy
 
@@ -320,13 +275,13 @@ class ControllerProgram:
         if worker.reset_error:
             worker.close()
             text = f"policy {name!r} failed in reset: {worker.reset_error}; {self._policy_name!r} goes on"
-            self._send(identity, Reply(ok=False, text=text))
+            self._port.send(identity, Reply(ok=False, text=text))
             self._event("controller", "policy-error", text)
             return
         if self._worker is not None:
             self._worker.close()
         self._worker, self._policy_name = worker, name
-        self._send(identity, Reply(ok=True, text=f"policy {name} decides from the next slot on"))
+        self._port.send(identity, Reply(ok=True, text=f"policy {name} decides from the next slot on"))
         self._event("controller", "policy", f"policy {name} takes over at slot {self._clock.slot}")
 
     # ---------------------------------------------------------------------------------------------------------- slots
@@ -356,7 +311,8 @@ class ControllerProgram:
         if clock.phase == "collect" and (clock.collected(now) or not self._engine.missing(clock.slot - 1)):
             closed, observation = self._engine.close(clock.slot, now)
             if closed is not None:
-                self._record_slot(closed)
+                for row in slot_records(closed, clock.boundary_seconds(closed.outcome.slot)):
+                    self._port.record(row)
             if self._drained(now):
                 self._emit_notices()
                 self._stop("end of the run")
@@ -421,74 +377,18 @@ class ControllerProgram:
     def _stop(self, reason: str) -> None:
         self._broadcast(Stop(reason=reason))
         self._event("controller", "stop", reason)
-        if self._dropped_records:
-            logger.warning("%d records were dropped: the recorder did not take them", self._dropped_records)
         self._state = "stopped"
         self._stopped_at = time.monotonic()
 
-    def _record_slot(self, closed: ClosedSlot) -> None:
-        outcome, decision = closed.outcome, closed.outcome.decision
-        slot_start = self._clock.origin_seconds + outcome.slot * self._scenario.slot_seconds
-        for seen, choice, came in zip(closed.observation.ues, decision.ues, outcome.ues, strict=True):
-            self._record(
-                SlotRecord(
-                    slot=outcome.slot,
-                    ue=seen.name,
-                    start_seconds=slot_start,
-                    decision_sequence=decision.sequence,
-                    cut=cut_label(choice.cut),
-                    speed=choice.device_speed,
-                    spectrum_up_hz=choice.spectrum_up_hz,
-                    spectrum_down_hz=choice.spectrum_down_hz,
-                    edge_share=choice.edge_share,
-                    gain_up=seen.gain_up[0],
-                    rate_up_bits_per_second=came.mean_rate_up_bits_per_second,
-                    arrivals=came.arrivals,
-                    completions=came.completions,
-                    failures=came.failures,
-                    mean_delay_seconds=came.mean_delay_seconds,
-                    device_queue_tasks=seen.device_queue_tasks,
-                    tx_queue_tasks=seen.tx_queue_tasks,
-                    edge_queue_tasks=seen.edge_queue_tasks,
-                    in_flight_tasks=seen.in_flight_tasks,
-                    tx_backlog_bytes=seen.tx_backlog_bytes,
-                    compute_joules=came.compute_joules,
-                    transmit_joules=came.transmit_joules,
-                    head_overruns=closed.head_overruns[seen.name],
-                    tail_overruns=closed.tail_overruns[seen.name],
-                    report_age_seconds=seen.report_age_seconds,
-                    decide_seconds=closed.decide_seconds,
-                    decide_late=closed.decide_late,
-                    policy_state=closed.policy_state,
-                )
-            )
-
     # ------------------------------------------------------------------------------------------------------- sending
-
-    def _send(self, identity: bytes, message: Message) -> bool:
-        """False if the peer is gone or does not read."""
-        try:
-            self._router.send_multipart([identity, encode(message)], zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno not in (errno.EHOSTUNREACH, errno.EAGAIN):
-                raise
-            logger.warning("%s did not reach %r: %s", type(message).__name__, identity, error)
-            return False
-        return True
 
     def _broadcast(self, message: Message) -> None:
         for node in self._hellos:
-            self._send(node.encode(), message)
-
-    def _record(self, record: SlotRecord | Event) -> None:
-        try:
-            self._records.send(encode(record), zmq.NOBLOCK)
-        except zmq.Again:
-            self._dropped_records += 1
+            self._port.send(node.encode(), message)
 
     def _event(self, node: str, kind: str, text: str) -> None:
         logger.info("%s %s: %s", node, kind, text)
-        self._record(Event(monotonic_seconds=time.monotonic(), node=node, kind=kind, text=text))
+        self._port.record(Event(monotonic_seconds=time.monotonic(), node=node, kind=kind, text=text))
 
     def _emit_notices(self) -> None:
         for notice in self._engine.take_notices():

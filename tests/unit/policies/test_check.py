@@ -1,0 +1,191 @@
+"""Each rule of ``check_policy`` against a policy that breaks it and nothing else."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.check import PolicyError, check_policy
+from controller.contract import Decision, Observation, Scenario, SlotOutcome, UeDecision
+from controller.policies.base import BasicPolicy
+from controller.policies.static import EdgeOnly
+from controller.testing import example_scenario
+
+
+class _Changed(EdgeOnly):
+    """Edge-only with one field of the first UE's decision replaced."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.changes = changes
+
+    def decide(self, observation: Observation) -> Decision:
+        decision = super().decide(observation)
+        first: UeDecision = msgspec.structs.replace(decision.ues[0], **self.changes)
+        return msgspec.structs.replace(decision, ues=(first, *decision.ues[1:]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"spectrum_up_hz": 1e9}, "sum of spectrum_up_hz is .* above the total"),
+        ({"spectrum_down_hz": 1e9}, "sum of spectrum_down_hz"),
+        ({"edge_share": 99.0}, "sum of edge_share"),
+        ({"edge_share": -0.1}, "edge_share must be finite and not negative, got -0.1"),
+        ({"edge_share": 0.0}, "cut 'input' needs edge_share above 0"),
+        ({"spectrum_up_hz": math.nan}, "spectrum_up_hz must be finite"),
+        ({"spectrum_up_hz": "8 MHz"}, "spectrum_up_hz must be a number, got '8 MHz'"),
+        ({"device_speed": 0.0}, r"device_speed 0 is not in \(0, 0.1\]"),
+        ({"device_speed": 0.2}, r"device_speed 0.2 is not in \(0, 0.1\]"),
+        ({"transmit_watts": 0.0}, "transmit_watts must be above 0"),
+        ({"cut": ("nonesuch",)}, "no graph value is called 'nonesuch'"),
+        ({"cut": ("block1",)}, None),
+        ({"cut": ("block1", "block2")}, None),
+        ({"cut": ("block2", "block1")}, "not canonical"),
+        ({"cut": ("stem", "block1")}, "not canonical"),
+        ({"codec": "zip"}, "codec 'zip' is not in the profile; allowed: fp32, fp16, uint8"),
+        ({"uploads": 3}, "wrong type"),
+        ({"name": "ue9"}, "decided UEs are ue9"),
+        ({"edge_share": np.float64(0.1)}, None),
+    ],
+)
+def test_a_field_of_a_decision(changes: dict[str, Any], text: str | None) -> None:
+    if text is None:
+        check_policy(_Changed(**changes))
+        return
+    with pytest.raises(PolicyError, match=text):
+        check_policy(_Changed(**changes))
+
+
+class _NoDecision(EdgeOnly):
+    def decide(self, observation: Observation) -> Any:
+        return {"cut": "input"}
+
+
+class _Twice(EdgeOnly):
+    def decide(self, observation: Observation) -> Decision:
+        decision = super().decide(observation)
+        return msgspec.structs.replace(decision, ues=decision.ues + decision.ues)
+
+
+class _Global(EdgeOnly):
+    def state(self) -> dict[str, float]:
+        return {"draw": float(np.random.random())}
+
+
+class _GlobalPython(EdgeOnly):
+    def state(self) -> dict[str, float]:
+        return {"draw": random.random()}
+
+
+class _Remembers(EdgeOnly):
+    count = 0
+
+    def feedback(self, outcome: SlotOutcome) -> None:
+        self.count += 1
+
+    def state(self) -> dict[str, float]:
+        return {"count": float(self.count)}
+
+
+class _Forgets(_Remembers):
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        super().reset(scenario, seed)
+        self.count = 0
+
+
+class _InfiniteState(EdgeOnly):
+    def state(self) -> dict[str, float]:
+        return {"queue": math.inf}
+
+
+class _TextState(EdgeOnly):
+    def state(self) -> Any:
+        return {"queue": "long"}
+
+
+class _ChangesOutcome(EdgeOnly):
+    def feedback(self, outcome: SlotOutcome) -> None:
+        outcome.ues[0].stage_seconds.clear()
+
+
+class _ChangesScenario(EdgeOnly):
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        super().reset(scenario, seed)
+        scenario.ues[0].profile.codecs.pop("fp16", None)
+
+
+class _DividesByGain(EdgeOnly):
+    def state(self) -> dict[str, float]:
+        return {"inverse": self.inverse}
+
+    def decide(self, observation: Observation) -> Decision:
+        self.inverse = 1.0 / observation.ues[0].gain_up[0]
+        return super().decide(observation)
+
+
+class _OnlyThree(EdgeOnly):
+    def decide(self, observation: Observation) -> Decision:
+        assert len(observation.ues) == 3
+        return super().decide(observation)
+
+
+class _Unserialisable(EdgeOnly):
+    def checkpoint_info(self) -> dict[str, Any]:
+        return {"policy": self}
+
+
+class _CountsSlots(EdgeOnly):
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        super().reset(scenario, seed)
+        self.next = 0
+
+    def decide(self, observation: Observation) -> Decision:
+        assert observation.slot == self.next
+        self.next += 1
+        return super().decide(observation)
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (_NoDecision(), "must return a Decision, got dict"),
+        (_Twice(), "decided twice"),
+        (_Global(), "not deterministic.*draw"),
+        (_GlobalPython(), "not deterministic.*draw"),
+        (_Remembers(), "not deterministic.*count"),
+        (_InfiniteState(), "must be a finite float, got inf"),
+        (_TextState(), "must be a finite float, got 'long'"),
+        (_ChangesOutcome(), r"feedback\(\) changed the outcome"),
+        (_ChangesScenario(), "changed the scenario"),
+        (_DividesByGain(), "slot 1: decide.* raised ZeroDivisionError"),
+        (_OnlyThree(), "with 1 UEs, slot 0: decide.* raised AssertionError"),
+        (_Unserialisable(), r"checkpoint_info\(\) must return a dict of plain data"),
+        (_CountsSlots(), "slot 9: decide.* raised AssertionError"),
+        (BasicPolicy(), "raised NotImplementedError"),
+        (EdgeOnly, "wants a policy object, got the class EdgeOnly"),
+        (object(), "object is not a Policy: it lacks reset, decide"),
+    ],
+)
+def test_a_policy_that_breaks_a_rule(policy: Any, text: str) -> None:
+    with pytest.raises(PolicyError, match=text):
+        check_policy(policy)
+
+
+def test_a_policy_that_forgets_in_reset_passes_and_a_given_scenario_is_the_only_one() -> None:
+    check_policy(_Forgets())
+    check_policy(_OnlyThree(), example_scenario(3), slots=20)
+
+
+def test_the_global_generators_are_left_as_they_were() -> None:
+    np.random.seed(5)
+    random.seed(5)
+    expected = (np.random.random(), random.random())
+    np.random.seed(5)
+    random.seed(5)
+    check_policy(EdgeOnly(), slots=3)
+    assert (np.random.random(), random.random()) == expected
