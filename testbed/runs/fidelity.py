@@ -207,7 +207,7 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, uplinks: lis
     yield figure("skipped_steps", skipped, "count", "trace steps that the player left out because it was late")
     yield figure(
         "skipped_step_ratio",
-        _ratio(skipped, skipped + len(lateness)),
+        NOT_MEASURED if skipped == NOT_MEASURED else _ratio(float(skipped), float(skipped) + len(lateness) / 2),
         "ratio",
         "part of the trace steps that was left out",
         limits.skipped_step_ratio,
@@ -320,17 +320,20 @@ def _last(table: pa.Table, name: str) -> float:
     return float(values[-1]) if len(values) else 0.0
 
 
-def skipped_steps(tables: RunTables) -> float:
-    """Steps of the traces' grids that have no record. A grid's step is the median distance of its steps."""
+def skipped_steps(tables: RunTables) -> Value:
+    """Steps of the traces' grids that have no record. A trace without an even grid cannot show a gap: not counted."""
     links = tables.links
     ues, directions, causes = (column(links, name) for name in ("ue", "direction", "cause"))
     planned = column(links, "planned_seconds")
-    skipped = 0.0
+    skipped: Value = NOT_MEASURED
     for ue in set(ues):
-        for direction in ("up", "down"):
-            gaps = np.diff(np.sort(planned[(ues == ue) & (directions == direction) & (causes == "trace")]))
-            if len(gaps):
-                skipped += float(np.maximum(np.rint(gaps / np.median(gaps)) - 1.0, 0.0).sum())
+        gaps = np.diff(np.sort(planned[(ues == ue) & (directions == "up") & (causes == "trace")]))
+        if len(gaps):
+            grid = float(np.median(gaps))
+            if (np.abs(gaps / grid - np.rint(gaps / grid)) < 0.01).mean() < 0.9:
+                continue
+            missing = float(np.maximum(np.rint(gaps / grid) - 1.0, 0.0).sum())
+            skipped = missing if skipped == NOT_MEASURED else float(skipped) + missing
     return skipped
 
 

@@ -122,7 +122,21 @@ def test_late_steps_pass_only_without_realtime_priority(tmp_path: Path) -> None:
 
 def test_steps_that_were_left_out_are_counted(tmp_path: Path) -> None:
     lab = Lab(ues=("ue1",), duration=5)
-    steps = [r for r in simulate(lab) if isinstance(r, LinkStep)]
-    gone = steps[10:16]
-    fidelity = assessed(tmp_path, lab, [r for r in simulate(lab) if r not in gone])
-    assert fidelity.value("skipped_steps") == len(gone)
+    records = simulate(lab)
+    steps = [r for r in records if isinstance(r, LinkStep)]
+    gone = steps[10:16]  # three steps, both directions
+    fidelity = assessed(tmp_path, lab, [r for r in records if r not in gone])
+    assert fidelity.value("skipped_steps") == 3
+    assert fidelity.value("skipped_step_ratio") == pytest.approx(3 / (len(steps) / 2))
+    assert not fidelity.valid
+
+
+def test_a_trace_without_an_even_grid_shows_no_gaps(tmp_path: Path) -> None:
+    lab = Lab(ues=("ue1",), duration=5)
+    records = [
+        msgspec.structs.replace(r, planned_seconds=1000 + (r.planned_seconds - 1000) ** 1.5)
+        if isinstance(r, LinkStep)
+        else r
+        for r in simulate(lab)
+    ]
+    assert assessed(tmp_path, lab, records).value("skipped_steps") == "not_measured"

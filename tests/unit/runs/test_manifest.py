@@ -1,0 +1,61 @@
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from controller.testing import example_scenario
+from testbed.errors import InputError
+from testbed.runs.manifest import Manifest, describe_run, read_manifest, write_manifest
+
+
+def described(tmp_path: Path) -> Manifest:
+    trace = tmp_path / "ue1.csv"
+    trace.write_text("time_seconds,up,down\n0,1,1\n")
+    return describe_run(
+        run_id="run-1",
+        lab={"name": "x", "slot": "0.5 s"},
+        scenario=example_scenario(),
+        seed=7,
+        policy="fixed",
+        policy_options={"cut": "local"},
+        runtime="netns",
+        runtime_features={"realtime": True},
+        link_backend="htb",
+        duration_seconds=30.0,
+        trace_paths=[trace],
+        command_line=["testbed", "run", "x.yaml"],
+    )
+
+
+def test_it_survives_its_file(tmp_path: Path) -> None:
+    manifest = described(tmp_path)
+    write_manifest(manifest, tmp_path)
+    assert read_manifest(tmp_path) == manifest
+    assert manifest.trace_sha256 == {"ue1.csv": hashlib.sha256((tmp_path / "ue1.csv").read_bytes()).hexdigest()}
+    assert set(manifest.ues) == {ue.name for ue in example_scenario().ues}
+    assert manifest.versions["python"].startswith("3.")
+    assert "torch" in manifest.versions
+    assert manifest.ended_utc is None
+
+
+def test_equal_profiles_have_equal_hashes(tmp_path: Path) -> None:
+    manifest = described(tmp_path)
+    scenario = example_scenario()
+    same = {ue.name for ue in scenario.ues if ue.profile == scenario.ues[0].profile}
+    hashes = {manifest.ues[name].profile_sha256 for name in same}
+    assert len(hashes) == 1
+    assert len(hashes.pop()) == 64
+
+
+def test_torch_is_not_imported_for_its_version() -> None:
+    code = "import sys, testbed.runs.conclude, testbed.runs.recorder, testbed.runs.live; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
+
+
+def test_a_broken_manifest_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"manifest_version": 1}')
+    with pytest.raises(InputError, match=r"manifest\.json: the manifest cannot be read"):
+        read_manifest(tmp_path)
