@@ -1,0 +1,1 @@
+"""The parts of the simulator: channel states, the tandem of events, slots in batches, results."""

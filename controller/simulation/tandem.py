@@ -1,0 +1,279 @@
+"""The event-driven tandem: every task of every UE through device queue, uplink, edge queue and downlink.
+
+Queues carry over from slot to slot. A task takes its cut and speed when its head starts and its edge share when its
+tail starts; the link's rate changes at once, at every step of the trace and every slot. Every queue is first come
+first served, so a local result may overtake a transmitted one but nothing overtakes within a queue: a UE's stages can be
+walked one after the other through a slot instead of keeping a heap of events.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from controller.simulation.channels import OUTAGE_BITS_PER_SECOND
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+LN2 = np.log(2.0)
+
+# rows of Tandem.tasks
+ARRIVAL, HEAD_START, HEAD_END, TX_START, RECEIVED, TAIL_START, TAIL_END, DONE = range(8)
+CUT, SPEED, SHARE, BITS, TAIL_WORK, DOWN_BITS, COMPUTE_JOULES, TRANSMIT_JOULES, HEAD_SLOT = range(8, 17)
+TASK_FIELDS = 17
+# columns of Tandem.pointers: index of the UE's next task at each point
+NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING = range(7)
+# columns of Tandem.free: when the server is free, and the bits left of the frame on the air
+DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT = range(5)
+# columns of the slot's result
+(
+    ARRIVED, COMPLETED, DELAY_SUM, UE_QUEUE, HEAD, TX_QUEUE, UPLINK, EDGE_QUEUE, TAIL, DOWN, COMPUTE, TRANSMIT, RATE,
+    QUEUED_DEVICE, QUEUED_TX, QUEUED_EDGE, IN_FLIGHT, BACKLOG_BITS, BACKLOG_SECONDS,
+) = range(19)  # fmt: skip
+SLOT_FIELDS = 19
+
+
+class InForce(NamedTuple):
+    """The decision of a slot as the tandem needs it; arrays (ues,)."""
+
+    cut: IntArray  # an id of the caller's
+    head_seconds: FloatArray  # on the reference core
+    wire_bits: FloatArray  # 0: local
+    tail_seconds: FloatArray  # on the reference core
+    down_bits: FloatArray
+    speed: FloatArray
+    share: FloatArray
+    spectrum_up_hz: FloatArray
+    down_ratio: FloatArray  # of the downlink's whole spectrum
+    power_ratio: FloatArray  # transmit power over its nominal value
+
+
+@njit(cache=True, nogil=True)
+def _rate(quality: float, power: float, linear: bool, spectrum: float, floor: float) -> float:
+    rate = spectrum * quality if linear else spectrum * np.log1p(quality * power / spectrum) / LN2
+    return rate if rate >= floor else OUTAGE_BITS_PER_SECOND
+
+
+@njit(cache=True, nogil=True)
+def _transmit(start, end, bits, quality, power, column, linear, spectrum, floor, step_seconds):  # type: ignore[no-untyped-def]
+    """Send ``bits`` from ``start`` over the trace, until ``end`` at most. Returns (time reached, bits left)."""
+    steps = quality.shape[0]
+    number = int(start / step_seconds + 1e-9)
+    now = start
+    while now < end and bits > 0.0:
+        until = min(end, (number + 1) * step_seconds)
+        rate = _rate(quality[number % steps, column], power, linear, spectrum, floor)
+        needed = bits / rate
+        if now + needed <= until:
+            return now + needed, 0.0
+        bits -= rate * max(until - now, 0.0)
+        now = until
+        number += 1
+    return now, bits
+
+
+@njit(cache=True, nogil=True)
+def _advance(  # type: ignore[no-untyped-def]
+    slot, begin, end, tasks, first, pointers, free, quality, downlink, step_seconds, linear, floor, kappa,
+    watts, up_delay, down_delay, cut, head_seconds, wire_bits, tail_seconds, down_bits, speed, share, spectrum,
+    down_ratio, power, out,
+):  # fmt: skip
+    steps = quality.shape[0]
+    for ue in range(cut.shape[0]):
+        base, last = first[ue], first[ue + 1]
+        for field in range(SLOT_FIELDS):
+            out[ue, field] = 0.0
+        # heads that start in this slot
+        j = pointers[ue, NEXT_HEAD]
+        while j < last:
+            start = max(tasks[ARRIVAL, j], free[ue, DEVICE])
+            if start >= end:
+                break
+            seconds = head_seconds[ue] / speed[ue]
+            tasks[HEAD_START, j] = start
+            tasks[HEAD_END, j] = start + seconds
+            tasks[CUT, j] = cut[ue]
+            tasks[SPEED, j] = speed[ue]
+            tasks[BITS, j] = wire_bits[ue]
+            tasks[TAIL_WORK, j] = tail_seconds[ue]
+            tasks[DOWN_BITS, j] = down_bits[ue]
+            tasks[COMPUTE_JOULES, j] = kappa[ue] * speed[ue] ** 3 * seconds
+            tasks[HEAD_SLOT, j] = slot
+            free[ue, DEVICE] = start + seconds
+            if wire_bits[ue] <= 0.0:
+                for stamp in range(TX_START, DONE + 1):
+                    tasks[stamp, j] = start + seconds
+            j += 1
+        pointers[ue, NEXT_HEAD] = j
+        # heads that end in it: energy, and local tasks complete
+        j = pointers[ue, NEXT_HEAD_END]
+        while j < pointers[ue, NEXT_HEAD] and tasks[HEAD_END, j] <= end:
+            out[ue, COMPUTE] += tasks[COMPUTE_JOULES, j]
+            if tasks[BITS, j] <= 0.0:
+                _complete(tasks, j, ue, out)
+            j += 1
+        pointers[ue, NEXT_HEAD_END] = j
+        # transfers
+        j = pointers[ue, NEXT_TX]
+        while j < pointers[ue, NEXT_HEAD]:
+            if tasks[BITS, j] <= 0.0:
+                j += 1
+                continue
+            if pointers[ue, SENDING] == 1:
+                start = begin
+            else:
+                start = max(tasks[HEAD_END, j], free[ue, LINK])
+                if start >= end:
+                    break
+                tasks[TX_START, j] = start
+                free[ue, BITS_LEFT] = tasks[BITS, j]
+                pointers[ue, SENDING] = 1
+            now, left = _transmit(
+                start, end, free[ue, BITS_LEFT], quality, power[ue], ue, linear[ue], spectrum[ue], floor[ue],
+                step_seconds,
+            )
+            free[ue, BITS_LEFT] = left
+            if left > 0.0:
+                break
+            pointers[ue, SENDING] = 0
+            free[ue, LINK] = now
+            tasks[RECEIVED, j] = now + up_delay[ue]
+            tasks[TRANSMIT_JOULES, j] = watts[ue] * power[ue] * (now - tasks[TX_START, j])
+            out[ue, TRANSMIT] += tasks[TRANSMIT_JOULES, j]
+            j += 1
+        pointers[ue, NEXT_TX] = j
+        # tails that start in this slot
+        j = pointers[ue, NEXT_TAIL]
+        while j < pointers[ue, NEXT_TX]:
+            if tasks[BITS, j] <= 0.0:
+                j += 1
+                continue
+            start = max(tasks[RECEIVED, j], free[ue, EDGE])
+            if start >= end:
+                break
+            tasks[TAIL_START, j] = start
+            tasks[TAIL_END, j] = start + tasks[TAIL_WORK, j] / share[ue]
+            tasks[SHARE, j] = share[ue]
+            free[ue, EDGE] = tasks[TAIL_END, j]
+            j += 1
+        pointers[ue, NEXT_TAIL] = j
+        # results that start down in this slot
+        j = pointers[ue, NEXT_DOWN]
+        while j < pointers[ue, NEXT_TAIL]:
+            if tasks[BITS, j] <= 0.0:
+                j += 1
+                continue
+            start = max(tasks[TAIL_END, j], free[ue, DOWNLINK])
+            if start >= end:
+                break
+            rate = downlink[int(start / step_seconds + 1e-9) % steps, ue] * down_ratio[ue]
+            if rate < floor[ue]:
+                rate = OUTAGE_BITS_PER_SECOND
+            free[ue, DOWNLINK] = start + tasks[DOWN_BITS, j] / rate
+            tasks[DONE, j] = free[ue, DOWNLINK] + down_delay[ue]
+            j += 1
+        pointers[ue, NEXT_DOWN] = j
+        j = pointers[ue, NEXT_DONE]
+        while j < pointers[ue, NEXT_DOWN]:
+            if tasks[BITS, j] > 0.0:
+                if tasks[DONE, j] > end:
+                    break
+                _complete(tasks, j, ue, out)
+            j += 1
+        pointers[ue, NEXT_DONE] = j
+        _report(ue, begin, end, tasks, base, last, pointers, free, out)
+        # mean rate over the slot, by the steps that begin in it
+        number = int(begin / step_seconds + 1e-9)
+        count = 0
+        while number * step_seconds < end - 1e-9 or count == 0:
+            out[ue, RATE] += _rate(quality[number % steps, ue], power[ue], linear[ue], spectrum[ue], floor[ue])
+            number += 1
+            count += 1
+        out[ue, RATE] /= count
+        pending = out[ue, BACKLOG_SECONDS]
+        out[ue, BACKLOG_SECONDS] = pending / share[ue]
+
+
+@njit(cache=True, nogil=True)
+def _complete(tasks, j, ue, out):  # type: ignore[no-untyped-def]
+    out[ue, COMPLETED] += 1
+    out[ue, DELAY_SUM] += tasks[DONE, j] - tasks[ARRIVAL, j]
+    for stage in range(7):
+        out[ue, UE_QUEUE + stage] += tasks[ARRIVAL + stage + 1, j] - tasks[ARRIVAL + stage, j]
+
+
+@njit(cache=True, nogil=True)
+def _report(ue, begin, end, tasks, base, last, pointers, free, out):  # type: ignore[no-untyped-def]
+    """Arrivals of the slot and what is queued at its end."""
+    # arrivals are sorted: bisect for the slot's borders
+    low, high = base, last
+    while low < high:
+        middle = (low + high) // 2
+        if tasks[ARRIVAL, middle] < begin:
+            low = middle + 1
+        else:
+            high = middle
+    before = low
+    high = last
+    while low < high:
+        middle = (low + high) // 2
+        if tasks[ARRIVAL, middle] < end:
+            low = middle + 1
+        else:
+            high = middle
+    out[ue, ARRIVED] = low - before
+    out[ue, QUEUED_DEVICE] = low - pointers[ue, NEXT_HEAD]
+    in_device = pointers[ue, NEXT_HEAD] - pointers[ue, NEXT_HEAD_END]
+    in_flight = out[ue, QUEUED_DEVICE] + in_device
+    for j in range(pointers[ue, NEXT_DONE], pointers[ue, NEXT_HEAD_END]):
+        if tasks[BITS, j] <= 0.0 or (j < pointers[ue, NEXT_DOWN] and tasks[DONE, j] <= end):
+            continue
+        in_flight += 1
+        if j >= pointers[ue, NEXT_TX]:
+            out[ue, QUEUED_TX] += 1
+            sending = j == pointers[ue, NEXT_TX] and pointers[ue, SENDING] == 1
+            out[ue, BACKLOG_BITS] += free[ue, BITS_LEFT] if sending else tasks[BITS, j]
+        elif j >= pointers[ue, NEXT_TAIL]:
+            out[ue, QUEUED_EDGE] += 1
+            out[ue, BACKLOG_SECONDS] += tasks[TAIL_WORK, j]
+    out[ue, IN_FLIGHT] = in_flight
+
+
+class Tandem:
+    """All tasks of a run and where each UE stands. Call :meth:`advance` slot by slot, in order."""
+
+    def __init__(self, arrivals: list[FloatArray], up_delay: FloatArray, down_delay: FloatArray, kappa: FloatArray,
+                 transmit_watts: FloatArray, linear: NDArray[np.bool_], floor: FloatArray) -> None:  # fmt: skip  # noqa: E501
+        """``arrivals`` holds one sorted array of times per UE; the rest is (ues,). Raises ValueError if not sorted."""
+        for index, times in enumerate(arrivals):
+            if times.size and (np.any(np.diff(times) < 0) or times[0] < 0):
+                raise ValueError(f"arrival times of UE {index} must be sorted and not negative")
+        counts = np.array([times.size for times in arrivals], dtype=np.int64)
+        self.first: IntArray = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self.tasks: FloatArray = np.full((TASK_FIELDS, int(self.first[-1])), np.nan)
+        self.tasks[ARRIVAL] = np.concatenate(arrivals) if arrivals else []
+        self.tasks[TRANSMIT_JOULES] = 0.0
+        ues = len(arrivals)
+        self.pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 7, axis=1)
+        self.pointers[:, SENDING] = 0
+        self.free: FloatArray = np.zeros((ues, 5))
+        self._constants = (linear, floor, kappa, transmit_watts, up_delay, down_delay)
+
+    def advance(self, slot: int, begin: float, end: float, decision: InForce, quality: FloatArray,
+                downlink: FloatArray, step_seconds: float) -> FloatArray:  # fmt: skip
+        """One slot. ``quality`` and ``downlink`` are (steps, ues), see ChainTables. Returns (ues, SLOT_FIELDS)."""
+        out = np.empty((self.free.shape[0], SLOT_FIELDS))
+        linear, floor, kappa, watts, up_delay, down_delay = self._constants
+        _advance(
+            slot, begin, end, self.tasks, self.first, self.pointers, self.free, quality, downlink, step_seconds,
+            linear, floor, kappa, watts, up_delay, down_delay, *decision, out,
+        )  # fmt: skip
+        return out
+
+    def ue_of_tasks(self) -> IntArray:
+        """UE index of every task, (tasks,)."""
+        return np.repeat(np.arange(self.first.size - 1), np.diff(self.first))

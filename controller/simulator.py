@@ -1,0 +1,305 @@
+"""A lab without a lab: the same scenario, arrivals, channel states and policy objects as the testbed.
+
+``event`` mode walks every task through the tandem of queues and carries backlog; ``slot`` mode takes each slot's mean
+delay from the ``exact`` formula. Training uses the batched slots of :mod:`controller.simulation.batch`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.contract import (
+    STAGES,
+    Codec,
+    Cut,
+    Decision,
+    Observation,
+    Policy,
+    Scenario,
+    SlotOutcome,
+    UeDecision,
+    UeName,
+    UeObservation,
+    UeOutcome,
+    cut_label,
+)
+from controller.model.arrivals import ArrivalProcess
+from controller.model.cuts import device_set
+from controller.model.decision import enforce
+from controller.model.delay import ChainWork, chain_work, cut_codec, wire_bits
+from controller.model.queueing import stage_waits_seconds
+from controller.simulation import tandem
+from controller.simulation.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
+from controller.simulation.result import Mode, SimulationResult, tasks_of
+from controller.solvers.chain import ChainTables
+
+FloatArray = NDArray[np.float64]
+
+__all__ = ["ChannelStates", "Mode", "SimulationResult", "simulate"]
+
+
+@dataclass(frozen=True)
+class _CutWork:
+    head_seconds: float
+    wire_bits: float
+    tail_seconds: float
+    down_bits: float
+
+
+@dataclass
+class _Lab:
+    """What stays the same during a run, and work per cut as it is asked for."""
+
+    scenario: Scenario
+    tables: ChainTables = field(init=False)
+    labels: list[str] = field(default_factory=list)
+    _work: dict[tuple[int, Cut, Codec | None], tuple[int, _CutWork]] = field(default_factory=dict)
+    _chains: dict[tuple[int, Codec | None], ChainWork] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tables = ChainTables.of(self.scenario)
+
+    def work(self, ue: int, choice: UeDecision) -> tuple[int, _CutWork]:
+        """(id of the cut, its work). Raises ValueError for a decision that the simulator does not model."""
+        key = (ue, choice.cut, choice.codec)
+        if key not in self._work:
+            if choice.sites or choice.stop_rule or choice.subchannels_up or choice.downlink_watts is not None:
+                raise ValueError(f"{choice.name}: the simulator models cut, speed, spectrum, power, share and codec only")
+            label = cut_label(choice.cut)
+            if label not in self.labels:
+                self.labels.append(label)
+            self._work[key] = (self.labels.index(label), self._measure(ue, choice.cut, choice.codec))
+        return self._work[key]
+
+    def _measure(self, ue: int, cut: Cut, codec: Codec | None) -> _CutWork:
+        profile = self.scenario.ues[ue].profile
+        if (ue, codec) not in self._chains:
+            self._chains[ue, codec] = chain_work(self.scenario, ue, codec)
+        chain = self._chains[ue, codec]
+        if cut in profile.chain_cuts:
+            at = profile.chain_index(cut)
+            return _CutWork(*(float(x[at]) for x in (chain.head_seconds, chain.up_bits, chain.tail_seconds, chain.down_bits)))
+        # a cut of several tensors: nodes' times, without codec times (the profile has them for chain cuts only)
+        device = device_set(profile.nodes, cut)
+        head = sum(s for node, s in zip(profile.nodes, profile.node_seconds, strict=True) if node.name in device)
+        payload = profile.boundary_bytes(cut, cut_codec(self.scenario.ues[ue], cut, codec))
+        bits, down = wire_bits(self.scenario, [payload, profile.result_bytes])
+        return _CutWork(head, float(bits), sum(profile.node_seconds) - head, float(down))
+
+    def in_force(self, decision: Decision) -> tandem.InForce:
+        found = [self.work(index, choice) for index, choice in enumerate(decision.ues)]
+
+        def column(values: Sequence[float]) -> FloatArray:
+            return np.array(values, dtype=np.float64)
+
+        return tandem.InForce(
+            cut=np.array([number for number, _ in found], dtype=np.int64),
+            head_seconds=column([work.head_seconds for _, work in found]),
+            wire_bits=column([work.wire_bits for _, work in found]),
+            tail_seconds=column([work.tail_seconds for _, work in found]),
+            down_bits=column([work.down_bits for _, work in found]),
+            speed=column([choice.device_speed for choice in decision.ues]),
+            share=column([choice.edge_share for choice in decision.ues]),
+            spectrum_up_hz=column([choice.spectrum_up_hz for choice in decision.ues]),
+            down_ratio=column([choice.spectrum_down_hz / self.scenario.radio.downlink_hz for choice in decision.ues]),
+            power_ratio=column(
+                [
+                    1.0 if choice.transmit_watts is None else choice.transmit_watts / ue.transmit_watts
+                    for ue, choice in zip(self.scenario.ues, decision.ues, strict=True)
+                ]
+            ),
+        )
+
+
+def simulate(
+    scenario: Scenario,
+    policy: Policy,
+    slots: int,
+    seed: int,
+    mode: Mode = "event",
+    channel: ChannelStates | None = None,
+    *,
+    policy_name: str = "",
+    arrival_files: Mapping[str, Sequence[float]] | None = None,
+) -> SimulationResult:
+    """Run ``policy`` (it is reset with ``seed``) for ``slots`` slots.
+
+    ``channel`` (None: every link at its long-term mean) loops when it is shorter than the run. ``arrival_files`` holds
+    the arrival times of UEs whose process is "file". Arrivals depend on (seed, UE) only, so two policies under one seed
+    see the same tasks and the same channel.
+
+    Raises ValueError for sizes that do not match, a policy's invalid decision (InvalidDecisionError), and a decision
+    that the simulator does not model.
+    """
+    ues = len(scenario.ues)
+    if slots < 1:
+        raise ValueError(f"slots must be 1 or more, got {slots}")
+    if mode not in ("event", "slot"):
+        raise ValueError(f"mode must be 'event' or 'slot', got {mode!r}")
+    channel = ChannelStates.constant(scenario) if channel is None else channel
+    if channel.up.shape[1] != ues:
+        raise ValueError(f"the channel has {channel.up.shape[1]} links, the scenario {ues} UEs")
+    times, rates, counts = _arrivals(scenario, slots, seed, arrival_files or {})
+    lab = _Lab(scenario)
+    quality, downlink = (np.ascontiguousarray(x) for x in channel.link_states(lab.tables))
+    floor = np.array([ue.outage_floor_bits_per_second for ue in scenario.ues])
+    run = tandem.Tandem(
+        times,
+        up_delay=np.array([ue.uplink_delay_seconds for ue in scenario.ues]),
+        down_delay=np.array([ue.downlink_delay_seconds for ue in scenario.ues]),
+        kappa=lab.tables.ues.kappa,
+        transmit_watts=lab.tables.ues.transmit_watts,
+        linear=lab.tables.ues.linear,
+        floor=floor,
+    )
+    policy.reset(scenario, seed)
+    slot_seconds = scenario.slot_seconds
+    rows = np.zeros((slots, ues, tandem.SLOT_FIELDS))
+    cuts = np.zeros((slots, ues), dtype=np.int64)
+    decided = np.zeros((3, slots, ues))
+    decide_seconds = np.zeros(slots)
+    states: list[dict[str, float]] = []
+    last_row = np.zeros((ues, tandem.SLOT_FIELDS))
+    in_force: Decision | None = None
+    for slot in range(slots):
+        begin, end = slot * slot_seconds, (slot + 1) * slot_seconds
+        observation = _observe(scenario, channel, slot, rates[slot], last_row, in_force)
+        started = time.perf_counter()
+        asked = policy.decide(observation)
+        decide_seconds[slot] = time.perf_counter() - started
+        in_force = enforce(scenario, in_force, asked)
+        force = lab.in_force(in_force)
+        if mode == "event":
+            last_row = run.advance(slot, begin, end, force, quality, downlink, channel.step_seconds)
+        else:
+            at = int(begin / channel.step_seconds + 1e-9) % quality.shape[0]
+            last_row = _formula(lab, force, rates[slot], counts[slot], quality[at], downlink[at], floor)
+        rows[slot] = last_row
+        cuts[slot] = force.cut
+        decided[:, slot] = force.speed, force.spectrum_up_hz, force.share
+        states.append(policy.state())
+        policy.feedback(_outcome(scenario, slot, in_force, last_row))
+    mean_delay = rows[..., tandem.DELAY_SUM]
+    if mode == "event":
+        done = rows[..., tandem.COMPLETED]
+        mean_delay = np.divide(mean_delay, done, out=np.full(done.shape, np.nan), where=done > 0)
+    return SimulationResult(
+        scenario=scenario, policy=policy_name or type(policy).__name__, mode=mode, seed=seed, slots=slots,
+        cut_labels=tuple(lab.labels), cuts=cuts,
+        arrivals=rows[..., tandem.ARRIVED].astype(np.int64), completions=rows[..., tandem.COMPLETED].astype(np.int64),
+        delay_seconds=mean_delay, stage_seconds=rows[..., tandem.UE_QUEUE : tandem.DOWN + 1],
+        compute_joules=rows[..., tandem.COMPUTE], transmit_joules=rows[..., tandem.TRANSMIT],
+        speed=decided[0], spectrum_up_hz=decided[1], edge_share=decided[2],
+        rate_up_bits_per_second=rows[..., tandem.RATE], policy_state=tuple(states), decide_seconds=decide_seconds,
+        tasks=tasks_of(run) if mode == "event" else None,
+    )  # fmt: skip
+
+
+def _arrivals(
+    scenario: Scenario, slots: int, seed: int, files: Mapping[str, Sequence[float]]
+) -> tuple[list[FloatArray], FloatArray, FloatArray]:
+    """Times per UE, nominal rates (slots, ues), counts (slots, ues)."""
+    times = []
+    rates, counts = np.zeros((slots, len(scenario.ues))), np.zeros((slots, len(scenario.ues)))
+    for index, ue in enumerate(scenario.ues):
+        process = ArrivalProcess(ue.arrivals, scenario.slot_seconds, seed, index, files.get(ue.name, ()))
+        parts = []
+        for slot in range(slots):
+            rates[slot, index] = process.rate_per_second
+            parts.append(process.next_slot())
+            counts[slot, index] = parts[-1].size
+        times.append(np.concatenate(parts))
+    return times, rates, counts
+
+
+def _observe(
+    scenario: Scenario, channel: ChannelStates, slot: int, rates: FloatArray, last: FloatArray, in_force: Decision | None
+) -> Observation:
+    start = slot * scenario.slot_seconds
+    up, down = channel.at(start)
+    mean_up, mean_down = channel.slot_means(max(0.0, start - scenario.slot_seconds), max(start, 1e-9))
+    fields = last[:, tandem.QUEUED_DEVICE : tandem.BACKLOG_SECONDS + 1]
+    return Observation(
+        slot=slot,
+        monotonic_seconds=start,
+        ues=tuple(
+            UeObservation(
+                name=ue.name,
+                gain_up=(float(up[i]),),
+                gain_down=(float(down[i]),),
+                mean_gain_up=(float(mean_up[i]),),
+                mean_gain_down=(float(mean_down[i]),),
+                nominal_arrival_rate_per_second=float(rates[i]),
+                measured_arrival_rate_per_second=float(last[i, tandem.ARRIVED]) / scenario.slot_seconds,
+                device_queue_tasks=int(fields[i, 0]),
+                tx_queue_tasks=int(fields[i, 1]),
+                edge_queue_tasks=int(fields[i, 2]),
+                in_flight_tasks=int(fields[i, 3]),
+                tx_backlog_bytes=int(fields[i, 4] / 8),
+                edge_backlog_seconds=float(fields[i, 5]),
+                decision_sequence=-1 if in_force is None else in_force.sequence,
+                last_energy_joules=float(last[i, tandem.COMPUTE] + last[i, tandem.TRANSMIT]),
+            )
+            for i, ue in enumerate(scenario.ues)
+        ),
+    )
+
+
+def _outcome(scenario: Scenario, slot: int, decision: Decision, row: FloatArray) -> SlotOutcome:
+    return SlotOutcome(
+        slot=slot,
+        decision=decision,
+        ues=tuple(
+            UeOutcome(
+                name=UeName(ue.name),
+                arrivals=int(values[tandem.ARRIVED]),
+                completions=int(values[tandem.COMPLETED]),
+                failures=0,
+                mean_delay_seconds=float(values[tandem.DELAY_SUM] / values[tandem.COMPLETED])
+                if values[tandem.COMPLETED]
+                else float("nan"),
+                stage_seconds={stage: float(values[tandem.UE_QUEUE + k]) for k, stage in enumerate(STAGES)},
+                compute_joules=float(values[tandem.COMPUTE]),
+                transmit_joules=float(values[tandem.TRANSMIT]),
+                mean_rate_up_bits_per_second=float(values[tandem.RATE]),
+                overruns=0,
+            )
+            for ue, values in zip(scenario.ues, row, strict=True)
+        ),
+    )
+
+
+def _formula(
+    lab: _Lab, force: tandem.InForce, rate: FloatArray, arrived: FloatArray, quality: FloatArray, downlink: FloatArray,
+    floor: FloatArray,
+) -> FloatArray:  # fmt: skip
+    """A slot's row by the ``exact`` formula: means in place of sums, everything completes in its slot."""
+    scenario, ues = lab.scenario, lab.tables.ues
+    spectrum = force.spectrum_up_hz
+    shannon = spectrum * np.log2(1.0 + quality * force.power_ratio / spectrum)
+    link = np.where(ues.linear, spectrum * quality, shannon)
+    link = np.where(link < floor, OUTAGE_BITS_PER_SECOND, link)
+    down = downlink * force.down_ratio
+    down = np.where(down < floor, OUTAGE_BITS_PER_SECOND, down)
+    remote = force.wire_bits > 0
+    service = np.stack([force.head_seconds / force.speed, force.wire_bits / link, force.tail_seconds / force.share], -1)
+    waits = stage_waits_seconds(rate, service, "exact")
+    up_delay = np.array([ue.uplink_delay_seconds for ue in scenario.ues])
+    down_delay = np.array([ue.downlink_delay_seconds for ue in scenario.ues])
+    row = np.zeros((rate.size, tandem.SLOT_FIELDS))
+    row[:, tandem.ARRIVED] = row[:, tandem.COMPLETED] = arrived
+    row[:, [tandem.UE_QUEUE, tandem.TX_QUEUE, tandem.EDGE_QUEUE]] = waits
+    row[:, [tandem.HEAD, tandem.UPLINK, tandem.TAIL]] = service
+    row[:, tandem.UPLINK] += np.where(remote, up_delay, 0.0)
+    row[:, tandem.DOWN] = np.where(remote, down_delay + force.down_bits / down, 0.0)
+    row[:, tandem.DELAY_SUM] = row[:, tandem.UE_QUEUE : tandem.DOWN + 1].sum(axis=1)
+    tasks = rate * scenario.slot_seconds
+    row[:, tandem.COMPUTE] = tasks * ues.kappa * force.speed**2 * force.head_seconds
+    row[:, tandem.TRANSMIT] = tasks * ues.transmit_watts * force.power_ratio * service[:, 1]
+    row[:, tandem.RATE] = link
+    return row
