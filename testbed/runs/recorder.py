@@ -96,7 +96,8 @@ class HostSampler:
 
 def record(config: RecorderConfig) -> None:
     """Record until SIGTERM. Raises OSError when the run directory cannot be written."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     recorder = Recorder(Path(config.run_directory))
     sampler = HostSampler()
     with zmq.Context() as context, context.socket(zmq.PULL) as source, context.socket(zmq.PUB) as live:
@@ -118,7 +119,8 @@ def record(config: RecorderConfig) -> None:
                 taken += 1
 
         next_flush = time.monotonic() + FLUSH_SECONDS
-        while signal.sigtimedwait({signal.SIGTERM}, GULP_SECONDS) is None:
+        while not stopping:
+            time.sleep(GULP_SECONDS)
             gulp()
             if time.monotonic() >= next_flush:
                 recorder.add(sampler.sample(recorder.malformed))
