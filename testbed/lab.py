@@ -152,6 +152,8 @@ class Lab:
         while time.monotonic() < deadline:
             with contextlib.suppress(ControllerSilentError):
                 status = self.client.status(timeout_seconds=0.5)
+                if status.state == "stopped":
+                    raise TestbedError(f"the controller cannot begin: {status.error}")
                 if status.state != "waiting":
                     return
             self._raise_if_dead()

@@ -1,0 +1,71 @@
+"""Labs for tests: the real command line on a tiny model; every lab has its own name and is removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LABS = Path(__file__).parent / "labs"
+
+
+class Bench:
+    """Runs ``testbed`` for one test, in its own folder, with lab names nobody else has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names: list[str] = []
+
+    def name(self) -> str:
+        name = f"t{uuid.uuid4().hex[:8]}"
+        self.names.append(name)
+        return name
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "testbed", *arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "XDG_CACHE_HOME": str(self.folder)},
+        )
+
+    def call(self, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=120)
+        assert code is None or process.returncode == code, f"{arguments} ended with {process.returncode}:\n{err}\n{out}"
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def run(self, name: str, *arguments: str, code: int | None = 0) -> dict[str, Any]:
+        """``testbed run`` of the tiny lab; its summary."""
+        lab = str(LABS / "tiny.yaml")
+        answer = self.call("run", lab, "--name", name, "--runtime", "netns", "--json", *arguments, code=code)
+        summary: dict[str, Any] = json.loads(answer.stdout)
+        return summary
+
+    def up(self, name: str, *arguments: str) -> dict[str, Any]:
+        lab = str(LABS / "tiny.yaml")
+        answer = self.call("up", lab, "--name", name, "--runtime", "netns", "--json", *arguments)
+        result: dict[str, Any] = json.loads(answer.stdout)
+        return result
+
+    def processes(self, name: str) -> dict[str, int]:
+        """Pid of the running process of each node."""
+        rows = json.loads(self.call("ps", name, "--json").stdout)
+        return {process["node"]: process["pid"] for process in rows[0]["processes"] if process["status"] == "running"}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    for name in bench.names:
+        bench.call("down", name)
