@@ -205,6 +205,8 @@ class ControllerProgram:
         self._hellos[hello.node] = hello
         self._port.send(identity, Welcome(lab=self._config.lab, run_id=self._config.run_id))
         restarted = known is None or known.pid != hello.pid
+        if restarted and hello.node == PLAYER:  # what the old player was asked, the new one will not answer
+            self._link_requests.clear()
         if restarted and self._state in ("running", "draining"):  # a node that came back takes part again
             self._event(hello.node, "joined", f"{hello.node} joined while the lab is {self._state}")
             self._port.send(identity, self._start_message())

@@ -12,8 +12,22 @@ from fake_lab import FakeLab
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE
 from controller.testing import example_scenario
+from testbed.control import ControlClient
 from testbed.errors import TestbedError
-from testbed.messages import Drain, SetLink, SetPolicy, Start, Stop, StopLab, Welcome, control_endpoint
+from testbed.messages import (
+    Apply,
+    Drain,
+    Hello,
+    SetLink,
+    SetPolicy,
+    Start,
+    Stop,
+    StopLab,
+    Welcome,
+    control_endpoint,
+    decode_control,
+    encode,
+)
 
 
 def test_a_run_from_hello_to_the_end(tmp_path: Path) -> None:
@@ -193,6 +207,34 @@ def test_two_labs_do_not_hear_each_other(tmp_path: Path) -> None:
         b.client.command(StopLab())
     assert {row.ue for row in a.slots()} == {"ue0", "ue1"}
     assert {row.ue for row in b.slots()} <= {"ue0", "ue1", "ue2"}
+
+
+def test_a_node_that_comes_back_takes_part_again(tmp_path: Path) -> None:
+    with FakeLab(tmp_path / "lab", policy="edge-only") as lab:
+        lab.wait(lambda status: status.state == "ready")
+        lab.client.begin(None, 1.0)
+        lab.wait(lambda status: status.slot >= 2)
+        context = zmq.Context()
+        again = context.socket(zmq.DEALER)
+        again.setsockopt(zmq.ROUTING_ID, b"ue1")
+        again.connect(control_endpoint(str(lab.directory)))
+        again.send(encode(Hello(node="ue1", role="ue", pid=1)))
+        messages = []
+        while len(messages) < 4:
+            assert again.poll(10_000)
+            messages.append(decode_control(again.recv()))
+        again.close(linger=0)
+        context.term()
+        stranger = Hello(node="ue9", role="ue", pid=2)
+        with ControlClient(lab.directory) as client:
+            client._socket.send(encode(stranger))
+            assert "ue9" not in client.status().ready
+        lab.client.command(StopLab())
+        lab.wait_end()
+    assert [type(message) for message in messages] == [Welcome, Start, Apply, Apply]
+    assert messages[1] == lab.received["ue0"][1]  # the same origin
+    assert [event.node for event in lab.events("joined")] == ["ue1"]
+    assert [event.node for event in lab.events("unexpected")] == ["ue9"]
 
 
 def test_sigterm_stops_everybody(tmp_path: Path) -> None:
