@@ -1,0 +1,213 @@
+"""What the learners share: the network in torch, candidates from it, its evaluation against coordinate descent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from controller.contract import Scenario
+from controller.learning.checkpoint import FORMAT, Header, candidate_labels, save_checkpoint, scenario_hash
+from controller.learning.network import FEATURES, HIDDEN
+from controller.seeds import Purpose, integer
+from controller.simulation.batch import BatchStep, SlotBatch
+from controller.simulation.channels import ChannelStates
+from controller.solvers.chain import ChainTables, CutArray
+from controller.solvers.cuts import coordinate_descent
+from controller.solvers.problem import Allocation, FloatArray
+
+MASKED = -1e9
+
+
+class Actor(nn.Module):
+    """(batch, ues, FEATURES) -> logits (batch, ues, cuts); the arrays of :func:`controller.learning.network.shapes`."""
+
+    def __init__(self, cuts: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh())
+        self.head = nn.Sequential(nn.Linear(3 * HIDDEN, 2 * HIDDEN), nn.Tanh(), nn.Linear(2 * HIDDEN, cuts))
+        for layer in (self.encoder[0], self.encoder[2], self.head[0]):
+            nn.init.orthogonal_(layer.weight, 2**0.5)
+            nn.init.zeros_(layer.bias)
+        nn.init.orthogonal_(self.head[2].weight, 0.01)
+        nn.init.zeros_(self.head[2].bias)
+
+    def forward(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        own = self.encoder(inputs)
+        pooled = torch.cat([own.mean(dim=1), own.amax(dim=1)], dim=1)
+        together = torch.cat([own, pooled.unsqueeze(1).expand(-1, own.shape[1], -1)], dim=2)
+        return torch.where(mask, self.head(together), MASKED)
+
+
+class Critic(nn.Module):
+    """(batch, ues, FEATURES) -> value (batch,): a mean over UEs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh())
+        self.head = nn.Sequential(nn.Linear(2 * HIDDEN, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 1))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        own = self.encoder(inputs)
+        value: torch.Tensor = self.head(torch.cat([own.mean(dim=1), own.amax(dim=1)], dim=1))
+        return value.squeeze(1)
+
+
+def usable_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask with every cut allowed where a UE has none (projection then finds the least bad)."""
+    return mask | ~mask.any(axis=-1, keepdims=True)
+
+
+def tensors(batch: SlotBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(features, mask) of the batch's present slot."""
+    return torch.from_numpy(batch.features().astype(np.float32)), torch.from_numpy(usable_mask(batch.mask()))
+
+
+def best_of(
+    actor: Actor, batch: SlotBatch, candidates: int, generator: torch.Generator, greedy: bool = True
+) -> tuple[CutArray, BatchStep]:
+    """The best of ``candidates`` joint cuts per environment by the convex step: the most likely and samples.
+
+    Takes no step. Returns the cuts that were proposed (before projection) and what they bring.
+    """
+    inputs, mask = tensors(batch)
+    with torch.no_grad():
+        logits = actor(inputs, mask)
+    shape = logits.shape
+    flat = torch.softmax(logits, dim=-1).reshape(-1, shape[-1])
+    best_cuts, best = None, None
+    for number in range(candidates):
+        if number == 0 and greedy:
+            cuts = logits.argmax(dim=-1).numpy()
+        else:
+            cuts = torch.multinomial(flat, 1, generator=generator).reshape(shape[:2]).numpy()
+        step = batch.score(cuts)
+        if best is None or best_cuts is None:
+            best_cuts, best = cuts, step
+            continue
+        better = step.reward > best.reward
+        best_cuts = np.where(better[:, np.newaxis], cuts, best_cuts)
+        best = BatchStep(
+            np.where(better, step.reward, best.reward),
+            Allocation(*(_choose(better, new, old) for new, old in zip(step.allocation, best.allocation, strict=True))),
+            np.where(better[:, np.newaxis], step.cuts, best.cuts),
+        )
+    assert best_cuts is not None
+    assert best is not None
+    return best_cuts, best
+
+
+def _choose(better: NDArray[np.bool_], new: Any, old: Any) -> Any:
+    return np.where(better[:, np.newaxis] if new.ndim == 2 else better, new, old)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Drift-plus-penalty over coordinate descent's in the same states, minus 1; negative is better."""
+
+    likely_gap: float
+    best_gap: float
+    queue_over_budget: FloatArray  # (ues,) mean over environments and the second half of the slots
+
+
+def evaluate(actor: Actor, batch: SlotBatch, slots: int, candidates: int, seed: int) -> Evaluation:
+    """Walk the batch with the best of ``candidates``; compare each slot's cost with coordinate descent's."""
+    generator = torch.Generator().manual_seed(seed)
+    likely = best = descent = 0.0
+    queues = np.zeros(batch.queue_joules.shape[1])
+    counted = 0
+    previous: CutArray = np.broadcast_to(batch.tables.local, batch.queue_joules.shape).copy()
+    scale = batch.queue_joules.shape[1] * batch.limits.v
+    for slot in range(slots):
+        first = best_of(actor, batch, 1, generator)[1]
+        chosen = best_of(actor, batch, candidates, generator)[1]
+        previous, cost = coordinate_descent(batch.tables, previous, batch.state(), batch.limits, batch.delay_model)
+        feasible = np.isfinite(cost)
+        likely -= float(first.reward[feasible].sum())
+        best -= float(chosen.reward[feasible].sum())
+        descent += float(cost[feasible].sum()) / scale
+        batch.advance(chosen.allocation.energy_joules)
+        if slot >= slots // 2:
+            queues += batch.queue_joules.mean(axis=0)
+            counted += 1
+    budget = np.where(np.isfinite(batch.tables.budget_joules), batch.tables.budget_joules, 1.0)
+    return Evaluation(likely / descent - 1.0, best / descent - 1.0, queues / counted / budget)
+
+
+@dataclass
+class LearningCurve:
+    """One row per evaluation."""
+
+    steps: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    reward: list[float] = field(default_factory=list)
+    likely_gap: list[float] = field(default_factory=list)
+    best_gap: list[float] = field(default_factory=list)
+
+    def rows(self) -> list[dict[str, float]]:
+        """For a CSV file or a figure."""
+        names = ("steps", "seconds", "reward", "likely_gap", "best_gap")
+        return [{name: float(getattr(self, name)[i]) for name in names} for i in range(len(self.steps))]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a learner hands back; ``save`` writes the checkpoint that a policy loads."""
+
+    learner: str
+    actor: Actor
+    scenario: Scenario
+    v: float
+    seed: int
+    steps: int
+    curve: LearningCurve
+    final: Evaluation
+    fewest_ues: int
+    most_ues: int
+
+    def save(self, path: Path) -> Header:
+        tables = ChainTables.of(self.scenario)
+        header = Header(
+            format=FORMAT,
+            learner=self.learner,
+            models=tuple(sorted({ue.profile.model for ue in self.scenario.ues})),
+            cuts=candidate_labels(tables),
+            ues=len(self.scenario.ues),
+            fewest_ues=self.fewest_ues,
+            most_ues=self.most_ues,
+            v=self.v,
+            slot_seconds=self.scenario.slot_seconds,
+            scenario=self.scenario.name,
+            scenario_hash=scenario_hash(self.scenario),
+            seed=self.seed,
+            steps=self.steps,
+            queue_over_budget=tuple(float(x) for x in self.final.queue_over_budget),
+        )
+        arrays = {name: value.detach().numpy() for name, value in self.actor.state_dict().items()}
+        save_checkpoint(path, header, arrays)
+        return header
+
+
+def training_batches(
+    scenario: Scenario, channel: ChannelStates, environments: int, v: float, seed: int, queue_scale: float
+) -> tuple[SlotBatch, SlotBatch]:
+    """(for training, for evaluation): different seeds; the evaluation starts at queues as training does."""
+    slots = max(1, round(channel.up.shape[0] * channel.step_seconds / scenario.slot_seconds))
+    rows = channel.at_slots(slots, scenario.slot_seconds)
+    first, second = (integer(seed, Purpose.TRAINING, index) for index in range(2))
+    return (
+        SlotBatch(scenario, rows, environments, v, first, queue_scale=queue_scale),
+        SlotBatch(scenario, rows, 64, v, second, queue_scale=2.0),
+    )
+
+
+def seed_torch(seed: int) -> torch.Generator:
+    """One thread (small networks; the same sums in the same order) and a generator for sampling."""
+    torch.set_num_threads(1)
+    torch.manual_seed(integer(seed, Purpose.TRAINING, 2))
+    return torch.Generator().manual_seed(integer(seed, Purpose.TRAINING, 3))

@@ -1,0 +1,197 @@
+"""PPO for the cuts, in one file (the shape of CleanRL's): a categorical head per UE, masks, the convex step as critic
+of the environment. After Schulman et al. 2017; hyper-parameters by measurement (docs/lymdo.md)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from controller.contract import Scenario
+from controller.learning.actor import (
+    Actor,
+    Critic,
+    LearningCurve,
+    Trained,
+    evaluate,
+    seed_torch,
+    tensors,
+    training_batches,
+)
+from controller.simulation.channels import ChannelStates
+
+
+@dataclass(frozen=True)
+class PpoConfig:
+    """Each with its meaning; the defaults train the shipped labs."""
+
+    updates: int = 300  # of `environments * rollout_slots` environment slots each
+    environments: int = 128
+    rollout_slots: int = 32
+    epochs: int = 4
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 3e-5  # linear decay
+    clip: float = 0.2  # of the probability ratio
+    entropy: float = 0.01  # bonus, decays to a tenth
+    value_weight: float = 0.5
+    gradient_norm: float = 0.5
+    gamma: float = 0.0  # 0 is the literal per-slot problem, and the best that was measured
+    gae_lambda: float = 0.95  # of no effect at gamma 0
+    queue_scale: float = 5.0  # mean virtual queue at reset, in budgets
+    episode_slots: int = 200  # mean length between resets of the virtual queues
+    evaluate_every: int = 25  # updates
+    candidates: int = 8  # of the decision that is evaluated
+
+
+def train_ppo(
+    scenario: Scenario,
+    channel: ChannelStates,
+    v: float,
+    seed: int,
+    config: PpoConfig | None = None,
+    *,
+    progress: Callable[[int, LearningCurve], None] | None = None,
+    resume: Path | None = None,
+    training_state: Path | None = None,
+) -> Trained:
+    """Train an actor on slots of ``channel`` (long: tens of thousands of slots; each UE starts anywhere in it).
+
+    Reproducible by seed on one machine. ``training_state``: file that receives networks, optimiser and counters after
+    each evaluation; ``resume``: such a file to go on from (the data that follow are then drawn anew).
+    Raises ValueError for a resume file of another configuration.
+    """
+    config = config or PpoConfig()
+    sampling = seed_torch(seed)
+    batch, test = training_batches(scenario, channel, config.environments, v, seed, config.queue_scale)
+    actor, critic = Actor(batch.tables.head_seconds.shape[1]), Critic()
+    parameters = [*actor.parameters(), *critic.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, eps=1e-5)
+    curve = LearningCurve()
+    began, first_update = time.monotonic(), 0
+    if resume is not None:
+        first_update = _load_state(resume, actor, critic, optimiser, config)
+    slots, environments, ues = config.rollout_slots, config.environments, len(scenario.ues)
+    cuts_count = batch.tables.head_seconds.shape[1]
+    inputs = torch.zeros((slots, environments, ues, batch.features().shape[2]))
+    masks = torch.zeros((slots, environments, ues, cuts_count), dtype=torch.bool)
+    actions = torch.zeros((slots, environments, ues), dtype=torch.int64)
+    log_probs, rewards, values = (torch.zeros((slots, environments)) for _ in range(3))
+    for update in range(first_update, config.updates):
+        remaining = 1.0 - update / config.updates
+        rate = config.final_learning_rate + remaining * (config.learning_rate - config.final_learning_rate)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        # ---- rollout
+        with torch.no_grad():
+            for slot in range(slots):
+                inputs[slot], masks[slot] = tensors(batch)
+                logits = actor(inputs[slot], masks[slot])
+                values[slot] = critic(inputs[slot])
+                probabilities = torch.softmax(logits, dim=-1).reshape(-1, cuts_count)
+                actions[slot] = torch.multinomial(probabilities, 1, generator=sampling).reshape(environments, ues)
+                log_probs[slot] = _log_prob(logits, actions[slot])
+                rewards[slot] = torch.from_numpy(batch.step(actions[slot].numpy()).reward)
+                ended = torch.rand(environments, generator=sampling) < 1.0 / config.episode_slots
+                batch.reset_queues(ended.numpy())
+            advantages = _advantages(rewards, values, critic(tensors(batch)[0]), config)
+        returns = (advantages + values).reshape(-1)
+        # ---- update
+        flat_inputs, flat_masks = inputs.flatten(0, 1), masks.flatten(0, 1)
+        flat_actions, flat_log_probs, flat_advantages = actions.flatten(0, 1), log_probs.reshape(-1), advantages.reshape(-1)
+        for _ in range(config.epochs):
+            order = torch.randperm(slots * environments, generator=sampling)
+            for start in range(0, order.numel(), config.batch_size):
+                rows = order[start : start + config.batch_size]
+                logits = actor(flat_inputs[rows], flat_masks[rows])
+                ratio = torch.exp(_log_prob(logits, flat_actions[rows]) - flat_log_probs[rows])
+                advantage = flat_advantages[rows]
+                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+                clipped = torch.clamp(ratio, 1.0 - config.clip, 1.0 + config.clip)
+                policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
+                value_loss = nn.functional.smooth_l1_loss(critic(flat_inputs[rows]), returns[rows])
+                entropy = _entropy(logits)
+                bonus = config.entropy * (0.1 + 0.9 * remaining)
+                loss = policy_loss + config.value_weight * value_loss - bonus * entropy
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(parameters, config.gradient_norm)
+                optimiser.step()
+        # ---- learning curve
+        if (update + 1) % config.evaluate_every == 0 or update + 1 == config.updates:
+            found = evaluate(actor, test, 10, config.candidates, seed)
+            curve.steps.append((update + 1) * slots * environments)
+            curve.seconds.append(time.monotonic() - began)
+            curve.reward.append(float(rewards.mean()))
+            curve.likely_gap.append(found.likely_gap)
+            curve.best_gap.append(found.best_gap)
+            if progress is not None:
+                progress(update + 1, curve)
+            if training_state is not None:
+                _save_state(training_state, actor, critic, optimiser, config, update + 1)
+    test.queue_scale = 0.0
+    test.reset()
+    return Trained(
+        learner="ppo",
+        actor=actor,
+        scenario=scenario,
+        v=v,
+        seed=seed,
+        steps=config.updates * slots * environments,
+        curve=curve,
+        final=evaluate(actor, test, 200, config.candidates, seed),
+        fewest_ues=ues,
+        most_ues=ues,
+    )
+
+
+def _log_prob(logits: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """Of joint cuts, (batch,)."""
+    chosen = torch.log_softmax(logits, dim=-1).gather(-1, actions.unsqueeze(-1))
+    return chosen.squeeze(-1).sum(dim=-1)
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Mean over the batch of the mean over UEs."""
+    logs = torch.log_softmax(logits, dim=-1)
+    return -(logs.exp() * logs).sum(dim=-1).mean()
+
+
+def _advantages(
+    rewards: torch.Tensor, values: torch.Tensor, last_value: torch.Tensor, config: PpoConfig
+) -> torch.Tensor:
+    """Generalised advantage estimation, (slots, environments)."""
+    result = torch.zeros_like(rewards)
+    running = torch.zeros_like(last_value)
+    following = last_value
+    for slot in range(rewards.shape[0] - 1, -1, -1):
+        delta = rewards[slot] + config.gamma * following - values[slot]
+        running = delta + config.gamma * config.gae_lambda * running
+        result[slot] = running
+        following = values[slot]
+    return result
+
+
+def _save_state(
+    path: Path, actor: Actor, critic: Critic, optimiser: torch.optim.Optimizer, config: PpoConfig, update: int
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {"actor": actor.state_dict(), "critic": critic.state_dict(), "optimiser": optimiser.state_dict()}
+    torch.save({**state, "config": asdict(config), "update": update}, path)
+
+
+def _load_state(
+    path: Path, actor: Actor, critic: Critic, optimiser: torch.optim.Optimizer, config: PpoConfig
+) -> int:
+    state = torch.load(path, weights_only=True)
+    # more updates may be asked for than were planned; everything else must agree
+    if {**state["config"], "updates": 0} != {**asdict(config), "updates": 0}:
+        raise ValueError(f"{path}: training was under {state['config']}, not {asdict(config)}")
+    actor.load_state_dict(state["actor"])
+    critic.load_state_dict(state["critic"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["update"])
