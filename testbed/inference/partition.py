@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 
-from controller.contract import ALL_ON_DEVICE, Cut
+from controller.contract import ALL_ON_DEVICE, Cut, ModelProfile
 from controller.model.cuts import canonical_cut, check_cut, device_set
+from testbed.errors import InputError
 from testbed.inference.graph import INPUT, ModelGraph, trace
 from testbed.inference.models import LoadedModel, load_model
 
@@ -48,7 +49,7 @@ class Partition:
         check_cut(graph.nodes, cut)
         self.graph = graph
         self.cut = cut
-        self._segments: dict[float, tuple[Segment, ...]] = {}
+        self._segments: dict[tuple[float, tuple[float, ...]], tuple[Segment, ...]] = {}
 
     @functools.cached_property
     def head_module(self) -> fx.GraphModule:
@@ -86,12 +87,13 @@ class Partition:
         """The tail in runs of whole nodes of about ``target_seconds`` each; same bits as :meth:`tail`.
 
         ``node_seconds`` is aligned with ``graph.nodes``. A node longer than the target is a segment of its own.
-        The result is cached per target.
+        The result is cached.
         """
-        if target_seconds not in self._segments:
+        key = (target_seconds, tuple(node_seconds))
+        if key not in self._segments:
             groups = _group(self._tail_nodes(), target_seconds, self._seconds_by_name(node_seconds))
-            self._segments[target_seconds] = self._build(groups)
-        return self._segments[target_seconds]
+            self._segments[key] = self._build(groups)
+        return self._segments[key]
 
     def node_segments(self) -> tuple[Segment, ...]:
         """The tail with every node a segment of its own, for measuring."""
@@ -163,6 +165,24 @@ class SplitModel:
         if cut not in self._partitions:
             self._partitions[cut] = Partition(self.graph, cut)
         return self._partitions[cut]
+
+    def check_profile(self, profile: ModelProfile, where: str) -> None:
+        """Raise InputError unless ``profile`` (read from ``where``) describes this graph, node for node."""
+        theirs, ours = [
+            [(node.name, node.output_shape) for node in nodes] for nodes in (profile.nodes, self.graph.nodes)
+        ]
+        if theirs == ours:
+            return
+        differs = next(
+            (name for (name, shape), mine in zip(theirs, ours, strict=False) if (name, shape) != mine), "their number"
+        )
+        raise InputError(
+            f"the profile describes another graph of {self.model.name} (first difference: {differs})",
+            where=where,
+            value=f"{len(theirs)} nodes, torch {profile.reference_core.torch_version}",
+            allowed=f"the {len(ours)} nodes that torch {torch.__version__} traces",
+            fix="Measure the model again with `testbed profile MODEL --out FILE`.",
+        )
 
     def prepare(self, cuts: Sequence[Cut]) -> None:
         """Build heads and tails now (3-30 ms each) instead of at the first task that uses them."""

@@ -47,7 +47,7 @@ def read_profile(path: Path) -> ModelProfile:
                 fix="Measure the model again with `testbed profile MODEL --out FILE`.",
             )
         return msgspec.json.decode(text, type=ModelProfile)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"this is not a model profile: {error}", where=str(path)) from error
 
 
