@@ -13,15 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from docker.errors import APIError
 from docker.models.containers import Container
-from docker.types import LogConfig, Mount
+from docker.types import Mount
 
 from testbed.errors import HostError, InputError, TestbedError
 from testbed.runtime import docker_nodes as nodes_on_engine
@@ -32,16 +30,8 @@ from testbed.runtime.discovery import system_lock
 from testbed.runtime.docker_build import Flavor, connect, project_root
 from testbed.runtime.docker_entry import Order, order_path, warm_path
 from testbed.runtime.docker_gpu import GpuMode, device_request, wants_gpu
-from testbed.runtime.docker_nodes import (
-    LABEL_LAB,
-    LABEL_NODE,
-    LABEL_OWNER,
-    LABEL_ROLE,
-    LABEL_RUN,
-    PARALLEL,
-    ContainerCgroup,
-    container_name,
-)
+from testbed.runtime.docker_nodes import LABEL_NODE, PARALLEL, ContainerCgroup, container_name
+from testbed.runtime.docker_services import run_container
 from testbed.runtime.images import CONTAINER_UID, ensure_node_image
 from testbed.runtime.netns import NetnsRuntime
 
@@ -52,21 +42,9 @@ IMPORTS: Mapping[str, tuple[str, ...]] = {
     "edge": ("torch", "testbed.agents.edge"),
     "controller": ("testbed.agents.controller",),
 }
-PIDS_LIMIT = 256
 #: Against the 1024 of a UE: the few processes that steer a lab.
 CONTROLLER_SHARES = 4096
 WARM_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Service:
-    """A container that is no node of the lab: Prometheus, Grafana. It shares the host's network, on loopback only."""
-
-    node: str
-    image: str
-    command: tuple[str, ...] = ()
-    mounts: tuple[tuple[Path, bool], ...] = ()  # (path, writable), visible at the same path
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class DockerRuntime:
@@ -129,31 +107,27 @@ class DockerRuntime:
         self.lab_directory.chmod(0o710)
         nodes_on_engine.share_directory(self.lab_directory / "ipc", CONTAINER_UID)
         wanted = [node for node in nodes if node.role in CONTAINER_ROLES]
-        images = {flavor: ensure_node_image(self._client, flavor, self._progress) for flavor in self._flavors(wanted)}
+        flavors = {self._flavor(node) for node in wanted}
+        images = {flavor: ensure_node_image(self._client, flavor, self._progress) for flavor in flavors}
         present = self._containers()
+        missing = [node for node in wanted if node.name not in present or present[node.name].status != "running"]
         with ThreadPoolExecutor(PARALLEL) as pool:
-            made = [
-                pool.submit(self._create_one, node, images[self._flavor(node)])
-                for node in wanted
-                if node.name not in present
-            ]
+            made = [pool.submit(self._create_one, node, images, present.get(node.name)) for node in missing]
             for future in made:
                 future.result()
-        # Reading the names of all namespaces and mounting new ones is not for several threads at a time.
-        for node in wanted:
-            self._quotas[node.name] = node.quota_host_cores
-            cgroup = self._cgroup(node.name)
-            cgroup.set_quota(0.0)  # importing torch under a cap of 0.25 would take 12 s
-            if node.network and node.name not in present:
+        self._quotas.update({node.name: node.quota_host_cores for node in wanted})
+        for node in missing:
+            self._cgroups.pop(node.name, None)
+            self._cgroup(node.name).set_quota(0.0)  # until it is warm: importing torch under a cap of 0.25 takes 12 s
+            if node.network:
                 nodes_on_engine.attach_namespace(self.netns_name(node.name), self._pid(node.name))
 
     def _flavor(self, node: NodeSpec) -> Flavor:
         return "cuda" if node.role == "edge" and self.gpu else "cpu"
 
-    def _flavors(self, wanted: Sequence[NodeSpec]) -> set[Flavor]:
-        return {self._flavor(node) for node in wanted}
-
-    def _create_one(self, node: NodeSpec, image: str) -> None:
+    def _create_one(self, node: NodeSpec, images: Mapping[Flavor, str], ended: Container | None) -> None:
+        if ended is not None:
+            ended.remove(force=True)
         order_path(self.lab_directory, node.name).unlink(missing_ok=True)
         warm_path(self.lab_directory, node.name).unlink(missing_ok=True)
         quota = quota_microseconds(node.quota_host_cores)
@@ -174,11 +148,14 @@ class DockerRuntime:
         environment = {"TESTBED_NODE": node.name, "TESTBED_RUN_ID": self._run_id}
         if paths:
             environment["PYTHONPATH"] = os.pathsep.join(("/opt/testbed", "/opt/packages", *paths))
-        self._run(
-            image,
-            node.name,
-            node.role,
-            [
+        run_container(
+            self._client,
+            lab=self.lab,
+            run_id=self._run_id,
+            node=node.name,
+            role=node.role,
+            image=images[self._flavor(node)],
+            command=[
                 *("python3", "-m", "testbed.runtime.docker_entry"),
                 *(str(self.lab_directory), node.name, *IMPORTS[node.role]),
             ],
@@ -188,47 +165,6 @@ class DockerRuntime:
             environment=environment,
             **options,
         )
-
-    def start_service(self, service: Service) -> None:
-        """Start (or keep) a container beside the lab's nodes. Raises TestbedError when the engine refuses."""
-        if service.node in self._containers():
-            return
-        mounts = [Mount(str(path), str(path), type="bind", read_only=not writable) for path, writable in service.mounts]
-        self._run(
-            service.image,
-            service.node,
-            "service",
-            list(service.command),
-            mounts=mounts,
-            network_mode="host",
-            environment=dict(service.environment),
-        )
-
-    def _run(self, image: str, node: str, role: str, command: list[str], **options: Any) -> None:
-        try:
-            self._client.containers.run(
-                image,
-                command,
-                detach=True,
-                name=container_name(self.lab, node),
-                user=f"{CONTAINER_UID}:{CONTAINER_UID}",
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges"],
-                read_only=True,
-                tmpfs={"/tmp": "mode=1777,size=256m"},
-                pids_limit=PIDS_LIMIT,
-                log_config=LogConfig(type="json-file", config={"max-size": "20m"}),
-                labels={
-                    LABEL_LAB: self.lab,
-                    LABEL_RUN: self._run_id,
-                    LABEL_OWNER: nodes_on_engine.owner(),
-                    LABEL_ROLE: role,
-                    LABEL_NODE: node,
-                },
-                **options,
-            )
-        except APIError as error:
-            raise TestbedError(f"the engine did not start a container for {node!r}: {error.explanation}") from error
 
     def start(self, processes: Sequence[ProcessSpec]) -> None:
         """Tell each container its program; the others start on the host. Raises TestbedError if a container died."""

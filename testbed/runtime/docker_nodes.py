@@ -36,6 +36,10 @@ def owner() -> str:
     return str(os.geteuid())
 
 
+def labels(lab: str, run_id: str, node: str, role: str) -> dict[str, str]:
+    return {LABEL_LAB: lab, LABEL_RUN: run_id, LABEL_OWNER: owner(), LABEL_ROLE: role, LABEL_NODE: node}
+
+
 def container_name(lab: str, node: str) -> str:
     return f"tb.{lab}.{node}"
 
@@ -57,9 +61,9 @@ def list_owned(client: docker.DockerClient, lab: str | None = None) -> list[Owne
     )
 
 
-def remove(client: docker.DockerClient, lab: str | None = None) -> list[str]:
+def remove(client: docker.DockerClient, lab: str | None = None, *, role: str | None = None) -> list[str]:
     """Kill and remove containers of ours; returns their names. Nothing happens if there are none."""
-    containers = find(client, lab)
+    containers = [one for one in find(client, lab) if role in (None, one.labels[LABEL_ROLE])]
 
     def remove_one(container: Container) -> None:
         try:

@@ -7,6 +7,7 @@ change of the code rebuilds the last one only, in seconds.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,12 @@ def packages_tag(root: Path, flavor: Flavor) -> str:
 def node_tag(flavor: Flavor = "cpu") -> str:
     """The tag that a lab of this checkout runs. Reads every source file (milliseconds)."""
     root = project_root()
-    parts = code_files(root) | {
+    return _node_tag(root, flavor, code_files(root))
+
+
+def _node_tag(root: Path, flavor: Flavor, code: Mapping[str, bytes]) -> str:
+    parts = {
+        **code,
         "Dockerfile": (root / "images/node.Dockerfile").read_bytes(),
         "packages": packages_tag(root, flavor).encode(),
     }
@@ -90,10 +96,11 @@ def ensure_node_image(client: docker.DockerClient, flavor: Flavor, progress: Pro
 
     Raises HostError when base or wheels cannot be had, TestbedError when a build step fails.
     """
-    tag = node_tag(flavor)
+    root = project_root()
+    code = code_files(root)  # read once: the tag must name what is built
+    tag = _node_tag(root, flavor, code)
     if has_image(client, tag):
         return tag
-    root = project_root()
     packages = _ensure_packages(client, root, flavor, progress)
     build(
         client,
@@ -101,7 +108,7 @@ def ensure_node_image(client: docker.DockerClient, flavor: Flavor, progress: Pro
         dockerfile=root / "images/node.Dockerfile",
         base=packages,
         labels={"testbed.image": "node", "testbed.flavor": flavor},
-        files={f"code/{name}": content for name, content in code_files(root).items()},
+        files={f"code/{name}": content for name, content in code.items()},
         progress=progress,
     )
     return tag

@@ -1,0 +1,281 @@
+"""Prometheus and Grafana beside a lab: what is started, where it listens, and the one line that says why not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from testbed.configs import write_config
+from testbed.errors import HostError
+from testbed.monitoring.config import CommandConfig, ExporterConfig
+from testbed.runtime.base import ProcessSpec, Runtime
+from testbed.runtime.docker_build import connect, project_root
+from testbed.runtime.docker_services import Service, remove_services, start_service
+from testbed.runtime.images import ensure_grafana_image, ensure_prometheus_image
+
+Mode = Literal["auto", "off", "required"]
+
+EXPORTER, PROMETHEUS, GRAFANA = "exporter", "prometheus", "grafana"
+READY_SECONDS = 10.0
+#: The last values are scraped once more before the exporter goes (scrape interval 1 s).
+SETTLE_SECONDS = 2.2
+GRAFANA_HOME = Path("/usr/share/grafana")
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """What was started: URLs by name, and a line for each thing that was not."""
+
+    urls: dict[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the lab's monitoring lives."""
+
+    runtime: Runtime
+    run_id: str
+    policy: str
+    lab_directory: Path
+    run_directory: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.lab_directory / "monitoring"
+
+    def start_program(self, node: str, arguments: tuple[str, ...], environment: dict[str, str] | None = None) -> None:
+        path = self.lab_directory / "config" / f"{node}.json"
+        config = CommandConfig(
+            self.runtime.lab, self.run_id, node, str(self.lab_directory), arguments, environment or {}
+        )
+        write_config(config, path)
+        self.runtime.start([ProcessSpec(node, "testbed.monitoring.command", path)])
+
+
+def start_monitoring(
+    runtime: Runtime,
+    *,
+    run_id: str,
+    policy: str,
+    lab_directory: Path,
+    run_directory: Path,
+    scenario_path: Path,
+    prometheus: Mode = "auto",
+    grafana: Mode = "auto",
+) -> Monitoring:
+    """Start exporter, Prometheus and Grafana for a lab whose recorder runs or is about to.
+
+    "auto" starts what this host has and notes what it has not; "required" raises HostError instead.
+    """
+    place = _Place(runtime, run_id, policy, lab_directory, run_directory)
+    if prometheus == "off":
+        if grafana == "required":
+            raise HostError("Grafana is required, and Prometheus, which it shows, is off", fix="Set prometheus: auto.")
+        return Monitoring({}, ("Prometheus and Grafana are off in the lab file.",))
+    notes: list[str] = []
+    urls: dict[str, str] = {}
+    try:
+        start = _prometheus_starter(place)
+    except HostError as error:
+        if "required" in (prometheus, grafana):
+            raise
+        return Monitoring({}, (str(error),))
+    _start_exporter(place, scenario_path)
+    urls[PROMETHEUS] = start()
+    if grafana == "off":
+        notes.append("Grafana is off in the lab file.")
+    else:
+        try:
+            urls[GRAFANA] = _start_grafana(place, urls[PROMETHEUS])
+        except HostError as error:
+            if grafana == "required":
+                raise
+            notes.append(str(error))
+    for name, probe in ((PROMETHEUS, "/-/ready"), (GRAFANA, "/api/health")):
+        if name in urls and not _await(urls[name] + probe):
+            notes.append(f"{name} does not answer yet; see `testbed logs {name}`.")
+    return Monitoring(urls, tuple(notes))
+
+
+def stop_monitoring(runtime: Runtime, *, settle_seconds: float = SETTLE_SECONDS) -> None:
+    """Let the last values be scraped, then end Prometheus cleanly: what it has is on disk afterwards.
+
+    Call it after the recorder has taken the last record and before ``runtime.remove``. Idempotent.
+    """
+    watching = [one for one in runtime.processes() if one.node == PROMETHEUS and one.running]
+    if watching:
+        time.sleep(settle_seconds)
+    for status in watching:
+        _end(status.pid)
+    remove_services(runtime.lab)
+
+
+def _end(pid: int, timeout_seconds: float = 5.0) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline and _runs(pid):
+            time.sleep(0.02)
+    except ProcessLookupError:
+        return
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _start_exporter(place: _Place, scenario_path: Path) -> None:
+    place.folder.mkdir(exist_ok=True)
+    for name in ("prometheus.yml", "rules.yml"):
+        shutil.copy(project_root() / "grafana" / name, place.folder / name)
+    config = ExporterConfig(
+        lab=place.runtime.lab,
+        run_id=place.run_id,
+        node=EXPORTER,
+        lab_directory=str(place.lab_directory),
+        policy=place.policy,
+        scenario_path=str(scenario_path),
+        targets_path=str(place.folder / "targets.json"),
+    )
+    path = place.lab_directory / "config" / f"{EXPORTER}.json"
+    write_config(config, path)
+    place.runtime.start([ProcessSpec(EXPORTER, "testbed.monitoring.exporter", path)])
+
+
+def prometheus_arguments(folder: Path, data: Path, port: int) -> tuple[str, ...]:
+    return (
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={data}",
+        "--storage.tsdb.retention.time=100y",  # the data belongs to the run's results
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    )
+
+
+def _prometheus_starter(place: _Place) -> _PrometheusProgram | _PrometheusContainer:
+    """How Prometheus can be started here. Raises HostError when it cannot."""
+    if place.runtime.name == "docker":
+        return _PrometheusContainer(place)
+    return _PrometheusProgram(place)
+
+
+class _PrometheusProgram:
+    def __init__(self, place: _Place) -> None:
+        program = shutil.which("prometheus")
+        if program is None:
+            raise HostError(
+                "Prometheus was not started",
+                missing="the prometheus program",
+                fix="Install it (`apt-get install prometheus`), or use --runtime docker.",
+            )
+        self._program, self._place = program, place
+
+    def __call__(self) -> str:
+        port = free_port()
+        data = self._place.run_directory / PROMETHEUS
+        arguments = prometheus_arguments(self._place.folder, data, port)
+        self._place.start_program(PROMETHEUS, (self._program, *arguments))
+        return f"http://127.0.0.1:{port}"
+
+
+class _PrometheusContainer:
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+        self._image = ensure_prometheus_image(connect(), lambda _: None)
+
+    def __call__(self) -> str:
+        port = free_port()
+        data = self._place.run_directory / PROMETHEUS
+        start_service(
+            self._place.runtime.lab,
+            self._place.run_id,
+            Service(
+                node=PROMETHEUS,
+                image=self._image,
+                command=prometheus_arguments(self._place.folder, data, port),
+                writable=(data,),
+                readable=(self._place.folder,),
+            ),
+        )
+        return f"http://127.0.0.1:{port}"
+
+
+def grafana_environment(provisioning: Path, dashboards: Path, prometheus_url: str, port: int) -> dict[str, str]:
+    return {
+        "GF_SERVER_HTTP_ADDR": "127.0.0.1",
+        "GF_SERVER_HTTP_PORT": str(port),
+        "GF_AUTH_ANONYMOUS_ENABLED": "true",
+        "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
+        "GF_AUTH_DISABLE_LOGIN_FORM": "true",
+        "GF_PATHS_PROVISIONING": str(provisioning),
+        "GF_PATHS_DATA": "/tmp/grafana",
+        "GF_PATHS_LOGS": "/tmp/grafana/logs",
+        "GF_PATHS_PLUGINS": "/tmp/grafana/plugins",
+        "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(dashboards / "lab.json"),
+        "GF_DASHBOARDS_MIN_REFRESH_INTERVAL": "1s",
+        "GF_ANALYTICS_REPORTING_ENABLED": "false",
+        "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
+        "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
+        "GF_LOG_LEVEL": "warn",
+        "TESTBED_PROMETHEUS_URL": prometheus_url,
+        "TESTBED_DASHBOARDS": str(dashboards),
+    }
+
+
+def _start_grafana(place: _Place, prometheus_url: str) -> str:
+    """Grafana's URL. The host's program in the netns runtime if there is one, else a container.
+
+    Raises HostError with the one line that says what is missing.
+    """
+    port = free_port()
+    source = project_root() / "grafana"
+    target = place.folder / "grafana"
+    shutil.copytree(source / "provisioning", target / "provisioning", dirs_exist_ok=True)
+    shutil.copytree(source / "dashboards", target / "dashboards", dirs_exist_ok=True)
+    environment = grafana_environment(target / "provisioning", target / "dashboards", prometheus_url, port)
+    program = shutil.which("grafana")
+    if place.runtime.name != "docker" and program is not None:
+        data = str(place.folder / "grafana-data")
+        environment |= {"GF_PATHS_DATA": data, "GF_PATHS_LOGS": data, "GF_PATHS_PLUGINS": f"{data}/plugins"}
+        place.start_program(GRAFANA, (program, "server", f"--homepath={GRAFANA_HOME}"), environment)
+        return f"http://127.0.0.1:{port}"
+    client = connect()
+    try:
+        image = ensure_grafana_image(client)
+    finally:
+        client.close()
+    start_service(
+        place.runtime.lab,
+        place.run_id,
+        Service(node=GRAFANA, image=image, readable=(place.folder,), environment=environment),
+    )
+    return f"http://127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    """A port on loopback that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await(url: str) -> bool:
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return True
+        except OSError:
+            time.sleep(0.05)
+    return False

@@ -1,0 +1,268 @@
+"""Every metric that a lab exports, and how records become metrics.
+
+Base units, ``_total`` on counters, no task ids as labels; lab, run and policy are labels of the target.
+Counters of known UEs start at 0, so that a rate over the first second of a run is right. Figures for papers come from
+the run's Parquet files: a quantile out of these histograms is only as fine as its bucket.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+import testbed
+from controller.contract import STAGES, Scenario
+from testbed.messages import (
+    ChannelDrops,
+    EdgeHealth,
+    Event,
+    LinkStep,
+    NodeHealth,
+    Record,
+    SlotRecord,
+    TaskArrived,
+    TaskRecord,
+)
+
+#: 1 ms to 30 s, three per decade and a little denser around where delays of shipped labs are.
+DELAY_BUCKETS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0),
+    *(1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 30.0),
+)
+SHORT_BUCKETS = (*(0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),)
+RATIO_BUCKETS = (0.97, 0.99, 0.997, 1.0, 1.001, 1.003, 1.01, 1.03, 1.1, 1.3, 2.0, 5.0)
+#: A trace step applied later than this missed its time (the design's limit without real-time priority).
+LATE_STEP_SECONDS = 0.01
+
+DIRECTIONS = ("up", "down")
+QUEUES = ("device", "tx", "edge", "in_flight")
+
+
+class Metrics:
+    """The metrics of one lab, fed with its records."""
+
+    def __init__(self, scenario: Scenario, policy: str) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._node_totals: dict[str, NodeHealth] = {}
+        self._malformed_frames = 0
+        self._last_slot = -1
+        self._cut_in_use: dict[str, str] = {}
+        self._define()
+        self.registry.register(HostCollector())
+        self.build.info({"version": testbed.__version__, "python": platform.python_version(), "policy": policy})
+        self.slot_seconds.set(scenario.slot_seconds)
+        for ue in scenario.ues:
+            self._initialise(str(ue.name))
+            if math.isfinite(ue.energy_budget_joules):
+                self.energy_budget.labels(ue.name).set(ue.energy_budget_joules)
+        for stage in STAGES:
+            self.stage_duration.labels(stage)
+        for stage in ("head", "tail"):
+            self.stage_target.labels(stage)
+
+    def _define(self) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"testbed_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"testbed_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"testbed_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+        self.build = Info("testbed_build", "Versions, and the policy at start.", registry=self.registry)
+        self.slot_seconds = gauge("slot_seconds", "Length of a slot.")
+        # tasks
+        self.arrived = counter("tasks_arrived", "Tasks that arrived.", "ue")
+        self.completed = counter("tasks_completed", "Tasks whose answer came back.", "ue")
+        self.failed = counter("tasks_failed", "Tasks that failed.", "ue")
+        self.delay = histogram("e2e_delay_seconds", "Arrival to answer, completed tasks.", DELAY_BUCKETS, "ue")
+        self.stage_duration = histogram(
+            "stage_duration_seconds", "Time in one stage of the way.", DELAY_BUCKETS, "stage"
+        )
+        self.by_cut = counter("tasks_by_cut", "Completed tasks by the cut that they took.", "ue", "cut")
+        self.boundary_bytes = counter("boundary_bytes", "Encoded tensors that crossed the wire.", "ue")
+        self.wire_bytes = counter("wire_bytes", "Layer-2 bytes that tasks sent up.", "ue")
+        self.queue = gauge("queue_tasks", "Tasks in a queue at slot start.", "ue", "queue")
+        self.tx_backlog = gauge("tx_backlog_bytes", "Bytes handed to the radio and not yet received.", "ue")
+        # decisions
+        self.cut = gauge("cut_in_use", "1 for the cut that is decided, 0 for those that were.", "ue", "cut")
+        self.speed_requested = gauge("speed_requested_cores", "Decided device speed, reference cores.", "ue")
+        self.speed_achieved = gauge("speed_achieved_cores", "Speed that the last head ran at, reference cores.", "ue")
+        self.edge_share = gauge("edge_share_cores", "Decided edge share, reference cores.", "ue")
+        self.spectrum = gauge("spectrum_hertz", "Decided spectrum.", "ue", "direction")
+        self.slots = counter("slots", "Slots that ended.")
+        self.slot_overruns = counter("slot_overruns", "Slots whose decision missed its deadline.")
+        self.decision = histogram("decision_duration_seconds", "Time that the policy took.", SHORT_BUCKETS)
+        self.report_age = gauge("report_age_seconds", "Age of a UE's last report at slot start.", "ue")
+        self.virtual_queue = gauge("virtual_queue_joules", "Virtual energy queue of a Lyapunov policy.", "ue")
+        self.drift = gauge("drift_plus_penalty", "Drift plus penalty of the last decision, as the policy states it.")
+        self.policy_state = gauge("policy_state", "Other numbers of the policy's state.", "name", "ue")
+        # energy
+        self.energy = counter("energy_joules", "Energy charged.", "ue", "kind")
+        self.energy_budget = gauge("energy_budget_joules_per_slot", "Long-term budget; absent without one.", "ue")
+        # links
+        self.rate = gauge("link_rate_commanded_bits_per_second", "Rate in force on the wire.", "ue", "direction")
+        self.sent = counter("link_sent_bytes", "Layer-2 bytes that the shaped wire let through.", "ue", "direction")
+        self.dropped = counter("link_dropped_packets", "Drops that nobody ordered.", "ue", "direction")
+        self.backlog = gauge("link_backlog_bytes", "Bytes that wait in the wire's shaper.", "ue", "direction")
+        self.gain = gauge(
+            "link_gain", "Channel state of the last step: power gain, or bit/s for a rate trace.", "ue", "direction"
+        )
+        self.steps = counter("link_steps", "Rate changes applied.", "ue", "direction")
+        self.late_steps = counter("link_steps_late", "Steps applied more than 10 ms late.", "ue", "direction")
+        self.lateness = histogram("link_step_lateness_seconds", "Applied minus planned time of a step.", SHORT_BUCKETS)
+        # CPUs
+        self.overruns = counter("stage_overruns", "Stages that ended after their target.", "ue", "stage")
+        self.stage_target = histogram("stage_time_ratio", "Stage time over its target.", RATIO_BUCKETS, "stage")
+        self.cpu = counter("node_cpu_seconds", "CPU time of a node.", "node")
+        self.throttled = counter("node_throttled_seconds", "Time that a node's cap held it back.", "node")
+        self.throttled_periods = counter("node_throttled_periods", "Periods in which a node's cap was used up.", "node")
+        self.receiver_lateness = gauge("edge_receiver_lateness_seconds", "p99 lateness of the edge's receiver.")
+        self.malformed = counter("edge_malformed_frames", "Frames that the edge dropped.")
+        # the lab itself
+        self.events = counter("events", "Events by kind.", "kind")
+        self.unreadable = counter("exporter_unreadable_records", "Records that the exporter could not read.")
+
+    def _initialise(self, ue: str) -> None:
+        for metric in (self.arrived, self.completed, self.failed, self.boundary_bytes, self.wire_bytes):
+            metric.labels(ue)
+        self.delay.labels(ue)
+        for direction in DIRECTIONS:
+            for metric in (self.sent, self.dropped, self.steps, self.late_steps):
+                metric.labels(ue, direction)
+        for stage in ("head", "tail"):
+            self.overruns.labels(ue, stage)
+        for kind in ("compute", "transmit"):
+            self.energy.labels(ue, kind)
+
+    def take(self, record: Record) -> None:
+        """Book one record."""
+        match record:
+            case TaskArrived():
+                self.arrived.labels(record.ue).inc()
+            case TaskRecord():
+                self._task(record)
+            case SlotRecord():
+                self._slot(record)
+            case LinkStep():
+                self._step(record)
+            case ChannelDrops():
+                self.sent.labels(record.ue, record.direction).inc(record.sent_bytes)
+                self.dropped.labels(record.ue, record.direction).inc(record.dropped_packets)
+                self.backlog.labels(record.ue, record.direction).set(record.backlog_bytes)
+            case NodeHealth():
+                self._node(record)
+            case EdgeHealth():
+                self.receiver_lateness.set(record.receiver_lateness_p99_seconds)
+                self.malformed.inc(max(0, record.malformed_frames - self._malformed_frames))
+                self._malformed_frames = record.malformed_frames
+            case Event():
+                self.events.labels(record.kind).inc()
+
+    def _task(self, task: TaskRecord) -> None:
+        if task.status != "completed":
+            self.failed.labels(task.ue).inc()
+            return
+        self.completed.labels(task.ue).inc()
+        self.delay.labels(task.ue).observe(task.result_received_seconds - task.arrival_seconds)
+        self.by_cut.labels(task.ue, task.cut).inc()
+        self.boundary_bytes.labels(task.ue).inc(task.boundary_bytes)
+        self.wire_bytes.labels(task.ue).inc(task.wire_bytes)
+        for stage, seconds in stage_seconds(task).items():
+            self.stage_duration.labels(stage).observe(seconds)
+        if task.head_target_seconds > 0:
+            ratio = (task.head_end_seconds - task.head_start_seconds) / task.head_target_seconds
+            self.stage_target.labels("head").observe(ratio)
+            self.speed_achieved.labels(task.ue).set(task.speed / ratio if ratio > 0 else math.nan)
+        if task.tail_target_seconds > 0:
+            ratio = (task.tail_end_seconds - task.tail_start_seconds) / task.tail_target_seconds
+            self.stage_target.labels("tail").observe(ratio)
+
+    def _slot(self, slot: SlotRecord) -> None:
+        ue = slot.ue
+        queued = (slot.device_queue_tasks, slot.tx_queue_tasks, slot.edge_queue_tasks, slot.in_flight_tasks)
+        for queue, tasks in zip(QUEUES, queued, strict=True):
+            self.queue.labels(ue, queue).set(tasks)
+        self.tx_backlog.labels(ue).set(slot.tx_backlog_bytes)
+        last_cut = self._cut_in_use.get(ue)
+        if last_cut is not None and last_cut != slot.cut:
+            self.cut.labels(ue, last_cut).set(0)
+        self._cut_in_use[ue] = slot.cut
+        self.cut.labels(ue, slot.cut).set(1)
+        self.speed_requested.labels(ue).set(slot.speed)
+        self.edge_share.labels(ue).set(slot.edge_share)
+        self.spectrum.labels(ue, "up").set(slot.spectrum_up_hz)
+        self.spectrum.labels(ue, "down").set(slot.spectrum_down_hz)
+        self.report_age.labels(ue).set(slot.report_age_seconds)
+        self.energy.labels(ue, "compute").inc(max(0.0, slot.compute_joules))
+        self.energy.labels(ue, "transmit").inc(max(0.0, slot.transmit_joules))
+        self.overruns.labels(ue, "head").inc(slot.head_overruns)
+        self.overruns.labels(ue, "tail").inc(slot.tail_overruns)
+        if slot.slot > self._last_slot:  # a row per UE repeats what belongs to the slot
+            self._last_slot = slot.slot
+            self.slots.inc()
+            self.slot_overruns.inc(int(slot.decide_late))
+            self.decision.observe(slot.decide_seconds)
+            self._state(slot.policy_state)
+
+    def _state(self, state: dict[str, float]) -> None:
+        for key, value in state.items():
+            name, _, ue = key.partition(".")
+            if name == "virtual_queue_joules":
+                self.virtual_queue.labels(ue).set(value)
+            elif name == "drift_plus_penalty":
+                self.drift.set(value)
+            else:
+                self.policy_state.labels(name, ue).set(value)
+
+    def _step(self, step: LinkStep) -> None:
+        self.steps.labels(step.ue, step.direction).inc()
+        self.rate.labels(step.ue, step.direction).set(step.applied_bits_per_second)
+        self.gain.labels(step.ue, step.direction).set(step.gain)
+        if step.cause == "trace":  # a decision is applied when it comes: it has no planned time to miss
+            lateness = step.applied_seconds - step.planned_seconds
+            self.lateness.observe(lateness)
+            if lateness > LATE_STEP_SECONDS:
+                self.late_steps.labels(step.ue, step.direction).inc()
+
+    def _node(self, health: NodeHealth) -> None:
+        last = self._node_totals.get(health.node)
+        self._node_totals[health.node] = health
+        for metric, now, before in (
+            (self.cpu, health.cpu_seconds, last.cpu_seconds if last else 0.0),
+            (self.throttled, health.throttled_seconds, last.throttled_seconds if last else 0.0),
+            (self.throttled_periods, health.throttled_periods, last.throttled_periods if last else 0),
+        ):
+            # A node that was started again counts from 0.
+            metric.labels(health.node).inc(now - before if now >= before else now)
+
+
+class HostCollector(Collector):
+    """Busy, idle and stolen CPU time of the whole host, read when Prometheus asks (/proc/stat, in user_hz)."""
+
+    def collect(self) -> Iterator[Metric]:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        user, nice, system, idle, iowait, irq, softirq, steal = (int(field) / 100 for field in fields)
+        times = CounterMetricFamily("testbed_host_cpu_seconds", "CPU time of the host.", labels=["mode"])
+        times.add_metric(["busy"], user + nice + system + irq + softirq)
+        times.add_metric(["idle"], idle + iowait)
+        times.add_metric(["steal"], steal)
+        yield times
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        yield GaugeMetricFamily("testbed_host_running_tasks", "Threads that run or want to.", value=running)
+
+
+def stage_seconds(task: TaskRecord) -> dict[str, float]:
+    """Durations of a completed task's stages, keys STAGES; they sum to its end-to-end delay."""
+    stamps = (
+        *(task.arrival_seconds, task.head_start_seconds, task.head_end_seconds, task.transfer_start_seconds),
+        *(task.received_seconds, task.tail_start_seconds, task.tail_end_seconds, task.result_received_seconds),
+    )
+    return {stage: max(0.0, end - start) for stage, start, end in zip(STAGES, stamps[:-1], stamps[1:], strict=True)}
