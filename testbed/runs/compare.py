@@ -117,7 +117,9 @@ def draw(runs: Sequence[ComparedRun], path: Path) -> None:
         energy_axes.barh(rows, energies, height=0.6, color="#9aa5b1")
         delay_axes.set_yticks(rows, names)
         delay_axes.invert_yaxis()
-        delay_axes.set(xlabel="mean E2E delay by stage, 95 % interval [ms]", xlim=(0, (left + half_widths).max() * 1.2))
+        delay_axes.set(
+            xlabel="mean E2E delay by stage, 95 % interval [ms]", xlim=(0, (left + half_widths).max() * 1.2 or 1.0)
+        )
         energy_axes.set_xlabel("energy per UE and slot [J]")
         for axes in (delay_axes, energy_axes):
             axes.grid(visible=False, axis="y")

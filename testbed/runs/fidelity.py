@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -12,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from controller.contract import cut_label
 from testbed.runs.finalise import RunTables, column
 from testbed.runs.manifest import Manifest
-from testbed.runs.rates import AppliedRate, applied_rates
+from testbed.runs.rates import applied_rates
+from testbed.runs.uplink import Uplink, uplink_of
 
 NOT_MEASURED: Final = "not_measured"
 Value = float | Literal["not_measured"]
@@ -99,25 +98,11 @@ class Fidelity(msgspec.Struct, frozen=True):
         return next(figure.value for figure in self.figures if figure.name == name)
 
 
-@dataclass(frozen=True)
-class _Uplink:
-    """Transfers of one UE, in sums."""
-
-    tasks: int
-    bits: float
-    integral_bits: float
-    stage_seconds: float
-    predicted_seconds: float
-    saturated_bits: float
-    saturated_integral_bits: float
-    saturated_seconds: float
-
-
 def assess(tables: RunTables, manifest: Manifest) -> Fidelity:
     """All figures of a run. A figure that this run cannot give is ``not_measured`` and passes."""
     realtime = bool(manifest.runtime_features.get("realtime"))
     uplinks = {
-        ue: _uplink(tables, ue, rate, manifest.ues[ue].uplink_delay_seconds if ue in manifest.ues else 0.0)
+        ue: uplink_of(tables, ue, rate, manifest.ues[ue].uplink_delay_seconds if ue in manifest.ues else 0.0)
         for ue, rate in applied_rates(tables.links, "up").items()
     }
     figures = list(_figures(tables, manifest, REALTIME if realtime else ORDINARY, list(uplinks.values())))
@@ -160,7 +145,7 @@ def _error(part: float, whole: float) -> Value:
     return abs(part / whole - 1.0) if whole else NOT_MEASURED
 
 
-def _figures(tables: RunTables, manifest: Manifest, limits: Limits, uplinks: list[_Uplink]) -> Iterator[Figure]:
+def _figures(tables: RunTables, manifest: Manifest, limits: Limits, uplinks: list[Uplink]) -> Iterator[Figure]:
     def figure(name: str, value: Value, unit: str, meaning: str, limit: float | None = None) -> Figure:
         ok = limit is None or value == NOT_MEASURED or (isinstance(value, int | float) and value <= limit)
         return Figure(name, value, unit, limit, ok, meaning)
@@ -395,39 +380,8 @@ def _missing_numbers(tables: RunTables) -> int:
     return missing
 
 
-def _uplink(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: float) -> _Uplink:
-    """Compare the transfers of one UE with the applied rate.
-
-    A transfer lasts from its start (the head ended, or the previous task had left the wire) until the edge had it
-    all, less the link's delay.
-    """
-    tasks = tables.tasks.filter(column(tables.tasks, "ue") == ue)
-    received = column(tasks, "received_seconds").astype(np.float64)
-    moved = np.isfinite(received) & (column(tasks, "cut") != cut_label(()))
-    tasks, received = tasks.filter(moved), received[moved]
-    order = np.argsort(received, kind="stable")
-    end = received[order] - delay_seconds
-    start = column(tasks, "transfer_start_seconds").astype(np.float64)[order]
-    bits = column(tasks, "wire_bytes").astype(np.float64)[order] * 8.0
-    integral = rate.bits_between(start, end)
-    predicted = rate.time_of(rate.bits_until(start) + bits) - start + delay_seconds
-    # A task that follows its predecessor without a gap kept the link saturated from that one's end to its own.
-    follows = np.concatenate([[False], start[1:] <= end[:-1] + 1e-6]) if len(start) else np.zeros(0, dtype=bool)
-    span = np.where(follows, end - start, 0.0)
-    return _Uplink(
-        tasks=len(start),
-        bits=float(bits.sum()),
-        integral_bits=float(integral.sum()),
-        stage_seconds=float((end - start).sum() + delay_seconds * len(start)),
-        predicted_seconds=float(predicted.sum()),
-        saturated_bits=float(bits[follows].sum()),
-        saturated_integral_bits=float(integral[follows].sum()),
-        saturated_seconds=float(span.sum()),
-    )
-
-
-def _per_ue(tables: RunTables, uplinks: dict[str, _Uplink]) -> dict[str, UeFidelity]:
-    nothing = _Uplink(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+def _per_ue(tables: RunTables, uplinks: dict[str, Uplink]) -> dict[str, UeFidelity]:
+    nothing = Uplink(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     result = {}
     for ue in sorted(set(column(tables.tasks, "ue"))):
         uplink = uplinks.get(ue, nothing)

@@ -140,8 +140,9 @@ def _legend_above(axes: Axes) -> None:
 
 
 def _draw_rate(axes: Axes, tables: RunTables, ue: str, origin: float) -> None:
+    links = tables.links.filter(column(tables.links, "ue") == ue)
     for direction, shade in (("down", COLOURS[4]), ("up", COLOURS[0])):
-        rate = applied_rates(tables.links, direction).get(ue)
+        rate = applied_rates(links, direction).get(ue)
         if rate is not None:
             axes.step(
                 rate.times - origin,

@@ -175,8 +175,9 @@ class LiveTable:
             )
         header = Text.assemble(("policy ", "dim"), self.policy or "-", ("   slot ", "dim"), str(max(self._slot, 0)))
         header.append(f"   {self._progress_text()}")
-        parts: list[RenderableType] = [header]
-        if self.duration_seconds:
-            done = min(self._elapsed(), self.duration_seconds)
-            parts.append(ProgressBar(total=self.duration_seconds, completed=done, width=60))
-        return Group(*parts, table)
+        if not self.duration_seconds:
+            return Group(header, table)
+        top = Table.grid(padding=(0, 3))
+        done = min(self._elapsed(), self.duration_seconds)
+        top.add_row(header, ProgressBar(total=self.duration_seconds, completed=done, width=40))
+        return Group(top, table)
