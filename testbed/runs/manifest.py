@@ -139,7 +139,7 @@ def read_manifest(run_directory: Path) -> Manifest:
             where=str(run_directory),
             allowed="a directory that `testbed run` made (it holds manifest.json)",
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the manifest cannot be read: {error}", where=str(path)) from error
 
 

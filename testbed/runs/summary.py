@@ -117,7 +117,7 @@ def read_summary(run_directory: Path) -> Summary:
             allowed="the directory of a finished run",
             fix=f"For a run that died: `testbed report {run_directory}` makes one.",
         ) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the summary cannot be read: {error}", where=str(path)) from error
 
 

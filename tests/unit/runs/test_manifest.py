@@ -55,7 +55,8 @@ def test_torch_is_not_imported_for_its_version() -> None:
     assert answer.stdout.strip() == "False"
 
 
-def test_a_broken_manifest_is_refused_with_its_name(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"manifest_version": 1}')
+@pytest.mark.parametrize("content", [b'{"manifest_version": 1}', b'{"lab": "\xff"}', b""])
+def test_a_broken_manifest_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(InputError, match=r"manifest\.json: the manifest cannot be read"):
         read_manifest(tmp_path)
