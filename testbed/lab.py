@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import zmq
 
 from testbed.channels import peak_states
 from testbed.configs import write_config, write_scenario
@@ -23,7 +24,7 @@ from testbed.control import ControlClient, ControllerSilentError
 from testbed.errors import InputError, TestbedError
 from testbed.lab_configs import ConfigMaker
 from testbed.links.plumbing import connect
-from testbed.messages import Status
+from testbed.messages import Message, Status, encode, records_endpoint
 from testbed.plan import (
     AwaitReady,
     CreateNodes,
@@ -72,6 +73,7 @@ class Lab:
         self.runtime = runtime
         self.directory = state_root() / state.name
         self._client: ControlClient | None = None
+        self._records: zmq.Socket[bytes] | None = None
 
     # -------------------------------------------------------------------------------------------------- bring it up
 
@@ -205,6 +207,16 @@ class Lab:
             self._client = ControlClient(self.directory)
         return self._client
 
+    def record(self, record: Message) -> None:
+        """Have something recorded, like any node does."""
+        if self._records is None:
+            self._records = zmq.Context.instance().socket(zmq.PUSH)
+            self._records.setsockopt(zmq.LINGER, 500)
+            self._records.setsockopt(zmq.SNDHWM, 1000)
+            self._records.connect(records_endpoint(str(self.directory)))
+        with contextlib.suppress(zmq.Again):
+            self._records.send(encode(record), zmq.NOBLOCK)
+
     @property
     def run_directory(self) -> Path:
         return Path(self.state.run_directory)
@@ -286,6 +298,9 @@ class Lab:
         if self._client is not None:
             self._client.close()
             self._client = None
+        if self._records is not None:
+            self._records.close()
+            self._records = None
         with contextlib.suppress(OSError):
             self.stop_recorder(timeout_seconds=3.0)
             self.save_logs()

@@ -350,12 +350,21 @@ def encode(message: Message) -> bytes:
 
 def decode_control(frame: bytes) -> Control:
     """Raises msgspec.DecodeError (a ValidationError is one) for anything malformed."""
-    return _control_decoder.decode(frame)
+    message: Control = _decode(_control_decoder, frame)
+    return message
 
 
 def decode_record(frame: bytes) -> Record:
     """Raises msgspec.DecodeError for anything malformed."""
-    return _record_decoder.decode(frame)
+    record: Record = _decode(_record_decoder, frame)
+    return record
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes) -> Any:
+    try:
+        return decoder.decode(frame)
+    except UnicodeDecodeError as error:  # msgspec lets it through for text that is not UTF-8
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def control_endpoint(lab_directory: str) -> str:

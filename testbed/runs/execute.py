@@ -13,6 +13,7 @@ from typing import Protocol
 from testbed.control import ControllerSilentError
 from testbed.errors import InputError, TestbedError
 from testbed.lab import Lab, existing, runtime_of
+from testbed.messages import Event
 from testbed.plan import CreateWires, RuntimeName
 from testbed.prepare import Ingredients, prepare
 from testbed.runs.conclude import conclude
@@ -99,19 +100,37 @@ def execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Sum
         with view_of(lab) as view:
             lab.client.begin(order.duration_seconds, DRAIN_SECONDS)
             _wait(lab, order.duration_seconds + DRAIN_SECONDS + 30.0, view)
+        close_manifest(lab.run_directory)
     finally:
         notify("taking the lab down")
         lab.remove()
         notify("writing tables and report")
-        close_manifest(lab.run_directory)
         summary = conclude(lab.run_directory)
     return summary
+
+
+class DeathWatch:
+    """Records the death of a program during a run: a dead UE's tasks have then failed, and the run is invalid."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._known: set[int] = set()
+
+    def look(self) -> None:
+        dead = [p for p in self._lab.runtime.processes() if not p.running and p.exit_code != 0]
+        for process in dead:
+            if process.pid not in self._known:
+                self._known.add(process.pid)
+                text = f"{process.program} (pid {process.pid}) died with exit code {process.exit_code}"
+                self._lab.record(Event(time.monotonic(), process.node, "died", text))
 
 
 def _wait(lab: Lab, limit_seconds: float, view: View) -> None:
     """Until the controller says that it has stopped. Raises TestbedError when it dies or takes too long."""
     deadline = time.monotonic() + limit_seconds
+    watch = DeathWatch(lab)
     while time.monotonic() < deadline:
+        watch.look()
         try:
             status = lab.client.status(timeout_seconds=2.0)
         except ControllerSilentError:
