@@ -11,22 +11,18 @@ from pathlib import Path
 from testbed.errors import HostError
 from testbed.links.netns import in_new_namespace
 
-_TRIALS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "htb": (("qdisc", "add", "dev", "lo", "root", "handle", "1:", "htb", "default", "1"),),
-    "u32": (
-        ("qdisc", "add", "dev", "lo", "ingress"),
-        (*"filter add dev lo parent ffff: protocol all prio 2 u32 match u32 0 0 flowid 1:1".split(),),
-    ),
-    "mirred": (
-        (*"filter add dev lo parent ffff: protocol all prio 1 u32 match u32 0 0".split(),)
-        + ("action", "mirred", "egress", "redirect", "dev", "lo"),
-    ),
-    "netem": (
-        ("qdisc", "del", "dev", "lo", "root"),
-        ("qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"),
-    ),
+_TRIALS = {
+    "htb": ["qdisc add dev lo root handle 1: htb default 1"],
+    "u32": [
+        "qdisc add dev lo ingress",
+        "filter add dev lo parent ffff: protocol all prio 2 u32 match u32 0 0 flowid 1:1",
+    ],
+    "mirred": [
+        "filter add dev lo parent ffff: protocol all prio 1 u32 match u32 0 0 action mirred egress redirect dev lo"
+    ],
+    "netem": ["qdisc del dev lo root", "qdisc add dev lo root netem delay 1ms"],
     # from Linux 6.6 and iproute2 6.6 on
-    "netem_seed": (("qdisc", "change", "dev", "lo", "root", "netem", "delay", "1ms", "seed", "1"),),
+    "netem_seed": ["qdisc change dev lo root netem delay 1ms seed 1"],
 }
 _VDE_PROGRAMS = ("vde_switch", "vde_plug2tap", "wirefilter")
 
@@ -64,9 +60,7 @@ def probe() -> Capabilities:
     """What works here; measured once per process. Raises HostError where not even a namespace can be made."""
     if shutil.which("tc") is None or shutil.which("ip") is None:
         raise HostError("making wires", missing="the programs ip and tc", fix="apt install iproute2.")
-    works = in_new_namespace(
-        lambda: {name: all([_tc(command) for command in commands]) for name, commands in _TRIALS.items()}
-    )
+    works = in_new_namespace(lambda: {name: [_tc(trial) for trial in trials][-1] for name, trials in _TRIALS.items()})
     sysctls = Path("/proc/sys/net/ipv4")
     return Capabilities(
         **works,
@@ -76,8 +70,8 @@ def probe() -> Capabilities:
     )
 
 
-def _tc(arguments: tuple[str, ...]) -> bool:
-    return subprocess.run(["tc", *arguments], capture_output=True, check=False).returncode == 0
+def _tc(arguments: str) -> bool:
+    return subprocess.run(["tc", *arguments.split()], capture_output=True, check=False).returncode == 0
 
 
 def _release() -> str:

@@ -56,6 +56,8 @@ class QdiscStatistics:
     sent_packets: int
     dropped_packets: int
     backlog_bytes: int
+    #: of a bfifo
+    limit_bytes: int | None
 
 
 class RouteSocket:
@@ -110,9 +112,7 @@ class RouteSocket:
         """Counters of every qdisc in the namespace."""
         self._sequence += 1
         body = _TCMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-        header = _HEADER.pack(
-            _HEADER.size + len(body), RTM_GETQDISC, _NLM_F_REQUEST | _NLM_F_DUMP, self._sequence, 0
-        )
+        header = _HEADER.pack(_HEADER.size + len(body), RTM_GETQDISC, _NLM_F_REQUEST | _NLM_F_DUMP, self._sequence, 0)
         self._socket.send(header + body)
         found: list[QdiscStatistics] = []
         while True:
@@ -149,9 +149,12 @@ def _attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, i
 def _statistics(data: bytes, start: int, end: int) -> QdiscStatistics:
     _, interface, handle, parent, _ = _TCMSG.unpack_from(data, start)
     kind, sent_bytes, packets, packets64, backlog, dropped = "", 0, 0, 0, 0, 0
+    limit: int | None = None
     for name, low, high in _attributes(data, start + _TCMSG.size, end):
         if name == _TCA_KIND:
             kind = data[low:high].rstrip(b"\0").decode()
+        elif name == _TCA_OPTIONS and kind == "bfifo":  # the kind comes first
+            (limit,) = struct.unpack_from("=I", data, low)
         elif name == _TCA_STATS2:
             for inner, inner_low, _ in _attributes(data, low, high):
                 if inner == _TCA_STATS_BASIC:  # gnet_stats_basic
@@ -160,4 +163,4 @@ def _statistics(data: bytes, start: int, end: int) -> QdiscStatistics:
                     (packets64,) = struct.unpack_from("=Q", data, inner_low)
                 elif inner == _TCA_STATS_QUEUE:  # gnet_stats_queue: qlen, backlog, drops, requeues, overlimits
                     _, backlog, dropped = struct.unpack_from("=III", data, inner_low)
-    return QdiscStatistics(interface, handle, parent, kind, sent_bytes, packets64 or packets, dropped, backlog)
+    return QdiscStatistics(interface, handle, parent, kind, sent_bytes, packets64 or packets, dropped, backlog, limit)

@@ -191,9 +191,7 @@ def repair(
     """Make the wires that are not whole, after removing what is left of them. Returns those that it made."""
     states = inspect(netns_name(radio))
     broken = [wire for wire in wires if wire.index not in states or not states[wire.index].whole]
-    leftovers = [
-        f"link del dev {port}" for wire in broken if wire.index in states for port in states[wire.index].ports
-    ]
+    leftovers = [f"link del dev {port}" for wire in broken if wire.index in states for port in states[wire.index].ports]
     in_namespace(netns_name(radio), lambda: batch("ip", leftovers))
     connect(broken, netns_name, radio=radio, edge=edge)
     return broken

@@ -1,6 +1,6 @@
 """What a wire is: names, addresses and limits, all of them from its index.
 
-    UE eth1 --(veth)-- radio uN <=> radio eN --(veth)-- edge wN
+UE eth1 --(veth)-- radio uN <=> radio eN --(veth)-- edge wN
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ MTU_BYTES = 1500
 #: One /31 per wire. Labs do not see each other (nor does the host), so every lab uses the same ones.
 _FIRST_ADDRESS = int(IPv4Address("10.77.0.0"))
 MAXIMUM_WIRES = 1 << 15
+
+DEFAULT_LEAF_BYTES = 2 << 20
 
 #: From this rate on, segmentation offload does less harm (-0.2 % at 100 Mbit/s) than the packets it saves cost in CPU;
 #: below it one super-packet is a burst of up to 64 kB (105 ms at 5 Mbit/s).
@@ -47,7 +49,7 @@ class WireSpec:
     down: Impairment = Impairment()
     #: the highest rate that is expected; sizes the leaves and decides about segmentation offload
     max_rate_bits_per_second: float = OFFLOAD_BITS_PER_SECOND
-    send_buffer_bytes: int = 1 << 20
+    send_buffer_bytes: int = DEFAULT_LEAF_BYTES // 2
     congestion_control: str = "cubic"
     #: netem draws its losses and jitter from it
     seed: int = 0
@@ -97,7 +99,7 @@ class WireSpec:
         return max(2 * self.send_buffer_bytes, under_way + 65536)
 
     def leaf_packets(self, impairment: Impairment) -> int:
-        """The same for netem, which counts packets: half of TCP's are acknowledgements, so twice as many as full ones."""
+        """The same for netem, which counts packets: TCP's acknowledgements too, so twice as many as full ones."""
         return 2 * math.ceil(self.leaf_bytes(impairment) / FRAME_BYTES)
 
     def _mac(self, side: int) -> str:

@@ -1,0 +1,192 @@
+"""Namespaces with wires between them, and a player with the ends that it talks to (imported by the tests of links)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import zmq
+
+from controller.contract import Scenario
+from controller.testing import example_scenario
+from testbed.configs import LinkConfig, PlayerConfig, write_config, write_scenario
+from testbed.links import player, plumbing
+from testbed.links.wire import WireSpec
+from testbed.messages import (
+    Apply,
+    Control,
+    Event,
+    Hello,
+    LinkStep,
+    PlayerReport,
+    Record,
+    Start,
+    Stop,
+    Welcome,
+    control_endpoint,
+    decode_control,
+    decode_record,
+    encode,
+    records_endpoint,
+)
+from testbed.runtime import namespaces
+from testbed.runtime.base import namespace_name
+from testbed.traces import Trace, write_trace
+
+
+@dataclass(frozen=True)
+class WiredLab:
+    """UEs ``ue0`` ... with one wire each."""
+
+    lab: str
+    wires: tuple[WireSpec, ...]
+
+    def name(self, node: str) -> str:
+        return namespace_name(self.lab, node)
+
+
+@contextmanager
+def wired(lab: str, wires: Sequence[WireSpec]) -> Iterator[WiredLab]:
+    """A lab of wires only, removed at the end. Its name carries our pid, so that test runs do not meet."""
+    result = WiredLab(f"{lab}-{os.getpid()}", tuple(wires))
+    names = [result.name(node) for node in ("radio", "edge", *(wire.ue for wire in wires))]
+    try:
+        namespaces.create(names)
+        plumbing.connect(wires, result.name)
+        yield result
+    finally:
+        for name in names:
+            namespaces.delete(name)
+
+
+def rate_scenario(names: Sequence[str], slot_seconds: float = 0.5) -> Scenario:
+    """UEs whose traces are rates; with all the spectrum each, a decision passes them on as they are."""
+    scenario = example_scenario(len(names), slot_seconds=slot_seconds)
+    ues = [
+        msgspec.structs.replace(ue, name=name, channel_kind="rate")
+        for ue, name in zip(scenario.ues, names, strict=True)
+    ]
+    return msgspec.structs.replace(scenario, ues=tuple(ues))
+
+
+@dataclass
+class PlayerRun:
+    """A player process, and the controller and recorder that this test plays for it."""
+
+    wired: WiredLab
+    directory: Path
+    scenario: Scenario
+    traces: dict[str, Trace]
+    at_end: str = "loop"
+    outage: str = "hold"
+    realtime_priority: int = 10
+    reports: list[PlayerReport] = field(default_factory=list)
+    others: list[Control] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+    def __enter__(self) -> PlayerRun:
+        (self.directory / "ipc").mkdir()
+        self._context = zmq.Context()
+        self.router = self._context.socket(zmq.ROUTER)
+        self.router.bind(control_endpoint(str(self.directory)))
+        self._pull = self._context.socket(zmq.PULL)
+        self._pull.bind(records_endpoint(str(self.directory)))
+        write_scenario(self.scenario, self.directory / "scenario.json")
+        links = []
+        for wire in self.wired.wires:
+            path = self.directory / f"{wire.ue}.csv"
+            write_trace(self.traces[wire.ue], path)
+            links.append(
+                LinkConfig(
+                    ue=wire.ue,
+                    up_port=wire.up_port,
+                    down_port=wire.down_port,
+                    trace_path=str(path),
+                    at_end=self.at_end,  # type: ignore[arg-type]
+                    outage=self.outage,  # type: ignore[arg-type]
+                    outage_floor_bits_per_second=100e3,
+                )
+            )
+        config = PlayerConfig(
+            lab=self.wired.lab,
+            run_id="run",
+            node="player",
+            lab_directory=str(self.directory),
+            radio_namespace=self.wired.name("radio"),
+            scenario_path=str(self.directory / "scenario.json"),
+            links=tuple(links),
+            realtime_priority=self.realtime_priority,
+        )
+        write_config(config, self.directory / "player.json")
+        self.process = multiprocessing.get_context("spawn").Process(
+            target=player.main, args=(str(self.directory / "player.json"),)
+        )
+        self.process.start()
+        self.wait(lambda: any(isinstance(message, Hello) for message in self.others))
+        self.send(Welcome(lab=self.wired.lab, run_id="run"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.terminate()
+        self.process.join(5)
+        self.process.kill()
+        self._context.destroy(linger=0)
+
+    def send(self, message: Control) -> None:
+        self.router.send_multipart([b"player", encode(message)])
+
+    def start(self, origin_seconds: float) -> None:
+        self.send(Start(origin_seconds, self.scenario.slot_seconds, None))
+
+    def stop(self) -> None:
+        """Ask for the end and wait for it; all records are in afterwards."""
+        self.send(Stop("test"))
+        self.wait(lambda: any(event.kind == "player-stopped" for event in self.events()))
+        self.process.join(5)
+
+    def poll(self, seconds: float) -> None:
+        """Take in what comes for a while."""
+        end = time.monotonic() + seconds
+        poller = zmq.Poller()
+        poller.register(self._pull, zmq.POLLIN)
+        if not self.router.closed:
+            poller.register(self.router, zmq.POLLIN)
+        while (left := end - time.monotonic()) > 0:
+            for ready, _ in poller.poll(int(left * 1000) + 1):
+                if ready is self._pull:
+                    self.records.append(decode_record(self._pull.recv()))
+                    continue
+                message = decode_control(self.router.recv_multipart()[-1])
+                if isinstance(message, PlayerReport):
+                    self.reports.append(message)
+                else:
+                    self.others.append(message)
+
+    def wait(self, until: Callable[[], bool], seconds: float = 15.0) -> None:
+        end = time.monotonic() + seconds
+        while not until():
+            assert time.monotonic() < end, f"waited {seconds} s in vain"
+            assert self.process.is_alive() or self.process.exitcode == 0, f"the player ended: {self.process.exitcode}"
+            self.poll(0.05)
+
+    def steps(self, cause: str = "trace", direction: str = "up") -> list[LinkStep]:
+        return [
+            record
+            for record in self.records
+            if isinstance(record, LinkStep) and record.cause == cause and record.direction == direction
+        ]
+
+    def events(self) -> list[Event]:
+        return [record for record in self.records if isinstance(record, Event)]
+
+
+__all__ = ["Apply", "PlayerRun", "WiredLab", "rate_scenario", "wired"]

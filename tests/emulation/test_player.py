@@ -1,0 +1,186 @@
+"""The trace player as a process, on real wires, with a controller and a recorder that the test plays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.contract import Decision, UeDecision
+from controller.model.radio import rates
+from controller.testing import example_scenario
+from testbed.links.probes import Flow
+from testbed.links.shaping import Shaper
+from testbed.links.wire import WireSpec
+from testbed.messages import Apply, ChannelDrops, Reply, SetLink
+from testbed.traces import Trace
+from tests.emulation.links_lab import PlayerRun, rate_scenario, wired
+
+pytestmark = pytest.mark.root
+
+
+def wires(count: int) -> list[WireSpec]:
+    return [WireSpec(index, f"ue{index}", 5e6, 5e6) for index in range(count)]
+
+
+def rate_trace(*mbits: float, step: float = 0.1) -> Trace:
+    values = np.array(mbits) * 1e6
+    return Trace(np.arange(len(mbits)) * step, values, values / 2, "rate", step * len(mbits))
+
+
+def decision(scenario_names: list[str], sequence: int, hertz: float) -> Decision:
+    return Decision(sequence, 0, 0.0, tuple(UeDecision(name, (), 0.1, hertz, hertz, 0.1) for name in scenario_names))
+
+
+def test_it_follows_the_traces_of_all_links_and_reports_every_slot(tmp_path: Path) -> None:
+    names = ["ue0", "ue1"]
+    scenario = rate_scenario(names)
+    traces = {"ue0": rate_trace(2, 4, 6, 8), "ue1": rate_trace(8, 6)}
+    with wired("pl-follow", wires(2)) as lab, PlayerRun(lab, tmp_path, scenario, traces) as run:
+        origin = time.monotonic() + 0.2
+        run.start(origin)
+        run.wait(lambda: len(run.reports) >= 4)
+        run.stop()
+    for name, cycle in (("ue0", [2e6, 4e6, 6e6, 8e6]), ("ue1", [8e6, 6e6])):
+        steps = [step for step in run.steps() if step.ue == name]
+        assert len(steps) >= 15
+        # equal shares before the first decision: half the spectrum, so half the trace's rate
+        expected = [cycle[k % len(cycle)] / 2 for k in range(len(steps))]
+        assert [step.planned_bits_per_second for step in steps] == pytest.approx(expected)
+        assert [step.applied_bits_per_second for step in steps] == pytest.approx(expected)
+        planned = [step.planned_seconds - origin for step in steps]
+        assert planned == pytest.approx([0.1 * k for k in range(len(steps))], abs=1e-6)
+        assert all(step.applied_seconds >= step.planned_seconds for step in steps)
+    assert [report.slot for report in run.reports[:4]] == [-1, 0, 1, 2]
+    assert all(report.skipped_steps == 0 for report in run.reports)
+    second = next(link for link in run.reports[2].links if link.node == "ue0")  # at 1.0 s: entry 10 of 4, 8 6 2 4 6
+    assert second.gain_up == (6e6,)
+    assert second.mean_gain_up[0] == pytest.approx(traces["ue0"].mean(0.5, 1.0).up)
+    assert second.gain_down == (3e6,)
+    assert second.rate_up_bits_per_second == pytest.approx(3e6)
+    assert second.mean_rate_up_bits_per_second == pytest.approx(second.mean_gain_up[0] / 2, rel=0.02)
+
+
+def test_a_decision_changes_every_rate_at_once_and_a_stale_one_nothing(tmp_path: Path) -> None:
+    names = ["ue0", "ue1"]
+    scenario = example_scenario(2)
+    gain = 2e-11
+    constant = Trace(np.zeros(1), np.array([gain]), np.array([gain]), "gain", 1.0)
+    fresh, stale = decision(names, 5, 3e6), decision(names, 4, 1e6)
+    with wired("pl-decide", wires(2)) as lab, PlayerRun(lab, tmp_path, scenario, dict.fromkeys(names, constant)) as run:
+        run.start(time.monotonic())
+        run.send(Apply(fresh))
+        run.send(Apply(stale))
+        run.send(Apply(msgspec.structs.replace(fresh, sequence=6, ues=fresh.ues[:1])))
+        run.wait(lambda: any(event.kind == "decision-refused" for event in run.events()))
+        run.stop()
+        shaper = Shaper(lab.name("radio"))
+        leaves = shaper.leaves(["e0"])
+        shaper.close()
+    assert leaves["e0"].kind == "bfifo"  # still shaped after the player's end
+    expected = rates(scenario, dict.fromkeys(names, ((gain,), (gain,))), fresh)
+    steps = run.steps("decision")
+    assert [step.ue for step in steps] == names
+    for step in steps:
+        assert step.applied_bits_per_second == pytest.approx(expected[step.ue].up_bits_per_second)
+    assert "lacks ue1" in next(event.text for event in run.events() if event.kind == "decision-refused")
+
+
+def test_it_plays_on_when_the_controller_dies_and_ends_on_sigterm(tmp_path: Path) -> None:
+    scenario = rate_scenario(["ue0"])
+    with wired("pl-alone", wires(1)) as lab, PlayerRun(lab, tmp_path, scenario, {"ue0": rate_trace(2, 4)}) as run:
+        run.start(time.monotonic())
+        run.wait(lambda: len(run.steps()) > 3)
+        run.router.close(linger=0)
+        before = len(run.steps())
+        run.poll(1.0)
+        assert len(run.steps()) >= before + 8
+        assert run.process.pid is not None
+        os.kill(run.process.pid, signal.SIGTERM)
+        run.wait(lambda: not run.process.is_alive())
+        run.poll(0.1)
+        assert run.process.exitcode == 0
+    assert any("SIGTERM" in event.text for event in run.events() if event.kind == "player-stopped")
+
+
+def test_hold_and_clear_at_the_end_of_a_trace(tmp_path: Path) -> None:
+    scenario = rate_scenario(["ue0"])
+    for at_end, last in (("hold", [4e6]), ("clear", [4e6, 10e9])):
+        directory = tmp_path / at_end
+        directory.mkdir()
+        traces = {"ue0": rate_trace(2, 4)}
+        with wired("pl-end", wires(1)) as lab, PlayerRun(lab, directory, scenario, traces, at_end=at_end) as run:
+            run.start(time.monotonic())
+            run.poll(1.0)
+            run.stop()
+        assert [step.applied_bits_per_second for step in run.steps()] == pytest.approx([2e6, *last])
+
+
+def test_a_command_fixes_a_rate_until_it_is_reset(tmp_path: Path) -> None:
+    scenario = rate_scenario(["ue0"])
+    with wired("pl-set", wires(1)) as lab, PlayerRun(lab, tmp_path, scenario, {"ue0": rate_trace(2, 2)}) as run:
+        run.start(time.monotonic())
+        run.send(SetLink("ue0", rate_up_bits_per_second=7e6))
+        run.wait(lambda: len(run.steps()) >= 3)
+        run.send(SetLink("ue0", reset=True))
+        run.send(SetLink("ue9", rate_up_bits_per_second=1e6))
+        run.wait(lambda: sum(isinstance(message, Reply) for message in run.others) == 3)
+        run.stop()
+    replies = [message for message in run.others if isinstance(message, Reply)]
+    assert [reply.ok for reply in replies] == [True, True, False]
+    assert "ue0" in replies[2].text
+    commands = run.steps("command")
+    assert [step.applied_bits_per_second for step in commands] == pytest.approx([7e6, 2e6])
+    held = [step for step in run.steps() if step.planned_seconds < commands[1].planned_seconds]
+    assert held[-1].applied_bits_per_second == pytest.approx(7e6)
+    down = [step.applied_bits_per_second for step in run.steps("command", "down")]
+    assert down == pytest.approx([1e6, 1e6])  # half of the trace, untouched
+
+
+def test_drops_nobody_ordered_are_reported_and_ordered_ones_are_not(tmp_path: Path) -> None:
+    scenario = rate_scenario(["ue0"])
+    trace = rate_trace(5, 0.01, step=1.0)
+    with (
+        wired("pl-drop", wires(1)) as lab,
+        PlayerRun(lab, tmp_path, scenario, {"ue0": trace}, outage="loss") as run,
+        Flow(lab.name("ue0"), lab.name("edge"), lab.wires[0].edge_address),
+    ):
+        run.start(time.monotonic())
+        run.poll(3.0)
+        run.stop()
+    drops = [record for record in run.records if isinstance(record, ChannelDrops) and record.direction == "up"]
+    assert len(drops) >= 2
+    assert sum(record.sent_bytes for record in drops) > 300_000
+    assert all(record.dropped_packets == 0 for record in drops)
+
+
+@pytest.mark.quiet
+@pytest.mark.parametrize(("outage", "limit"), [("hold", 1.0), ("loss", 2.0)])
+def test_a_wire_is_back_in_service_after_an_outage(tmp_path: Path, outage: str, limit: float) -> None:
+    scenario = rate_scenario(["ue0"])
+    for seconds in (1, 2, 4, 8):
+        directory = tmp_path / str(seconds)
+        directory.mkdir()
+        trace = Trace(
+            np.array([0.0, 1.0, 1.0 + seconds]), np.array([10e6, 0.0, 10e6]), np.array([10e6, 0.0, 10e6]), "rate", 60.0
+        )
+        with (
+            wired("pl-outage", wires(1)) as lab,
+            PlayerRun(lab, directory, scenario, {"ue0": trace}, outage=outage) as run,
+            Flow(lab.name("ue0"), lab.name("edge"), lab.wires[0].edge_address, send_buffer=1 << 16) as flow,
+        ):
+            run.start(time.monotonic())
+            run.wait(lambda: len(run.steps()) == 3)  # called before the loop goes on
+            run.poll(limit + 0.5)
+            back = run.steps()[-1].applied_seconds
+            arrivals = flow.arrivals()
+        assert arrivals.bytes_until(back) > 0
+        inside = arrivals.bits_per_second(back - seconds + 0.2, back)
+        assert inside < 100e3, "an outage lets next to nothing through"
+        assert arrivals.first_after(back) - back <= limit
+        assert arrivals.bits_per_second(back + limit, back + limit + 0.4) > 5e6
