@@ -69,7 +69,9 @@ class _Lab:
         key = (ue, choice.cut, choice.codec)
         if key not in self._work:
             if choice.sites or choice.stop_rule or choice.subchannels_up or choice.downlink_watts is not None:
-                raise ValueError(f"{choice.name}: the simulator models cut, speed, spectrum, power, share and codec only")
+                raise ValueError(
+                    f"{choice.name}: the simulator models cut, speed, spectrum, power, share and codec only"
+                )
             label = cut_label(choice.cut)
             if label not in self.labels:
                 self.labels.append(label)
@@ -83,7 +85,9 @@ class _Lab:
         chain = self._chains[ue, codec]
         if cut in profile.chain_cuts:
             at = profile.chain_index(cut)
-            return _CutWork(*(float(x[at]) for x in (chain.head_seconds, chain.up_bits, chain.tail_seconds, chain.down_bits)))
+            return _CutWork(
+                *(float(x[at]) for x in (chain.head_seconds, chain.up_bits, chain.tail_seconds, chain.down_bits))
+            )
         # a cut of several tensors: nodes' times, without codec times (the profile has them for chain cuts only)
         device = device_set(profile.nodes, cut)
         head = sum(s for node, s in zip(profile.nodes, profile.node_seconds, strict=True) if node.name in device)
@@ -218,7 +222,12 @@ def _arrivals(
 
 
 def _observe(
-    scenario: Scenario, channel: ChannelStates, slot: int, rates: FloatArray, last: FloatArray, in_force: Decision | None
+    scenario: Scenario,
+    channel: ChannelStates,
+    slot: int,
+    rates: FloatArray,
+    last: FloatArray,
+    in_force: Decision | None,
 ) -> Observation:
     start = slot * scenario.slot_seconds
     up, down = channel.at(start)

@@ -31,11 +31,11 @@ class Actor(nn.Module):
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh())
         self.head = nn.Sequential(nn.Linear(3 * HIDDEN, 2 * HIDDEN), nn.Tanh(), nn.Linear(2 * HIDDEN, cuts))
-        for layer in (self.encoder[0], self.encoder[2], self.head[0]):
-            nn.init.orthogonal_(layer.weight, 2**0.5)
-            nn.init.zeros_(layer.bias)
-        nn.init.orthogonal_(self.head[2].weight, 0.01)
-        nn.init.zeros_(self.head[2].bias)
+        for name, value in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(value)
+            else:
+                nn.init.orthogonal_(value, 0.01 if name == "head.2.weight" else 2**0.5)
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         own = self.encoder(inputs)
@@ -94,7 +94,9 @@ def best_of(
         best_cuts = np.where(better[:, np.newaxis], cuts, best_cuts)
         best = BatchStep(
             np.where(better, step.reward, best.reward),
-            Allocation(*(_choose(better, new, old) for new, old in zip(step.allocation, best.allocation, strict=True))),
+            Allocation._make(
+                _choose(better, new, old) for new, old in zip(step.allocation, best.allocation, strict=True)
+            ),
             np.where(better[:, np.newaxis], step.cuts, best.cuts),
         )
     assert best_cuts is not None

@@ -1,4 +1,4 @@
-"""Trained actors on disk: arrays and a JSON header in one .npz, no code, checked against the lab that wants to use it."""
+"""Trained actors on disk: arrays and a JSON header in one .npz, no code, checked against the lab that uses it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The LyDROO-style learner: the actor imitates the best of its own candidates, scored by the convex step.
 
-After Bi et al. 2021 ("Lyapunov-Guided Deep Reinforcement Learning for Stable Online Computation Offloading"), carried over
-from binary offloading to cuts with softmax heads. No value function: each slot's best candidate goes into a replay
+After Bi et al. 2021 ("Lyapunov-Guided Deep Reinforcement Learning for Stable Online Computation Offloading"), carried
+over from binary offloading to cuts with softmax heads. No value function: each slot's best candidate goes into a replay
 memory, from which the actor is trained with cross-entropy.
 """
 

@@ -45,7 +45,9 @@ def features(tables: ChainTables, state: SlotState) -> FloatArray:
     mean_rate = np.array([ue.arrivals.mean_rate_per_second for ue in scenario.ues])
     quality = np.asarray(state.link_quality)
     # a rate trace's state is log2(1 + snr)
-    snr = np.where(tables.ues.linear, np.expm1(np.minimum(quality, 60.0) * np.log(2.0)), quality / scenario.radio.uplink_hz)
+    snr = np.where(
+        tables.ues.linear, np.expm1(np.minimum(quality, 60.0) * np.log(2.0)), quality / scenario.radio.uplink_hz
+    )
     limited = np.isfinite(tables.budget_joules)
     ratio = np.where(limited, state.queue_joules / np.where(limited, tables.budget_joules, 1.0), 0.0)
     whole = tables.head_seconds[np.arange(tables.local.size), tables.local]

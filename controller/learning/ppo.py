@@ -102,7 +102,11 @@ def train_ppo(
         returns = (advantages + values).reshape(-1)
         # ---- update
         flat_inputs, flat_masks = inputs.flatten(0, 1), masks.flatten(0, 1)
-        flat_actions, flat_log_probs, flat_advantages = actions.flatten(0, 1), log_probs.reshape(-1), advantages.reshape(-1)
+        flat_actions, flat_log_probs, flat_advantages = (
+            actions.flatten(0, 1),
+            log_probs.reshape(-1),
+            advantages.reshape(-1),
+        )
         for _ in range(config.epochs):
             order = torch.randperm(slots * environments, generator=sampling)
             for start in range(0, order.numel(), config.batch_size):
@@ -184,9 +188,7 @@ def _save_state(
     torch.save({**state, "config": asdict(config), "update": update}, path)
 
 
-def _load_state(
-    path: Path, actor: Actor, critic: Critic, optimiser: torch.optim.Optimizer, config: PpoConfig
-) -> int:
+def _load_state(path: Path, actor: Actor, critic: Critic, optimiser: torch.optim.Optimizer, config: PpoConfig) -> int:
     state = torch.load(path, weights_only=True)
     # more updates may be asked for than were planned; everything else must agree
     if {**state["config"], "updates": 0} != {**asdict(config), "updates": 0}:

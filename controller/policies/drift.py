@@ -132,7 +132,7 @@ class DriftPlusPenalty:
         cuts = project(self.tables, candidates, state)
         allocation = self.allocate(cuts, state)
         chosen = int(np.argmin(allocation.cost))
-        return cuts[chosen], Allocation(*(field[chosen : chosen + 1] for field in allocation))
+        return cuts[chosen], Allocation._make(field[chosen : chosen + 1] for field in allocation)
 
     def decision(self, observation: Observation, cuts: CutArray, allocation: Allocation) -> Decision:
         """The contract's form. Residual shares are left to the rule that simulator and testbed apply: what the active

@@ -88,7 +88,7 @@ class Lymdo(LymdoCoordinateDescent):
         logits = np.where(feasible_alone(self.tables, state, 1)[0], logits, -1e9)
         likely = np.argmax(logits, axis=1)
         if count == 1:
-            return likely[np.newaxis]
+            return np.asarray(likely[np.newaxis])
         # Gumbel's trick: the argmax of logits plus noise is a draw from their softmax
         noise = self._rng.gumbel(size=(count - 1, *logits.shape))
         drawn = np.argmax(logits + noise, axis=2)
@@ -124,7 +124,9 @@ class LymdoEqualShares(Lymdo):
             (demands.tail_seconds, self.limits.edge_cpus, edge),
         ):
             idle = work <= 0
-            weight = np.where(idle, self.limits.residual_share, 1.0 / np.maximum(np.sum(~idle, axis=1, keepdims=True), 1))
+            weight = np.where(
+                idle, self.limits.residual_share, 1.0 / np.maximum(np.sum(~idle, axis=1, keepdims=True), 1)
+            )
             shares[:] = total * weight / weight.sum(axis=1, keepdims=True)
         delay, energy = optimal.delay_seconds.copy(), optimal.energy_joules.copy()
         for e, i in np.argwhere(demands.wire_bits > 0):

@@ -203,8 +203,8 @@ def run_fixed_cuts(
 ) -> FixedRuns:
     """Every cut vector (runs, ues) over the same slots, delay by the ``exact`` formula.
 
-    ``convex``: speed, spectrum and share by the convex step under virtual queues, as ``fixed+convex`` decides; else full
-    speed and equal shares. ``channel`` has a row per slot, ``arrival_rates`` is (slots, ues).
+    ``convex``: speed, spectrum and share by the convex step under virtual queues, as ``fixed+convex`` decides; else
+    full speed and equal shares. ``channel`` has a row per slot, ``arrival_rates`` is (slots, ues).
     """
     tables = ChainTables.of(scenario)
     quality, downlink = (np.ascontiguousarray(x) for x in channel.link_states(tables))

@@ -18,8 +18,8 @@ class SplitInferenceEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int64]]):
     """One lab. Observation: (ues, FEATURES), see :func:`controller.learning.network.features`. Action: MultiDiscrete,
     the candidate cut of each UE. Reward: ``-J / (N V)``, J the slot's drift-plus-penalty after the convex step.
 
-    Episodes are truncated after ``episode_slots``. ``info`` holds delay [s] and energy [J] by UE, the mask of cuts that a
-    UE could have on its own, and the cuts after projection. For training use :class:`SlotBatch`, its vector form.
+    Episodes are truncated after ``episode_slots``. ``info`` holds delay [s] and energy [J] by UE, the mask of cuts that
+    a UE could have on its own, and the cuts after projection. For training use :class:`SlotBatch`, its vector form.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own declaration
@@ -60,4 +60,4 @@ class SplitInferenceEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int64]]):
         return self._observation(), float(step.reward[0]), False, self._slot >= self._episode_slots, info
 
     def _observation(self) -> NDArray[np.float32]:
-        return self._batch.features()[0].astype(np.float32)
+        return np.asarray(self._batch.features()[0], dtype=np.float32)

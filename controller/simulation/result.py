@@ -71,7 +71,7 @@ class SimulationResult:
     def energy_ratio(self, warmup_slots: int = 0) -> FloatArray:
         """Mean energy over budget, (ues,); 0 for a UE without a budget."""
         budget = np.array([ue.energy_budget_joules for ue in self.scenario.ues])
-        return self.mean_energy_joules(warmup_slots) / budget
+        return np.asarray(self.mean_energy_joules(warmup_slots) / budget)
 
     def task_delays(self, warmup_slots: int = 0) -> FloatArray:
         """E2E delays of the tasks that arrived after the warm-up and completed (event mode)."""

@@ -2,8 +2,8 @@
 
 Queues carry over from slot to slot. A task takes its cut and speed when its head starts and its edge share when its
 tail starts; the link's rate changes at once, at every step of the trace and every slot. Every queue is first come
-first served, so a local result may overtake a transmitted one but nothing overtakes within a queue: a UE's stages can be
-walked one after the other through a slot instead of keeping a heap of events.
+first served, so a local result may overtake a transmitted one but nothing overtakes within a queue: a UE's stages can
+be walked one after the other through a slot instead of keeping a heap of events.
 """
 
 from __future__ import annotations
@@ -133,7 +133,15 @@ def _advance(  # type: ignore[no-untyped-def]
                 free[ue, BITS_LEFT] = tasks[BITS, j]
                 pointers[ue, SENDING] = 1
             now, left = _transmit(
-                start, end, free[ue, BITS_LEFT], quality, power[ue], ue, linear[ue], spectrum[ue], floor[ue],
+                start,
+                end,
+                free[ue, BITS_LEFT],
+                quality,
+                power[ue],
+                ue,
+                linear[ue],
+                spectrum[ue],
+                floor[ue],
                 step_seconds,
             )
             free[ue, BITS_LEFT] = left
@@ -247,7 +255,7 @@ class Tandem:
     """All tasks of a run and where each UE stands. Call :meth:`advance` slot by slot, in order."""
 
     def __init__(self, arrivals: list[FloatArray], up_delay: FloatArray, down_delay: FloatArray, kappa: FloatArray,
-                 transmit_watts: FloatArray, linear: NDArray[np.bool_], floor: FloatArray) -> None:  # fmt: skip  # noqa: E501
+                 transmit_watts: FloatArray, linear: NDArray[np.bool_], floor: FloatArray) -> None:  # fmt: skip
         """``arrivals`` holds one sorted array of times per UE; the rest is (ues,). Raises ValueError if not sorted."""
         for index, times in enumerate(arrivals):
             if times.size and (np.any(np.diff(times) < 0) or times[0] < 0):

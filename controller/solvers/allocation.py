@@ -124,9 +124,9 @@ def _allocate_batch(  # type: ignore[no-untyped-def]
     active = np.empty(n, dtype=np.bool_)
     for e in range(environments):
         cost[e], feasible[e], load[e] = allocate_slot(
-            exact, rates[e], heads[e], bits[e], tails[e], qualities[e], queues[e], constants[e], downloads[e], max_speed,
-            kappa, watts, linear, price, spectrum_hz, edge_cpus, slot, residual, speed[e], spectrum[e], edge[e], delay[e], energy[e],
-            scratch, active,
+            exact, rates[e], heads[e], bits[e], tails[e], qualities[e], queues[e], constants[e], downloads[e],
+            max_speed, kappa, watts, linear, price, spectrum_hz, edge_cpus, slot, residual, speed[e], spectrum[e],
+            edge[e], delay[e], energy[e], scratch, active,
         )  # fmt: skip
 
 
@@ -145,8 +145,8 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
     price = np.maximum(limits.v * ues.weight, SMALLEST_PRICE)
     _allocate_batch(
         model == "exact", rates, demands.head_seconds, demands.wire_bits, demands.tail_seconds, demands.link_quality,
-        demands.queue_joules, demands.constant_seconds, demands.download_seconds, ues.max_speed, ues.kappa, ues.transmit_watts, ues.linear, price, limits.spectrum_hz,
-        limits.edge_cpus, limits.slot_seconds, limits.residual_share, speed, spectrum, edge, delay, energy, cost,
-        feasible, load,
+        demands.queue_joules, demands.constant_seconds, demands.download_seconds, ues.max_speed, ues.kappa,
+        ues.transmit_watts, ues.linear, price, limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds,
+        limits.residual_share, speed, spectrum, edge, delay, energy, cost, feasible, load,
     )  # fmt: skip
     return Allocation(speed, spectrum, edge, delay, energy, cost, feasible, load)

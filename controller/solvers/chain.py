@@ -142,5 +142,3 @@ class SlotState:
             downlink_rate=tables.downlink_rate(np.array([ue.gain_down[0] for ue in ues])),
             queue_joules=queue_joules,
         )
-
-

@@ -1,4 +1,4 @@
-"""Search over the cuts of all UEs, each choice scored by the convex step: projection, coordinate descent, exhaustive."""
+"""Search over the cuts of all UEs, scored by the convex step: projection, coordinate descent, exhaustive."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, line
 
 
 @njit(cache=True, nogil=True)
-def _project_batch(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, residual):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _project_batch(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, residual):  # type: ignore[no-untyped-def]  # fmt: skip
     n = cuts.shape[1]
     scratch = np.empty((2, n))
     work = np.empty((2, n))
@@ -110,7 +110,7 @@ def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
     sweeps = 0
     for e in range(environments):
         best = np.inf
-        for sweep in range(MAXIMUM_SWEEPS):
+        for _ in range(MAXIMUM_SWEEPS):
             improved = False
             for i in range(n):
                 kept = cuts[e, i]

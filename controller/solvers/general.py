@@ -10,7 +10,7 @@ import warnings
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import cvxpy as cp
+import cvxpy
 import numpy as np
 
 from controller.model.queueing import tandem_delay_seconds
@@ -19,13 +19,15 @@ from controller.solvers.problem import Allocation, AllocationModel, Demands, Flo
 
 TOLERANCE = 1e-10
 
+cp: Any = cvxpy  # its type hints leave out its own atoms
+
 
 class _Slot(NamedTuple):
     """One UE-by-UE slot in the solver's units; arrays (ues,)."""
 
-    problem: cp.Problem
-    parameters: dict[str, cp.Parameter]
-    variables: dict[str, cp.Variable]
+    problem: Any
+    parameters: dict[str, Any]
+    variables: dict[str, Any]
 
 
 @lru_cache(maxsize=64)
@@ -36,16 +38,16 @@ def _build(model: AllocationModel, head: tuple[int, ...], link: tuple[int, ...],
     Variables are loads u = lambda s per stage. s + W(s) = (u + u^2/(2(1-u))) / lambda = (u + 1/(1-u) - 1) / (2 lambda),
     speed f = lambda c / u.
     """
-    variables: dict[str, cp.Variable] = {}
-    parameters: dict[str, cp.Parameter] = {}
+    variables: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     constraints: list[Any] = []
     cost: Any = 0.0
 
-    def parameter(name: str, size: int) -> cp.Parameter:
+    def parameter(name: str, size: int) -> Any:
         parameters[name] = cp.Parameter(size, nonneg=True, name=name)
         return parameters[name]
 
-    loads: dict[str, cp.Variable] = {}
+    loads: dict[str, Any] = {}
     for stage, members in (("head", head), ("link", link), ("edge", edge)):
         if not members:
             continue
@@ -108,7 +110,7 @@ def allocate_general(
     gives it for ``indep``.
     """
     quick = allocate(demands, ues, limits, "indep")
-    result = Allocation(*(np.array(field) for field in quick))
+    result = Allocation._make(np.array(field) for field in quick)
     for environment in np.flatnonzero(quick.feasible):
         _solve_slot(int(environment), demands, ues, limits, model, result)
     return evaluate(result, demands, ues, limits, model)
@@ -181,7 +183,8 @@ def evaluate(
     link_rate = np.where(ues.linear, spectrum * quality, spectrum * np.log2(1.0 + quality / spectrum))
     transfer = np.divide(demands.wire_bits, link_rate, out=np.zeros(rate.shape), where=demands.wire_bits > 0)
     service = np.stack(
-        [demands.head_seconds / allocation.device_speed, transfer, demands.tail_seconds / allocation.edge_share], axis=-1
+        [demands.head_seconds / allocation.device_speed, transfer, demands.tail_seconds / allocation.edge_share],
+        axis=-1,
     )
     idle = np.sum(demands.wire_bits <= 0, axis=1, keepdims=True)
     download = demands.download_seconds * (rate.shape[1] - idle) * (1 + limits.residual_share * idle)

@@ -4,8 +4,8 @@ In epigraph form, with ``y_n >= lambda_n s_{n,i}`` for every stage i, a slot cos
 
     sum_n  P_n (s_u + s_t + s_e) + Q_n E_n + P_n W(y_n / lambda_n),      P_n = V w_n,
 
-where W is convex and increasing. A logarithmic barrier on the ``y_n - lambda_n s_{n,i}`` and on ``s_max - f_n`` makes it
-smooth. Each UE's Hessian is an arrow (three resources, coupled through y), and the two totals couple the UEs, so a
+where W is convex and increasing. A logarithmic barrier on the ``y_n - lambda_n s_{n,i}`` and on ``s_max - f_n`` makes
+it smooth. Each UE's Hessian is an arrow (three resources, coupled through y), and the two totals couple the UEs, so a
 Newton step costs O(ues). The gap to the optimum is (number of barriers) x (barrier weight).
 """
 
@@ -23,7 +23,7 @@ MAXIMUM_STEPS = 400
 
 
 @njit(cache=True, nogil=True)
-def _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy, barrier):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy, barrier):  # type: ignore[no-untyped-def]  # fmt: skip
     """(cost, cost + barriers); inf outside the domain. x is (3, n): speed, spectrum, edge."""
     cost = 0.0
     logs = 0.0

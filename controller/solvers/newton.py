@@ -95,7 +95,8 @@ def device_speed(
         u -= step
         if abs(step) <= 1e-15 * u:
             break
-    return arrival_rate * head / u
+    speed: float = arrival_rate * head / u
+    return speed
 
 
 @njit(cache=True, nogil=True)
@@ -193,7 +194,7 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
 
 
 @njit(cache=True, nogil=True)
-def smallest_shares(n, spectrum, arrival_rate, wire_bits, tail, quality, linear, least_spectrum, least_edge):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def smallest_shares(n, spectrum, arrival_rate, wire_bits, tail, quality, linear, least_spectrum, least_edge):  # type: ignore[no-untyped-def]  # fmt: skip
     """Fill the shares that keep each UE's load at MAXIMUM_LOAD; return their sums (inf if one cannot be had)."""
     spectrum_sum = 0.0
     edge_sum = 0.0
