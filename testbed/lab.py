@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -36,8 +37,10 @@ from testbed.plan import (
     StartPrograms,
 )
 from testbed.prepare import Ingredients
+from testbed.runtime import rootless
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, Runtime
-from testbed.runtime.discovery import list_owned, state_root
+from testbed.runtime.discovery import list_owned, remove, state_root
+from testbed.runtime.rootless import Holder
 from testbed.runtime.zygote import Call
 from testbed.topology import Topology
 from testbed.traces.files import load_trace
@@ -63,6 +66,14 @@ class LabState(msgspec.Struct, frozen=True):
     nodes: tuple[NodeSpec, ...]
     realtime: bool = False
     urls: dict[str, str] = {}
+
+
+class ElsewhereError(TestbedError):
+    """The lab lives in a user namespace of its own: this command has to be run again in there."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(f"lab {holder.lab!r} lives in the user namespace of process {holder.pid}")
+        self.holder = holder
 
 
 class Lab:
@@ -187,13 +198,18 @@ class Lab:
 
     @classmethod
     def find(cls, name: str | None = None) -> Lab:
-        """A lab that exists; without a name, the only one. Raises InputError that lists what there is."""
+        """A lab that exists; without a name, the only one.
+
+        Raises InputError that lists what there is, ElsewhereError if it has to be entered first.
+        """
         labs = existing()
         if name is None:
             if len(labs) == 1:
                 return cls.find(labs[0])
             what = "no lab is up" if not labs else "several labs are up: name one"
             raise InputError(what, allowed=", ".join(labs), fix="" if labs else "Bring one up with: testbed up FILE")
+        if rootless.needed() and (holders := rootless.holders(name)):
+            raise ElsewhereError(holders[0])
         path = state_root() / name / STATE_FILE
         try:
             state = msgspec.json.decode(path.read_bytes(), type=LabState)
@@ -323,7 +339,10 @@ def terminate(pid: int) -> None:
 
 def existing() -> list[str]:
     """Names of all labs that have anything on this system, alive or in pieces."""
-    return sorted({owned.lab for owned in list_owned()})
+    labs = {owned.lab for owned in list_owned()}
+    if rootless.needed():
+        labs |= {holder.lab for holder in rootless.holders()}
+    return sorted(labs)
 
 
 def runtime_of(kind: RuntimeName, lab: str, run_id: str) -> Runtime:
@@ -342,9 +361,11 @@ def remove_labs(names: list[str]) -> Iterator[tuple[str, str]]:
     for name in names:
         try:
             lab = Lab.find(name)
+        except ElsewhereError as elsewhere:
+            rootless.run_in_lab(elsewhere.holder, (sys.executable, "-m", "testbed", "down", name))
+            rootless.remove(name)
+            continue
         except (InputError, msgspec.DecodeError):
-            from testbed.runtime.discovery import remove
-
             remove(name)
             yield name, "its pieces were removed"
             continue

@@ -13,7 +13,10 @@ import traceback
 import click
 
 import testbed
+from testbed.cli.again import again
 from testbed.errors import TestbedError
+from testbed.lab import ElsewhereError
+from testbed.runtime import rootless
 
 #: verb -> module under testbed.cli that holds ``command``; several verbs may share a module (``module:attribute``)
 VERBS = {
@@ -70,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except ElsewhereError as elsewhere:
+        sys.exit(rootless.run_in_lab(elsewhere.holder, again(arguments)))
     except TestbedError as error:
         if debug:
             traceback.print_exc()

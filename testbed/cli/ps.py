@@ -9,9 +9,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from testbed.cli.again import again
 from testbed.control import ControllerSilentError
 from testbed.errors import InputError
-from testbed.lab import Lab, existing
+from testbed.lab import ElsewhereError, Lab, existing
+from testbed.runtime import rootless
 
 
 class Process(TypedDict):
@@ -38,7 +40,7 @@ class Row(TypedDict):
 def command(lab: str | None, as_json: bool) -> None:
     """Show the labs that are up, and their processes."""
     names = [lab] if lab else existing()
-    rows = [_describe(name) for name in names]
+    rows = [row for name in names for row in _rows(name)]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
@@ -55,6 +57,15 @@ def command(lab: str | None, as_json: bool) -> None:
             )
             table.add_row(*head, *(str(value) for value in process.values()))
     Console().print(table)
+
+
+def _rows(name: str) -> list[Row]:
+    try:
+        return [_describe(name)]
+    except ElsewhereError as elsewhere:
+        text = rootless.output_in_lab(elsewhere.holder, again(["ps", name, "--json"]))
+        rows: list[Row] = json.loads(text)
+        return rows
 
 
 def _describe(name: str) -> Row:

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from testbed.cli import options
+from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
 from testbed.runs.execute import Order, execute
 from testbed.runs.live import LiveTable
@@ -42,6 +43,7 @@ def command(
 ) -> None:
     """Bring a lab up, measure, report, take it down."""
     topology = options.read_lab(file, overrides, policy, seed, name)
+    enter(topology.name)
     order = Order(topology, str(file), file.parent.absolute(), select(runtime), out, duration)
     summary = execute(
         order, options.notify, lambda lab: LiveTable(str(lab.directory), duration, policy=lab.state.policy)

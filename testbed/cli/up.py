@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from testbed.cli import options
+from testbed.cli.again import enter
 from testbed.runs.execute import Order
 from testbed.runs.serve import serve
 from testbed.runtime.select import select
@@ -30,6 +31,7 @@ def command(
 ) -> None:
     """Bring a lab up and serve until `down`. Idempotent: repairs what is missing, says what differs."""
     topology = options.read_lab(file, overrides, policy, seed, name)
+    enter(topology.name)
     order = Order(topology, str(file), file.parent.absolute(), select(runtime), out, None)
     lab, did = serve(order, options.notify)
     if as_json:

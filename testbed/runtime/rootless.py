@@ -1,13 +1,13 @@
 """Labs without root: each lives inside a user namespace of its own, in which its owner is root.
 
-A *holder* (``unshare`` and, as its only child, process 1 of the new process namespace) keeps the lab's namespaces while
-anything in it runs. Commands about the lab are run again inside, by ``nsenter``. Nothing about a holder is kept in a
-file: it is found by its environment, and told from a later process with its pid by its start time. When a holder dies,
-the kernel ends everything inside.
+A *holder*, process 1 of the new process namespace, keeps the lab's namespaces while anything in it runs. Commands about
+the lab are run again inside, by ``nsenter``. Nothing about a holder is kept in a file: it is found by its name and
+environment, and told from a later process with its pid by its start time. When a holder dies, the kernel ends
+everything inside.
 
 There is no cgroup and no SCHED_FIFO in there: nothing is capped, and stages are timed with ordinary scheduling.
 
-``python -m testbed.runtime.rootless LAB STATE_ROOT -- COMMAND...`` is process 1 of a holder.
+``python -m testbed.runtime.rootless LAB STATE_ROOT RESULT_DESCRIPTOR COMMAND...`` becomes a holder.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pathlib import Path
 
 from testbed.errors import HostError, TestbedError
 from testbed.runtime import discovery, namespaces
-from testbed.runtime.child import start_ticks, stat_fields
+from testbed.runtime.child import start_ticks
 from testbed.runtime.host import user_namespace_error
 
 HOLDER_VARIABLE = "TESTBED_HOLDER"
-_RESULT_VARIABLE = "TESTBED_HOLDER_RESULT"
+_COMMAND_NAME = "tb-holder"
 _POLL_SECONDS = 0.2
 
 
@@ -75,29 +75,20 @@ def holders(lab: str | None = None) -> list[Holder]:
     """Holders of this user, of one lab or of all, found in /proc."""
     marker = f"{HOLDER_VARIABLE}=".encode()
     found: list[Holder] = []
-    parents: dict[int, str] = {}
-    children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
-        pid = int(entry.name)
-        fields = stat_fields(pid)
-        if not fields or fields[0] in "ZX":
-            continue
-        children.setdefault(int(fields[1]), []).append(pid)
         try:
-            if entry.stat().st_uid != os.geteuid() or (entry / "comm").read_text().strip() != "unshare":
+            if entry.stat().st_uid != os.geteuid() or (entry / "comm").read_text() != f"{_COMMAND_NAME}\n":
                 continue
             environment = (entry / "environ").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         for variable in environment:
-            if variable.startswith(marker):
-                parents[pid] = variable[len(marker) :].decode(errors="replace")
-    for parent, owner in sorted(parents.items()):
-        if lab in (None, owner):
-            found += [Holder(owner, pid, start_ticks(pid)) for pid in children.get(parent, [])]
-    return found
+            owner = variable.removeprefix(marker).decode(errors="replace")
+            if variable.startswith(marker) and lab in (None, owner):
+                found.append(Holder(owner, int(entry.name), start_ticks(int(entry.name))))
+    return sorted(found, key=lambda holder: holder.lab)
 
 
 def run_in_new(lab: str, command: Sequence[str]) -> int:
@@ -112,38 +103,34 @@ def run_in_new(lab: str, command: Sequence[str]) -> int:
         raise TestbedError(f"lab {lab!r} is up; `testbed down {lab}` first")
     state = discovery.state_root()
     read_end, write_end = os.pipe()
-    holder = subprocess.Popen(
-        [
-            *("unshare", "-Urnmpf", "--kill-child", "--mount-proc"),
-            *(sys.executable, "-P", "-m", "testbed.runtime.rootless", lab, str(state), "--", *command),
-        ],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
-            HOLDER_VARIABLE: lab,
-            _RESULT_VARIABLE: str(write_end),
-        },
-        pass_fds=(write_end,),
-        # Closing the terminal must not end the lab.
-        start_new_session=True,
-    )
-    os.close(write_end)
 
     def forward(number: int, _: object) -> None:
-        for inner in holders(lab):
+        for holder in holders(lab):
             with suppress(ProcessLookupError):
-                os.kill(inner.pid, number)
+                os.kill(holder.pid, number)
 
     previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        # Closing the terminal must not end the lab: a session of its own.
+        starter = subprocess.Popen(
+            [sys.executable, "-P", "-m", "testbed.runtime.rootless", lab, str(state), str(write_end), *command],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
+                HOLDER_VARIABLE: lab,
+            },
+            pass_fds=(write_end,),
+            start_new_session=True,
+        )
+        os.close(write_end)
+        starter.wait()
         with os.fdopen(read_end) as result:
             answer = result.read()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if not answer:
-        holder.wait()
-        raise TestbedError(f"the holder of lab {lab!r} ended before its command did (exit code {holder.returncode})")
+        raise TestbedError(f"the holder of lab {lab!r} ended before its command did")
     return int(answer)
 
 
@@ -152,16 +139,24 @@ def run_in_lab(holder: Holder, command: Sequence[str]) -> int:
 
     Raises TestbedError if the holder has gone.
     """
+    return subprocess.run(_inside(holder, command), check=False).returncode
+
+
+def output_in_lab(holder: Holder, command: Sequence[str]) -> str:
+    """What a command prints inside a holder. Raises TestbedError if the holder has gone or the command fails."""
+    result = subprocess.run(_inside(holder, command), capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise TestbedError(result.stderr.strip() or f"{command[0]} failed in lab {holder.lab!r}")
+    return result.stdout
+
+
+def _inside(holder: Holder, command: Sequence[str]) -> list[str]:
     if start_ticks(holder.pid) != holder.start_ticks:
         raise TestbedError(f"the holder of lab {holder.lab!r} (process {holder.pid}) has ended")
-    result = subprocess.run(
-        [
-            *("nsenter", f"--target={holder.pid}", "--user", "--net", "--mount", "--pid", "--preserve-credentials"),
-            *(f"--wd={Path.cwd()}", "--", *command),
-        ],
-        check=False,
-    )
-    return result.returncode
+    return [
+        *("nsenter", f"--target={holder.pid}", "--user", "--net", "--mount", "--pid", "--preserve-credentials"),
+        *(f"--wd={Path.cwd()}", "--", *command),
+    ]
 
 
 def remove(lab: str, timeout_seconds: float = 5.0) -> None:
@@ -181,32 +176,37 @@ def remove(lab: str, timeout_seconds: float = 5.0) -> None:
 # ------------------------------------------------------------------------------------------- process 1 of a holder
 
 
-def hold(lab: str, outer_state: str, command: Sequence[str]) -> int:
-    """Prepare the mounts, run the command, tell its exit code, then reap until no program of the lab is left."""
-    state = os.open(outer_state, os.O_PATH | os.O_DIRECTORY)
-    namespaces.mount("tmpfs", Path("/run"), 0, "tmpfs", "mode=755")
-    inner_state = discovery.state_root()
-    # Logs and state stay readable from outside, also when the holder has died.
-    namespaces.bind_mount(f"/proc/self/fd/{state}", inner_state)
-    os.close(state)
-    result = int(os.environ.pop(_RESULT_VARIABLE))
+def hold(lab: str, outer_state: str, result: int, command: Sequence[str]) -> None:
+    """Prepare the mounts, run the command, tell its exit code, then reap until no program of the lab is left.
+
+    ``result`` is the descriptor that takes the exit code.
+    """
     os.set_inheritable(result, False)
+    namespaces.become_root_of_user_namespace()
+    # before /run, where it may be, is covered; a descriptor of the old mount namespace could not be bound
+    state = os.open(outer_state, os.O_PATH | os.O_DIRECTORY)
+    Path("/proc/self/comm").write_text(_COMMAND_NAME)
+    namespaces.mount("tmpfs", Path("/run"), 0, "tmpfs", "mode=755")
+    # Logs and state stay readable from outside, also when the holder has died.
+    namespaces.bind_mount(f"/proc/self/fd/{state}", discovery.state_root())
+    os.close(state)
     # Only the holder itself may carry its marker.
-    del os.environ[HOLDER_VARIABLE]
-    child = subprocess.Popen(command)
+    child = subprocess.Popen(
+        command, env={name: value for name, value in os.environ.items() if name != HOLDER_VARIABLE}
+    )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: child.send_signal(received))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     code = child.wait()
-    os.write(result, str(code if code >= 0 else 128 - code).encode())
-    os.close(result)
+    # The caller waits for the end of these, not only for the answer.
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
+    os.write(result, str(code if code >= 0 else 128 - code).encode())
+    os.close(result)
     while discovery.processes(lab):
         _reap()
         time.sleep(_POLL_SECONDS)
-    return 0
 
 
 def _reap() -> None:
@@ -221,4 +221,4 @@ def _reap() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(hold(sys.argv[1], sys.argv[2], sys.argv[4:]))
+    hold(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])
