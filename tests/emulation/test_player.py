@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from controller.contract import Decision, UeDecision
 from controller.model.radio import rates
 from controller.testing import example_scenario
+from testbed.links.netns import in_namespace
 from testbed.links.probes import Flow
 from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
@@ -157,6 +159,24 @@ def test_drops_nobody_ordered_are_reported_and_ordered_ones_are_not(tmp_path: Pa
     assert len(drops) >= 2
     assert sum(record.sent_bytes for record in drops) > 300_000
     assert all(record.dropped_packets == 0 for record in drops)
+
+
+def test_an_overflowing_leaf_is_reported(tmp_path: Path) -> None:
+    narrow = [WireSpec(0, "ue0", 5e6, 5e6, send_buffer_bytes=1000)]  # 64 kB in the leaf
+    scenario = rate_scenario(["ue0"])
+    with (
+        wired("pl-over", narrow) as lab,
+        PlayerRun(lab, tmp_path, scenario, {"ue0": rate_trace(2, 2)}) as run,
+        in_namespace(lab.name("ue0"), lambda: socket.socket(type=socket.SOCK_DGRAM)) as sending,
+    ):
+        run.start(time.monotonic())
+        run.poll(0.5)
+        for _ in range(200):
+            sending.sendto(bytes(1400), (narrow[0].edge_address, 9))
+        run.poll(1.5)
+        run.stop()
+    dropped = sum(record.dropped_packets for record in run.records if isinstance(record, ChannelDrops))
+    assert 140 <= dropped <= 160  # 45 frames fit
 
 
 @pytest.mark.quiet
