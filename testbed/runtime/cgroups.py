@@ -263,8 +263,12 @@ def _bottom_up(path: Path) -> Iterator[Path]:
 def _remove_group(path: Path, timeout_seconds: float) -> None:
     # A killed process leaves its group a little after it has left the process list.
     deadline = time.monotonic() + timeout_seconds
+    realtime = path / "cpu.rt_runtime_us"
     while True:
         try:
+            # The kernel frees a removed group later, and until then would count its share against its siblings'.
+            if realtime.exists():
+                realtime.write_text("0")
             path.rmdir()
         except FileNotFoundError:
             return

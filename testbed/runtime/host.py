@@ -12,6 +12,7 @@ from pathlib import Path
 
 from testbed.runtime import realtime
 from testbed.runtime.cgroups import Version, detect
+from testbed.runtime.discovery import system_lock
 
 #: "Speed 1.0" is this part of a core of the host, so that a stage ends before its target in spite of noise.
 REFERENCE_CORE_FRACTION = 0.5
@@ -42,6 +43,8 @@ class HostFacts:
 def facts() -> HostFacts:
     """This host's facts. Makes (and leaves) nothing."""
     groups = detect()
+    with system_lock():
+        fifo = realtime.available(groups)
     return HostFacts(
         kernel=platform.release(),
         preemption=_preemption(),
@@ -49,7 +52,7 @@ def facts() -> HostFacts:
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cgroup_version=groups.version,
-        realtime=realtime.available(groups),
+        realtime=fifo,
         is_root=os.geteuid() == 0,
         in_user_namespace=in_user_namespace(),
         user_namespaces=user_namespace_error() == "",

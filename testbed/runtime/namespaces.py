@@ -16,8 +16,9 @@ from testbed.errors import HostError
 
 NETNS_DIRECTORY = Path("/run/netns")
 
-_CLONE_NEWNET = 0x40000000
-_MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
+_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 0x2, 0x4, 0x8
+_MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SHARED = 0x1000, 0x4000, 0x40000, 0x100000
 _MNT_DETACH = 2
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
@@ -44,6 +45,22 @@ def mount(source: str, target: Path, flags: int, filesystem: str = "", options: 
 def bind_mount(source: str, target: Path) -> None:
     """Make ``source`` visible at ``target``. Raises OSError."""
     mount(source, target, _MS_BIND)
+
+
+def become_root_of_user_namespace() -> None:
+    """Go on as root of a new user namespace and as process 1 of a new process namespace, mounts and network separate.
+
+    The calling process ends with exit code 0 in a child that carries on. It must be single-threaded. Raises OSError.
+    """
+    user, group = os.geteuid(), os.getegid()
+    _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET), "unshare user namespace")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+    if os.fork() != 0:
+        os._exit(0)
+    mount("none", Path("/"), _MS_REC | _MS_PRIVATE)
+    mount("proc", Path("/proc"), _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "proc")
 
 
 def enter(path: Path) -> None:

@@ -22,7 +22,7 @@ from testbed.runtime.launch import Place
 from testbed.runtime.zygote import Call, Preparation, ZygoteClient
 
 #: Read by OpenMP, MKL and OpenBLAS when they load: each would start a thread per core of the host.
-_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class NetnsRuntime:
@@ -58,6 +58,10 @@ class NetnsRuntime:
         if not self._zygote.alive():
             self._preparation = Preparation(("torch", *imports), tuple(calls))
             self._zygote.spawn(self._environment(), self._preparation)
+
+    def wait_until_warm(self) -> None:
+        """Wait for what :meth:`prewarm` began. Raises TestbedError with its reason if it failed."""
+        self._zygote.fork(())
 
     def create(self, nodes: Sequence[NodeSpec]) -> None:
         """Create what is missing of the nodes' cgroups and namespaces. Raises HostError, InputError."""
@@ -114,7 +118,7 @@ class NetnsRuntime:
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         return {
             **os.environ,
-            **dict.fromkeys(_ONE_THREAD, "1"),
+            **dict.fromkeys(ONE_THREAD, "1"),
             "PYTHONPATH": path,
             "PYTHONUNBUFFERED": "1",
             discovery.LAB_VARIABLE: self.lab,

@@ -181,10 +181,13 @@ def serve(listener: socket.socket, lab_directory: Path) -> ChildSpec | None:
             if listener in ready:
                 connection, _ = listener.accept()
                 with connection:
-                    request = msgspec.json.decode(_receive(connection), type=ForkRequest)
+                    message = _receive(connection)
+                    if not message:  # somebody only looked whether we live
+                        continue
+                    request = msgspec.json.decode(message, type=ForkRequest)
                     spec = _fork_all(request, running, lab_directory)
                     if spec is None:
-                        reply = ForkReply(tuple(running)[-len(request.children) :])
+                        reply = ForkReply(tuple(running)[len(running) - len(request.children) :])
                         connection.sendall(msgspec.json.encode(reply))
                         # the children hold copies: closing ours alone would not end the answer
                         connection.shutdown(socket.SHUT_RDWR)

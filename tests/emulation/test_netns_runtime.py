@@ -1,0 +1,160 @@
+"""The embedded runtime at work: where processes run, what they share, what they are told, how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.errors import InputError, TestbedError
+from testbed.runtime import discovery
+from testbed.runtime.base import NodeSpec, ProcessSpec
+from testbed.runtime.cgroups import CgroupsV1, detect
+from testbed.runtime.netns import NetnsRuntime
+from testbed.runtime.zygote import Call
+from tests.emulation.netns_lab import PROGRAM, bring_up, facts, number, process, runtime, wait_for
+
+pytestmark = pytest.mark.root
+
+UE = NodeSpec("ue1", "ue", cpus=0.25, quota_host_cores=0.25)
+EDGE = NodeSpec("edge", "edge", cpus=0.8, quota_host_cores=0.8)
+CONTROLLER = NodeSpec("controller", "controller", network=False)
+
+
+@pytest.fixture
+def lab() -> Iterator[NetnsRuntime]:
+    made = runtime("netnsrt-work")
+    made.remove()
+    yield made
+    made.remove()
+    assert discovery.list_owned(made.lab) == []
+
+
+def test_forked_and_launched_processes_are_in_their_place(lab: NetnsRuntime) -> None:
+    lab.create([UE, EDGE, CONTROLLER])
+    lab.start([process(lab, "ue1", needs_torch=True, convolve=True), process(lab, "edge"), process(lab, "controller")])
+    said = {name: facts(lab, name) for name in ("ue1", "edge", "controller")}
+    host = os.stat("/proc/self/ns/net").st_ino  # noqa: PTH116
+    assert said["controller"]["namespace"] == host
+    assert len({host, said["ue1"]["namespace"], said["edge"]["namespace"]}) == 3
+    for name in ("ue1", "edge"):
+        assert f"/testbed/netnsrt-work/{name}\n" in str(said[name]["cgroups"])
+        assert said[name]["node"] == name
+        assert said[name]["run_id"] == "run-1"
+        assert said[name]["omp"] == "1"
+    assert said["ue1"]["first_output"] == 27.0
+    assert lab.logs("ue1").read_text() == "up\n"
+    assert lab.cpu_seconds("ue1") > 0
+
+
+def test_an_agent_shares_what_was_loaded_before_the_fork(
+    lab: NetnsRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nrt_shared.py").write_text(
+        "import os\nloaded = []\n"
+        "def load(name, seed):\n    loaded.append((name, seed, os.getpid()))\n"
+        "def main(config):\n    print(loaded, os.getppid())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lab.prewarm(calls=[Call("nrt_shared:load", ("a-model", 7))])
+    lab.create([UE])
+    lab.start([ProcessSpec("ue1", "nrt_shared", tmp_path / "none.json", needs_torch=True)])
+    wait_for(lambda: lab.logs("ue1").exists() and "\n" in lab.logs("ue1").read_text(), "output")
+    loaded, parent = lab.logs("ue1").read_text().rstrip().rsplit(" ", 1)
+    assert loaded == f"[('a-model', 7, {parent})]"
+
+
+def test_a_model_that_cannot_load_is_told_with_its_reason(lab: NetnsRuntime) -> None:
+    lab.prewarm(calls=[Call("tests.emulation.netns_lab:no_such_function")])
+    lab.create([UE])
+    with pytest.raises(TestbedError, match="no_such_function"):
+        lab.start([process(lab, "ue1", needs_torch=True)])
+
+
+@pytest.mark.parametrize("needs_torch", [True, False])
+def test_ends_are_recorded(lab: NetnsRuntime, needs_torch: bool) -> None:
+    names = ["exits", "raises", "killed"]
+    lab.create([NodeSpec(name, "ue") for name in names])
+    lab.start(
+        [
+            process(lab, "exits", "exit", code=5, needs_torch=needs_torch),
+            process(lab, "raises", "raise", needs_torch=needs_torch),
+            process(lab, "killed", needs_torch=needs_torch),
+        ]
+    )
+    os.kill(number(facts(lab, "killed")["pid"]), signal.SIGKILL)
+    wait_for(lambda: all(status.exit_code is not None for status in lab.processes()), "three ends")
+    assert {status.node: status.exit_code for status in lab.processes()} == {"exits": 5, "raises": 1, "killed": -9}
+    assert "RuntimeError: the program's own error" in lab.logs("raises").read_text()
+
+
+def test_a_lab_outlives_its_zygote_and_gets_a_new_one(lab: NetnsRuntime) -> None:
+    bring_up(lab, [UE], needs_torch=True)
+    first = number(facts(lab, "ue1")["pid"])
+    zygote = int(Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(zygote, signal.SIGKILL)
+    wait_for(lambda: Path(f"/proc/{zygote}/stat").read_text().rpartition(")")[2].split()[0] == "Z", "its end")
+    assert [status.running for status in lab.processes()] == [True]
+    bring_up(lab, [UE, NodeSpec("ue2", "ue")], needs_torch=True)
+    assert [(status.node, status.running) for status in lab.processes()] == [
+        ("ue1", True),
+        ("ue1", True),
+        ("ue2", True),
+    ]
+
+
+def test_another_command_finds_the_running_lab(lab: NetnsRuntime) -> None:
+    bring_up(lab, [UE], needs_torch=True)
+    other = runtime(lab.lab)
+    assert [(status.node, status.program, status.running) for status in other.processes()] == [("ue1", PROGRAM, True)]
+    other.start([process(other, "ue1", needs_torch=True)])
+    assert len(lab.processes()) == 2
+
+
+def test_exec_runs_inside_the_node(lab: NetnsRuntime, tmp_path: Path) -> None:
+    lab.create([UE, CONTROLLER])
+    out = tmp_path / "out"
+    script = f"ip -o link > {out}; cat /proc/self/cgroup >> {out}; exit 7"
+    assert lab.exec("ue1", ["sh", "-c", script]) == 7
+    text = out.read_text()
+    assert "1: lo: <LOOPBACK,UP,LOWER_UP>" in text
+    assert "2:" not in [line[:2] for line in text.splitlines() if "mtu" in line]
+    assert "/testbed/netnsrt-work/ue1\n" in text
+    assert lab.exec("controller", ["true"]) == 0
+    assert lab.exec("ue1", ["no-such-command"]) == 127
+    with pytest.raises(InputError, match="controller, ue1"):
+        lab.exec("ue9", ["true"])
+
+
+def test_the_cap_is_written_and_changed_in_place(lab: NetnsRuntime) -> None:
+    cgroups = detect()
+    if not isinstance(cgroups, CgroupsV1):
+        pytest.fail("this test reads the files of cgroup v1; add those of v2")
+    lab.create([UE])
+    group = cgroups.cpu_root / "testbed" / lab.lab / "ue1"
+    assert (group / "cpu.cfs_period_us").read_text() == "10000\n"
+    assert (group / "cpu.cfs_quota_us").read_text() == "2500\n"
+    lab.set_cpu("ue1", 0.1)
+    assert (group / "cpu.cfs_quota_us").read_text() == "1000\n"
+    lab.set_cpu("ue1", 0)
+    assert (group / "cpu.cfs_quota_us").read_text() == "-1\n"
+    with pytest.raises(InputError, match=r"0\.05 host cores.*>= 0\.1"):
+        lab.set_cpu("ue1", 0.05)
+
+
+def test_memory_and_cpus_can_be_limited(lab: NetnsRuntime) -> None:
+    lab.create([NodeSpec("ue1", "ue", memory_bytes=64 << 20, cpu_list="0")])
+    groups = {path.parts[4]: path for path in detect().groups(lab.lab, "ue1")}
+    assert (groups["memory"] / "memory.limit_in_bytes").read_text() == f"{64 << 20}\n"
+    bring_up(lab, [NodeSpec("ue1", "ue", memory_bytes=64 << 20, cpu_list="0")])
+    assert os.sched_getaffinity(number(facts(lab, "ue1")["pid"])) == {0}
+
+
+def test_up_is_idempotent(lab: NetnsRuntime) -> None:
+    bring_up(lab, [UE])
+    before = (discovery.list_owned(lab.lab), facts(lab, "ue1"))
+    lab.create([UE])
+    assert (discovery.list_owned(lab.lab), facts(lab, "ue1")) == before

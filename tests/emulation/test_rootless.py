@@ -1,0 +1,231 @@
+"""Labs without root: run by an ordinary user, each in a user namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import testbed
+from testbed.runtime import discovery, host, rootless
+
+pytestmark = pytest.mark.root
+
+USER = pwd.getpwnam("nobody")
+STATE = Path(f"/tmp/testbed-{USER.pw_uid}")
+LAB = "rootless-a"
+
+#: Becomes the user in a mount namespace of its own, where directories that are closed to him (/root, usually) hold
+#: nothing but what he needs: the interpreter, the virtual environment, the sources.
+AS_USER = """
+import os, stat, subprocess, sys
+from pathlib import Path
+uid, gid, needed, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(":"), sys.argv[4:]
+paths = [Path(path) for path in needed]
+handles = {path: os.open(path, os.O_PATH) for path in paths}
+closed = set()
+for path in paths:
+    for parent in reversed(path.parents):
+        if not parent.stat().st_mode & stat.S_IXOTH:
+            closed.add(parent)
+            break
+    else:
+        if not path.stat().st_mode & stat.S_IXOTH:
+            closed.add(path)
+for parent in closed:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", parent], check=True)
+for path, handle in handles.items():
+    if closed & {path, *path.parents}:
+        path.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "--no-canonicalize", "--bind", f"/proc/{os.getpid()}/fd/{handle}", path], check=True)
+os.chdir("/tmp")
+arguments = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--inh-caps=-all", *command]
+os.execvp("setpriv", arguments)
+"""
+
+#: A command line in small: `up` starts a lab and ends, the others look at it.
+VERB = """
+import json, os, sys, time
+from pathlib import Path
+from testbed.runtime import discovery, host, rootless
+from testbed.runtime.base import NodeSpec
+verb, lab_name = sys.argv[1:3]
+if rootless.needed():
+    again = [sys.executable, "-P", sys.argv[0], *sys.argv[1:]]
+    if verb == "holders":
+        print(json.dumps([holder.lab for holder in rootless.holders()]))
+        sys.exit(0)
+    if verb == "down":
+        sys.exit(rootless.remove(lab_name))
+    if verb in ("up", "fail", "serve"):
+        sys.exit(rootless.run_in_new(lab_name, again))
+    sys.exit(rootless.run_in_lab(rootless.holders(lab_name)[0], again))
+from tests.emulation.netns_lab import bring_up, facts, process, runtime
+lab = runtime(lab_name)
+if verb in ("up", "serve"):
+    lab.prewarm()
+    bring_up(lab, [NodeSpec("ue1", "ue", quota_host_cores=0.3), NodeSpec("edge", "edge")], needs_torch=True)
+    said = facts(lab, "ue1")
+    print(json.dumps({
+        "features": lab.features, "facts": said, "fifo": lab.make_realtime("ue1", said["tid"], 5),
+        "owned": [[owned.kind, owned.name] for owned in discovery.list_owned()],
+    }), flush=True)
+    if verb == "serve":
+        time.sleep(3600)
+elif verb == "fail":
+    sys.exit(2)
+elif verb == "exec":
+    sys.exit(lab.exec("ue1", sys.argv[3:]))
+elif verb == "ps":
+    print(json.dumps([[status.node, status.running] for status in lab.processes()]))
+"""
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def command_as_user(*command: str) -> list[str]:
+    sources = Path(testbed.__file__).parents[1]
+    needed = {sys.prefix, sys.base_prefix, str(sources), str(Path(__file__).parent)}
+    return [
+        *("unshare", "-m", sys.executable, "-c", AS_USER, str(USER.pw_uid), str(USER.pw_gid), ":".join(sorted(needed))),
+        *command,
+    ]
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG")}
+    return {**kept, "HOME": "/tmp", "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+
+
+@pytest.fixture
+def verb(tmp_path: Path) -> Iterator[Run]:
+    """Runs a verb as the user."""
+    error = host.user_namespace_error()
+    if error:
+        pytest.skip(f"needs user namespaces: {error}")
+    # pytest's own directories are closed to others
+    script = Path(f"/tmp/testbed-rootless-{os.getpid()}.py")
+    script.write_text(VERB)
+    script.chmod(0o644)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command_as_user(sys.executable, "-P", str(script), *arguments),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    run.script = script  # type: ignore[attr-defined]
+    yield run
+    run("down", LAB)
+    run("down", f"{LAB}-b")
+    script.unlink()
+    shutil.rmtree(STATE, ignore_errors=True)
+
+
+def answer(result: subprocess.CompletedProcess[str]) -> Any:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_a_lab_comes_up_is_looked_at_and_goes(verb: Run) -> None:
+    up = answer(verb("up", LAB))
+    assert up["features"] == {"cgroup": "none", "realtime": False, "rootless": True}
+    assert up["fifo"] is False
+    assert up["facts"]["interfaces"] == ["lo"]
+    kinds = {kind for kind, _ in up["owned"]}
+    assert kinds == {"namespace", "process", "directory"}
+    # the command has ended, the lab goes on, and is found from outside
+    assert answer(verb("holders", "")) == [LAB]
+    assert answer(verb("ps", LAB)) == [["ue1", True], ["edge", True]]
+    shown = verb("exec", LAB, "ip", "-o", "link")
+    assert "1: lo: <LOOPBACK,UP,LOWER_UP>" in shown.stdout
+    assert verb("exec", LAB, "sh", "-c", "exit 9").returncode == 9
+    assert (STATE / LAB / "logs" / "ue1.log").read_text() == "up\n"
+    # root sees none of it as its own, and its removal of that name does not touch it
+    assert discovery.list_owned(LAB) == []
+    discovery.remove(LAB)
+    assert answer(verb("ps", LAB)) == [["ue1", True], ["edge", True]]
+    assert verb("down", LAB).returncode == 0
+    assert answer(verb("holders", "")) == []
+    assert not (STATE / LAB).exists()
+    assert verb("down", LAB).returncode == 0
+
+
+def test_two_labs_side_by_side(verb: Run) -> None:
+    answer(verb("up", LAB))
+    answer(verb("up", f"{LAB}-b"))
+    assert sorted(answer(verb("holders", ""))) == [LAB, f"{LAB}-b"]
+    again = verb("up", LAB)
+    assert "is up" in again.stderr
+    verb("down", LAB)
+    assert answer(verb("holders", "")) == [f"{LAB}-b"]
+    assert answer(verb("ps", f"{LAB}-b")) == [["ue1", True], ["edge", True]]
+
+
+def test_the_exit_code_of_the_command_comes_out_and_no_holder_stays(verb: Run) -> None:
+    assert verb("fail", LAB).returncode == 2
+    deadline = time.monotonic() + 10
+    while answer(verb("holders", "")):
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_the_command_inside(verb: Run, number: signal.Signals) -> None:
+    script = str(verb.script)  # type: ignore[attr-defined]
+    with subprocess.Popen(
+        command_as_user(sys.executable, "-P", script, "serve", LAB),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline().startswith("{")
+        # unshare and setpriv have become the command: the pid is the same
+        command.send_signal(number)
+        expected = {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+        assert command.wait(timeout=30) == expected
+
+
+def test_kill_of_the_command_line_then_down(verb: Run) -> None:
+    script = str(verb.script)  # type: ignore[attr-defined]
+    with subprocess.Popen(
+        command_as_user(sys.executable, "-P", script, "serve", LAB),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline().startswith("{")
+        command.kill()
+        command.wait()
+        assert answer(verb("holders", "")) == [LAB]
+        assert verb("down", LAB).returncode == 0
+    assert answer(verb("holders", "")) == []
+    assert not (STATE / LAB).exists()
+
+
+def test_somebody_elses_state_directory_is_refused(verb: Run) -> None:
+    STATE.mkdir()
+    result = verb("up", LAB)
+    assert result.returncode == 1
+    assert "is not a directory of ours" in result.stderr
+
+
+def test_root_needs_no_holder() -> None:
+    assert not rootless.needed()
+    assert rootless.holders(LAB) == []

@@ -1,0 +1,72 @@
+"""What is written to the files of the cgroup trees, on ordinary directories; the kernel is in tests/emulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testbed.errors import HostError, InputError
+from testbed.runtime.base import NodeSpec
+from testbed.runtime.cgroups import CgroupsV1, CgroupsV2, NoCgroups, quota_microseconds
+
+UE = NodeSpec("ue1", "ue", quota_host_cores=0.25, memory_bytes=1 << 20, cpu_list="0-1")
+
+
+@pytest.mark.parametrize(("cores", "quota"), [(0.0, -1), (0.1, 1000), (0.25, 2500), (1.5, 15000)])
+def test_quota_of_a_10_ms_period(cores: float, quota: int) -> None:
+    assert quota_microseconds(cores) == quota
+
+
+@pytest.mark.parametrize("cores", [0.09, 0.001, -0.5])
+def test_a_quota_below_1_ms_is_refused_by_every_kind(cores: float, tmp_path: Path) -> None:
+    for cgroups in (NoCgroups(), CgroupsV2(tmp_path)):
+        with pytest.raises(InputError, match=r"allowed: >= 0\.1"):
+            cgroups.set_quota("lab", "ue1", cores)
+
+
+def test_version_2_hands_down_controllers_then_limits(tmp_path: Path) -> None:
+    cgroups = CgroupsV2(tmp_path)
+    cgroups.create("lab", UE)
+    for parent in (tmp_path, tmp_path / "testbed", tmp_path / "testbed" / "lab"):
+        assert (parent / "cgroup.subtree_control").read_text() == "+cpu +memory +cpuset\n"
+    group = tmp_path / "testbed" / "lab" / "ue1"
+    written = {path.name: path.read_text() for path in group.iterdir()}
+    assert written == {"cpu.max": "2500 10000\n", "memory.max": "1048576\n", "cpuset.cpus": "0-1\n"}
+    cgroups.set_quota("lab", "ue1", 0)
+    assert (group / "cpu.max").read_text() == "max 10000\n"
+    assert cgroups.groups("lab", "ue1") == [group]
+    assert cgroups.groups("lab", "ue2") == []
+    assert cgroups.labs() == {"lab"}
+
+
+def test_what_steers_a_lab_outweighs_a_ue(tmp_path: Path) -> None:
+    cgroups = CgroupsV2(tmp_path)
+    cgroups.create("lab", NodeSpec("controller", "controller", network=False))
+    assert (tmp_path / "testbed" / "lab" / "controller" / "cpu.weight").read_text() == "400\n"
+    cgroups.create("lab", NodeSpec("ue1", "ue"))
+    assert not (tmp_path / "testbed" / "lab" / "ue1" / "cpu.weight").exists()
+
+
+def test_version_1_names_the_controller_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="'memory' is missing on this host"):
+        CgroupsV1({"cpu": tmp_path}).create("lab", UE)
+
+
+def test_groups_of_no_lab_are_not_labs(tmp_path: Path) -> None:
+    (tmp_path / "testbed" / ".stages").mkdir(parents=True)
+    cgroups = CgroupsV1({"cpu": tmp_path})
+    assert cgroups.labs() == set()
+    cgroups.prune()
+    assert not (tmp_path / "testbed").exists()
+
+
+def test_removal_takes_one_lab(tmp_path: Path) -> None:
+    for lab in ("a", "a-b"):
+        (tmp_path / "testbed" / lab / "ue1").mkdir(parents=True)
+    cgroups = CgroupsV2(tmp_path)
+    cgroups.remove("a")
+    assert cgroups.labs() == {"a-b"}
+    assert cgroups.lab_groups("a-b") == [tmp_path / "testbed/a-b/ue1", tmp_path / "testbed/a-b"]
+    cgroups.remove("a-b")
+    assert list(tmp_path.iterdir()) == []
