@@ -98,8 +98,8 @@ LAB = Dashboard(
             "Uplink rate",
             "bps",
             (
-                Query('testbed_link_rate_commanded_bits_per_second{{S},direction="up"}', "{{ue}} commanded"),
-                Query('testbed:link_rate_achieved_bits_per_second:rate5s{{S},direction="up"}', "{{ue}} achieved"),
+                Query('8 * testbed_link_rate_commanded_bytes_per_second{{S},direction="up"}', "{{ue}} commanded"),
+                Query('8 * testbed:link_sent_bytes:rate5s{{S},direction="up"}', "{{ue}} achieved"),
             ),
             "Layer 2. Achieved is what was sent: it reaches the command only while there is something to send.",
         ),
@@ -253,8 +253,8 @@ FIDELITY = Dashboard(
             "Link rate, commanded and achieved",
             "bps",
             (
-                Query("testbed_link_rate_commanded_bits_per_second{S}", "{{ue}} {{direction}} commanded"),
-                Query("testbed:link_rate_achieved_bits_per_second:rate5s{S}", "{{ue}} {{direction}} achieved"),
+                Query("8 * testbed_link_rate_commanded_bytes_per_second{S}", "{{ue}} {{direction}} commanded"),
+                Query("8 * testbed:link_sent_bytes:rate5s{S}", "{{ue}} {{direction}} achieved"),
             ),
         ),
         Panel(

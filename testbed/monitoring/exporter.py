@@ -14,7 +14,7 @@ import zmq
 from prometheus_client import start_http_server
 
 from controller.contract import Scenario
-from testbed.configs import read_config
+from testbed.configs import read_config, read_scenario
 from testbed.messages import decode_record, live_endpoint
 from testbed.monitoring.config import ExporterConfig
 from testbed.monitoring.metrics import Metrics
@@ -60,7 +60,7 @@ def main(config_path: str | Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(10)
     config = read_config(Path(config_path), ExporterConfig)
-    export(config, msgspec.json.decode(Path(config.scenario_path).read_bytes(), type=Scenario))
+    export(config, read_scenario(Path(config.scenario_path)))
 
 
 if __name__ == "__main__":

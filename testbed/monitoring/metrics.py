@@ -108,7 +108,9 @@ class Metrics:
         self.energy = counter("energy_joules", "Energy charged.", "ue", "kind")
         self.energy_budget = gauge("energy_budget_joules_per_slot", "Long-term budget; absent without one.", "ue")
         # links
-        self.rate = gauge("link_rate_commanded_bits_per_second", "Rate in force on the wire.", "ue", "direction")
+        self.rate = gauge(
+            "link_rate_commanded_bytes_per_second", "Layer-2 rate in force on the wire.", "ue", "direction"
+        )
         self.sent = counter("link_sent_bytes", "Layer-2 bytes that the shaped wire let through.", "ue", "direction")
         self.dropped = counter("link_dropped_packets", "Drops that nobody ordered.", "ue", "direction")
         self.backlog = gauge("link_backlog_bytes", "Bytes that wait in the wire's shaper.", "ue", "direction")
@@ -224,7 +226,7 @@ class Metrics:
 
     def _step(self, step: LinkStep) -> None:
         self.steps.labels(step.ue, step.direction).inc()
-        self.rate.labels(step.ue, step.direction).set(step.applied_bits_per_second)
+        self.rate.labels(step.ue, step.direction).set(step.applied_bits_per_second / 8)
         self.gain.labels(step.ue, step.direction).set(step.gain)
         if step.cause == "trace":  # a decision is applied when it comes: it has no planned time to miss
             lateness = step.applied_seconds - step.planned_seconds
