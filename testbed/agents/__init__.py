@@ -1,0 +1,1 @@
+"""The programs that run inside nodes: the UE and the edge."""

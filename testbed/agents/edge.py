@@ -1,0 +1,281 @@
+"""The edge's program: receives, stamps, computes tails at the shares it was given, answers.
+
+Threads: the main one owns all sockets - it stamps what comes, acknowledges it, puts it together and queues it -;
+``compute`` runs tails; ``deadlines`` releases them on time. The last two are to be made SCHED_FIFO from outside
+(``Hello``).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import torch
+import zmq
+
+from controller.contract import ALL_ON_DEVICE, cut_from_label
+from testbed import messages
+from testbed.agents import wire
+from testbed.agents.backend import CpuBackend
+from testbed.agents.control import ControlLink, DecisionBox, HelloTimer
+from testbed.agents.edge_compute import NO_LOGITS, ComputeThread
+from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.transport import Assembler, ReceivedTask, RefusedTaskError
+from testbed.agents.ue import SWITCH_INTERVAL_SECONDS
+from testbed.configs import EdgeConfig, EdgeUe, read_config
+from testbed.errors import HostError
+from testbed.inference.profiles import read_profile
+from testbed.inference.tensors import FrameHeader, MalformedFrame
+
+_LARGEST_FRAME_BYTES = 1 << 20  # agents send chunks of 64 kB
+_HIGH_WATER = 10_000  # results and acknowledgements for one UE whose downlink is in an outage
+_MESSAGES_PER_TURN = 64
+_PROBE_SECONDS = 0.1
+_IDLE_SECONDS = 0.5
+
+
+def main(config_path: str | Path) -> None:
+    """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    torch.set_num_threads(1)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    agent = EdgeAgent(read_config(Path(config_path), EdgeConfig))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: agent.request_stop(signal.Signals(received).name))
+    agent.run()
+
+
+class Lateness:
+    """How late the receiver wakes up, p99 over a slot: of answers that wait for it, and of a probe every 100 ms."""
+
+    def __init__(self) -> None:
+        self._samples: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        self._samples.append(seconds)
+
+    def take_p99(self) -> float:
+        samples, self._samples = sorted(self._samples), []
+        return samples[math.ceil(0.99 * len(samples)) - 1] if samples else 0.0
+
+
+class EdgeAgent:
+    """The receiver."""
+
+    def __init__(self, config: EdgeConfig) -> None:
+        self._config = config
+        if config.gpu == "required":
+            raise HostError("the lab asks for a GPU on the edge", missing="a backend for it", fix="Set edge.gpu: off.")
+        self._backends = self._load(config)
+        self._wake = Wakeup()
+        self._stop_reason = ""
+        self._decisions = DecisionBox()
+        self._deadlines = DeadlineThread("deadlines")
+        self._answers: deque[tuple[str, wire.Result, memoryview, float]] = deque()
+        self._probes: deque[float] = deque()
+        self._compute = ComputeThread(self._backends, config.cpus, self._decisions, self._deadlines, self._answer)
+        self._assemblers = {
+            ue.name.encode(): Assembler(functools.partial(self._check, ue.name)) for ue in config.ues
+        }
+        self._names = {ue.name.encode(): ue.name for ue in config.ues}
+        self._lateness = Lateness()
+        self._malformed = 0
+        self._undelivered = 0
+        self._refused = 0
+        self._start: messages.Start | None = None
+        self._slot = -1
+        self._report_seconds = math.inf
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._link = ControlLink(self._context, config.node, config.lab_directory)
+        self._hello_timer = HelloTimer(self._link, self._hello)
+        self._socket = self._bind()
+
+    @staticmethod
+    def _load(config: EdgeConfig) -> dict[str, CpuBackend]:
+        """One backend for all UEs of a model."""
+        made: dict[tuple[str, str], CpuBackend] = {}
+        for ue in config.ues:
+            key = _backend_key(ue)
+            if key not in made:
+                made[key] = CpuBackend(ue.model, config.seed, read_profile(Path(ue.profile_path)))
+                made[key].prepare_tails(made[key].profile.chain_cuts)
+        return {ue.name: made[_backend_key(ue)] for ue in config.ues}
+
+    def _bind(self) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        socket.set(zmq.ROUTER_MANDATORY, 1)
+        socket.set(zmq.ROUTER_HANDOVER, 1)
+        socket.set(zmq.MAXMSGSIZE, _LARGEST_FRAME_BYTES)
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.SNDHWM, _HIGH_WATER)
+        socket.set(zmq.RCVHWM, _HIGH_WATER)
+        for address in sorted({ue.address for ue in self._config.ues}):
+            socket.bind(f"tcp://{address}:{self._config.port}")
+        return socket
+
+    def request_stop(self, reason: str) -> None:
+        """Safe in a signal handler."""
+        self._stop_reason = reason
+        self._wake.set()
+
+    def run(self) -> None:
+        """Returns when all that is to be recorded has been sent."""
+        self._deadlines.start()
+        self._compute.start()
+        self._deadlines.submit(time.monotonic() + _PROBE_SECONDS, self._probe)
+        poller = zmq.Poller()
+        poller.register(self._wake.fileno(), zmq.POLLIN)
+        for socket in (self._socket, self._link.socket):
+            poller.register(socket, zmq.POLLIN)
+        while not self._stop_reason:
+            now = time.monotonic()
+            due = min(self._hello_timer.poll(now) or math.inf, self._report_seconds, now + _IDLE_SECONDS)
+            poller.poll(max(0, math.ceil((due - now) * 1e3)))
+            self._wake.clear()
+            self._receive()
+            self._send_answers()
+            for message in self._link.received():
+                self._handle(message)
+            while (now := time.monotonic()) >= self._report_seconds:
+                self._report(now)
+        self._finish()
+
+    def _hello(self) -> messages.Hello:
+        tids = (self._deadlines.tid,)
+        return messages.Hello(self._config.node, "edge", os.getpid(), stage_tid=self._compute.tid, extra_tids=tids)
+
+    # ------------------------------------------------------------------------------------------------------ data plane
+
+    def _receive(self) -> None:
+        for _ in range(_MESSAGES_PER_TURN):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            now = time.monotonic()
+            identity = bytes(frames[0].buffer)
+            assembler = self._assemblers.get(identity)
+            if assembler is None:
+                self._malformed += 1
+                continue
+            try:
+                ack, task = assembler.feed([frame.buffer for frame in frames[1:]], now)
+            except MalformedFrame:
+                self._malformed += 1
+                continue
+            self._send([identity, wire.encode(ack)])
+            if task is None:
+                continue
+            if task.refusal:
+                self._refuse(identity, task)
+            else:
+                self._compute.add(self._names[identity], task)
+
+    def _check(self, ue: str, header: FrameHeader) -> None:
+        """Raises RefusedTaskError for a task of which this edge has no tail, before its bytes come."""
+        backend = self._backends[ue]
+        cut = cut_from_label(header.cut)
+        try:
+            if cut == ALL_ON_DEVICE:
+                raise ValueError("a local task has no tail")
+            backend.check(cut)
+        except ValueError as error:
+            raise RefusedTaskError(f"edge: {error}"[:500]) from error
+        expected = backend.profile.boundary_bytes(cut, header.codec)
+        if header.payload_bytes != expected:
+            raise RefusedTaskError(f"edge: cut {header.cut} has {expected} bytes, not {header.payload_bytes}")
+
+    def _refuse(self, identity: bytes, task: ReceivedTask) -> None:
+        self._refused += 1
+        nowhere = math.nan
+        result = wire.Result(task.task, task.received_seconds, nowhere, nowhere, nowhere, 0.0, 0.0, task.refusal)
+        self._send([identity, wire.encode(result)])
+
+    def _answer(self, ue: str, result: wire.Result, logits: memoryview) -> None:
+        """From the computing threads."""
+        self._answers.append((ue, result, logits, time.monotonic()))
+        self._wake.set()
+
+    def _probe(self, now_seconds: float) -> None:
+        self._probes.append(now_seconds)
+        self._wake.set()
+        self._deadlines.submit(now_seconds + _PROBE_SECONDS, self._probe)
+
+    def _send_answers(self) -> None:
+        now = time.monotonic()
+        while self._probes:
+            self._lateness.add(now - self._probes.popleft())
+        while self._answers:
+            ue, result, logits, stamp = self._answers.popleft()
+            self._lateness.add(max(now - stamp, 0.0))
+            frames: list[bytes | memoryview] = [ue.encode(), wire.encode(result)]
+            if logits is not NO_LOGITS:
+                frames.append(logits)
+            self._send(frames)
+
+    def _send(self, frames: list[bytes | memoryview]) -> None:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.ZMQError:  # EAGAIN: the UE's queue is full; EHOSTUNREACH: it is gone
+            self._undelivered += 1
+
+    # --------------------------------------------------------------------------------------------------------- control
+
+    def _handle(self, message: messages.Control) -> None:
+        match message:
+            case messages.Welcome():
+                self._hello_timer.welcomed()
+            case messages.Start():
+                self._start = message
+                late = (time.monotonic() - message.origin_seconds) / message.slot_seconds
+                self._schedule_report(max(0, math.ceil(late)))
+            case messages.Apply():
+                self._decisions.put(message)
+            case messages.Drain():
+                pass  # an edge serves what comes until Stop
+            case messages.Stop():
+                self._stop_reason = message.reason or "stop"
+            case _:
+                self._link.event("malformed", f"{type(message).__name__} is not for an edge: dropped")
+
+    def _schedule_report(self, boundary: int) -> None:
+        assert self._start is not None
+        self._slot = boundary - 1
+        self._report_seconds = self._start.origin_seconds + boundary * self._start.slot_seconds
+
+    def _report(self, now: float) -> None:
+        apply = self._decisions.in_force(now)
+        sequence = -1 if apply is None else apply.decision.sequence
+        rows = []
+        for name in self._backends:
+            waiting, seconds = self._compute.state(name, now)
+            tails, overruns = self._compute.take_counts(name)
+            rows.append(messages.EdgeUeReport(name, waiting, seconds, tails, overruns, sequence))
+        p99 = self._lateness.take_p99()
+        self._link.send(messages.EdgeReport(self._slot, now, tuple(rows), p99, self._malformed))
+        self._link.record(messages.EdgeHealth(now, p99, self._malformed))
+        self._schedule_report(self._slot + 2)
+
+    def _finish(self) -> None:
+        self._compute.stop()
+        self._deadlines.stop()
+        self._send_answers()
+        self._link.event(
+            "stopped",
+            f"{self._stop_reason}; malformed_frames={self._malformed} refused_tasks={self._refused} "
+            f"undelivered_messages={self._undelivered} stale_decisions={self._decisions.stale}",
+        )
+        self._socket.close()
+        self._link.close()
+        self._context.term()
+
+
+def _backend_key(ue: EdgeUe) -> tuple[str, str]:
+    return ue.model, ue.profile_path

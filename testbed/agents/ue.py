@@ -1,0 +1,301 @@
+"""The UE's program: device, tx queue and books. ``main(config_path)`` runs inside the node's namespace and cgroup.
+
+Threads: the main one owns all sockets and the books; ``stage`` computes; ``deadlines`` ends stages on time. The last
+two are to be made SCHED_FIFO from outside (``Hello``); the first never.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+import zmq
+
+from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, UeDecision
+from controller.model.arrivals import ArrivalProcess
+from testbed import messages
+from testbed.agents import ledger, wire
+from testbed.agents.arrivals import ArrivalSchedule
+from testbed.agents.backend import CpuBackend
+from testbed.agents.control import ControlLink, DecisionBox, HelloTimer
+from testbed.agents.ledger import SlotSums, Task
+from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.ue_stage import StageThread
+from testbed.agents.ue_uplink import Uplink
+from testbed.configs import UeConfig, read_config
+from testbed.inference.profiles import read_profile
+
+logger = logging.getLogger("testbed.ue")
+
+#: A thread that waits for the interpreter gets it after this: the I/O thread must not hold up a stage for 5 ms.
+SWITCH_INTERVAL_SECONDS = 0.1e-3
+_IDLE_SECONDS = 0.5
+
+
+def main(config_path: str | Path) -> None:
+    """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    torch.set_num_threads(1)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    agent = UeAgent(read_config(Path(config_path), UeConfig))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: agent.request_stop(signal.Signals(received).name))
+    agent.run()
+
+
+class UeAgent:
+    """The I/O thread."""
+
+    def __init__(self, config: UeConfig) -> None:
+        self._config = config
+        self._backend = CpuBackend(config.model, config.seed, read_profile(Path(config.profile_path)))
+        self._backend.prepare_heads(self._backend.profile.chain_cuts)
+        self._wake = Wakeup()
+        self._stop_reason = ""
+        self._decisions = DecisionBox()
+        self._deadlines = DeadlineThread("deadlines")
+        self._stage = StageThread(config, self._backend, self._decisions, self._deadlines, self._wake)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._link = ControlLink(self._context, config.node, config.lab_directory)
+        self._uplink = Uplink(
+            self._context,
+            config.node,
+            config.edge_endpoint,
+            config.round_trip_seconds,
+            self._answered,
+            self._received,
+            self._lost,
+        )
+        self._process = ArrivalProcess(
+            config.arrivals, config.slot_seconds, config.seed, config.ue_index, config.arrival_file_times_seconds
+        )
+        self._schedule: ArrivalSchedule | None = None
+        self._announced = 0  # number of the task that arrives next
+        self._in_flight = 0
+        self._slot = -1  # the one that ends at the next report
+        self._report_seconds = math.inf
+        self._sums = SlotSums()
+        self._commanded: int | None = None  # sequence of the decision whose rate the uplink follows
+
+    def request_stop(self, reason: str) -> None:
+        """Safe in a signal handler."""
+        self._stop_reason = reason
+        self._wake.set()
+
+    def run(self) -> None:
+        """Returns when all that is to be recorded has been sent."""
+        self._deadlines.start()
+        self._stage.start()
+        hello = HelloTimer(self._link, self._hello)
+        self._hello_timer = hello
+        poller = zmq.Poller()
+        poller.register(self._wake.fileno(), zmq.POLLIN)
+        for socket in (self._link.socket, self._uplink.monitor):
+            poller.register(socket, zmq.POLLIN)
+        while not self._stop_reason:
+            now = time.monotonic()
+            due = min(hello.poll(now) or math.inf, self._report_seconds, self._next_arrival(), now + _IDLE_SECONDS)
+            poller.register(self._uplink.socket, zmq.POLLIN | (zmq.POLLOUT if self._uplink.blocked else 0))
+            poller.poll(max(0, math.ceil((due - now) * 1e3)))
+            self._wake.clear()
+            self._turn()
+        self._finish()
+
+    def _hello(self) -> messages.Hello:
+        tids = (self._deadlines.tid,)
+        return messages.Hello(self._config.node, "ue", os.getpid(), stage_tid=self._stage.tid, extra_tids=tids)
+
+    def _turn(self) -> None:
+        self._uplink.watch()
+        self._uplink.receive()
+        for message in self._link.received():
+            self._handle(message)
+        now = time.monotonic()
+        self._announce(now)
+        self._collect()
+        self._follow_decision(now)
+        self._uplink.send()
+        self._uplink.expire(
+            now - self._config.task_timeout_seconds,
+            f"timeout: {self._config.task_timeout_seconds:g} s passed without an answer",
+        )
+        while now >= self._report_seconds:
+            self._report(now)
+
+    # ------------------------------------------------------------------------------------------------------- control
+
+    def _handle(self, message: messages.Control) -> None:
+        match message:
+            case messages.Welcome():
+                self._hello_timer.welcomed()
+            case messages.Start():
+                self._begin(message)
+            case messages.Apply():
+                self._accept(message)
+            case messages.Drain():
+                if self._schedule is not None:
+                    self._schedule.end_seconds = time.monotonic()
+            case messages.Stop():
+                self._stop_reason = message.reason or "stop"
+            case _:
+                self._link.event("malformed", f"{type(message).__name__} is not for a UE: dropped")
+
+    def _begin(self, start: messages.Start) -> None:
+        if self._schedule is not None:
+            return
+        now = time.monotonic()
+        schedule = ArrivalSchedule(self._process, start)
+        schedule.extend(now)
+        self._announced = schedule.first_task(now)
+        first_boundary = schedule.first_boundary(now)
+        self._slot = first_boundary - 1
+        self._report_seconds = schedule.boundary_seconds(first_boundary)
+        self._schedule = schedule
+        self._stage.schedule(schedule, self._announced)
+
+    def _accept(self, apply: messages.Apply) -> None:
+        """Put a decision where the stage takes it from; one that cannot be carried out is refused with an event."""
+        own = next((ue for ue in apply.decision.ues if ue.name == self._config.node), None)
+        try:
+            self._check(own)
+        except ValueError as error:
+            self._link.event("decision-refused", f"decision {apply.decision.sequence}: {error}; the last one stays")
+            return
+        if self._decisions.put(apply):
+            self._stage.wake()
+
+    def _check(self, own: UeDecision | None) -> None:
+        if own is None:
+            raise ValueError(f"it says nothing of {self._config.node}")
+        self._backend.check(own.cut)
+        if own.cut != ALL_ON_EDGE and not 0 < own.device_speed < math.inf:
+            raise ValueError(f"cut {own.cut} at device speed {own.device_speed}")
+
+    def _follow_decision(self, now: float) -> None:
+        """The link's rate changes with the decision at once, also for tasks that keep their older cut."""
+        apply = self._decisions.in_force(now)
+        if apply is None or apply.decision.sequence == self._commanded:
+            return
+        self._commanded = apply.decision.sequence
+        rate = apply.rates_up_bits_per_second.get(self._config.node, 0.0)
+        if rate > 0:
+            self._uplink.sender.rate.command(rate)
+
+    # --------------------------------------------------------------------------------------------------------- tasks
+
+    def _next_arrival(self) -> float:
+        schedule = self._schedule
+        if schedule is None or self._announced >= len(schedule.times):
+            return math.inf
+        arrival = schedule.times[self._announced]
+        return arrival if arrival <= schedule.end_seconds else math.inf
+
+    def _announce(self, now: float) -> None:
+        while self._schedule is not None and (arrival := self._next_arrival()) <= now:
+            self._link.record(messages.TaskArrived(self._config.node, self._announced, arrival))
+            self._announced += 1
+            self._in_flight += 1
+            self._sums.arrivals += 1
+
+    def _collect(self) -> None:
+        """Tasks that the stage thread is through with."""
+        while self._stage.ended:
+            task = self._stage.ended.popleft()
+            self._announce(task.arrival_seconds)  # a record never precedes the arrival's
+            self._sums.head_ended(task)
+            if task.failure:
+                self._lost(task, task.failure)
+            elif task.cut == ALL_ON_DEVICE:
+                self._complete(task, None, task.head_end_seconds, 0)
+            else:
+                self._uplink.add(task)
+
+    def _answered(self, task: Task, result: wire.Result, logits: memoryview | None, result_wire_bytes: int) -> None:
+        now = time.monotonic()
+        if logits is None or len(logits) % 4 or not logits:
+            self._lost(task, f"the edge's answer has {0 if logits is None else len(logits)} bytes")
+            return
+        task.answer = int(np.frombuffer(logits, dtype=np.float32).argmax())
+        self._complete(task, result, now, result_wire_bytes)
+
+    def _received(self, task: Task) -> None:
+        self._sums.transmit_joules += task.transmit_joules
+        self._sums.acked_bytes += task.boundary_bytes
+
+    def _complete(self, task: Task, result: wire.Result | None, now: float, result_wire_bytes: int) -> None:
+        record = ledger.completed(task, self._config.node, result, now, result_wire_bytes)
+        self._in_flight -= 1
+        self._sums.completed(record)
+        self._link.record(record)
+
+    def _lost(self, task: Task, reason: str) -> None:
+        self._in_flight -= 1
+        self._sums.failures += 1
+        if math.isnan(task.received_seconds):  # else it was charged when the edge had received it
+            self._sums.transmit_joules += task.transmit_joules
+        self._link.record(ledger.failed(task, self._config.node, reason))
+
+    # ------------------------------------------------------------------------------------------------------- reports
+
+    def _report(self, now: float) -> None:
+        schedule = self._schedule
+        assert schedule is not None
+        if schedule.extend(now):
+            self._stage.wake()
+        apply = self._decisions.in_force(now)
+        sums, self._sums = self._sums, SlotSums()
+        self._link.send(
+            messages.UeReport(
+                node=self._config.node,
+                slot=self._slot,
+                monotonic_seconds=now,
+                nominal_arrival_rate_per_second=schedule.rate_per_second(self._slot + 1),
+                arrivals=sums.arrivals,
+                completions=sums.completions,
+                failures=sums.failures,
+                device_queue_tasks=self._announced - self._stage.started,
+                tx_queue_tasks=self._uplink.waiting_tasks,
+                in_flight_tasks=self._in_flight,
+                tx_backlog_bytes=self._uplink.backlog_bytes,
+                decision_sequence=-1 if apply is None else apply.decision.sequence,
+                delay_sum_seconds=sums.delay_seconds,
+                stage_sum_seconds=sums.stages,
+                compute_joules=sums.compute_joules,
+                transmit_joules=sums.transmit_joules,
+                heads=sums.heads,
+                head_overruns=sums.head_overruns,
+                acked_bytes=sums.acked_bytes,
+                extra=self._extra(),
+            )
+        )
+        self._slot += 1
+        self._report_seconds = schedule.boundary_seconds(self._slot + 1)
+
+    def _extra(self) -> dict[str, float]:
+        """Counters since the start."""
+        return {
+            "stale_decisions": self._decisions.stale,
+            "late_results": self._uplink.late_results,
+            "disconnects": self._uplink.disconnects,
+            "uplink_rate_bits_per_second": self._uplink.sender.rate.bits_per_second,
+        }
+
+    def _finish(self) -> None:
+        self._stage.stop()
+        self._deadlines.stop()
+        self._announce(time.monotonic())
+        self._collect()
+        self._uplink.receive()
+        counts = {"in_flight_tasks": float(self._in_flight), **self._extra()}
+        self._link.event("stopped", f"{self._stop_reason}; {msgspec.json.encode(counts).decode()}")
+        self._uplink.close()
+        self._link.close()
+        self._context.term()

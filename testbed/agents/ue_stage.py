@@ -1,0 +1,176 @@
+"""The UE's device: a FCFS queue and one stage at a time, really computed and ended at its target time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+import numpy as np
+
+from controller.contract import ALL_ON_EDGE, Codec, UeDecision
+from testbed import messages
+from testbed.agents.arrivals import ArrivalSchedule
+from testbed.agents.backend import IMAGES, CpuBackend, task_image
+from testbed.agents.control import DecisionBox
+from testbed.agents.ledger import Task
+from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.times import StageTimes
+from testbed.configs import UeConfig
+
+
+class StageThread:
+    """Computes heads. Open loop: a task's arrival is its scheduled time, however late this thread is.
+
+    A head starts, for the books, when its task has arrived and the one before has ended; that this thread gets a
+    core only later uses up the margin between computation and target, as it would not on the device that is emulated.
+    No ZeroMQ in here, and no clock but CLOCK_MONOTONIC. Ended tasks go to :attr:`ended`, and ``wake_io`` is set.
+    """
+
+    def __init__(
+        self, config: UeConfig, backend: CpuBackend, decisions: DecisionBox, deadlines: DeadlineThread, wake_io: Wakeup
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._times = StageTimes(backend.profile)
+        self._decisions = decisions
+        self._deadlines = deadlines
+        self._wake_io = wake_io
+        shape = backend.split.model.input_shape
+        self._images = [task_image(shape, config.seed, config.ue_index, number) for number in range(IMAGES)]
+        self._schedule: ArrivalSchedule | None = None
+        self._first_task = 0
+        self._wake = Wakeup()
+        self._released = Wakeup()
+        self._stopping = False
+        self.ended: deque[Task] = deque()
+        self.started = 0  # number of the task that leaves the device queue next
+        self.tid = 0
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stage", daemon=True)
+
+    def start(self) -> None:
+        """Returns when :attr:`tid` is known."""
+        self._thread.start()
+        self._ready.wait()
+
+    def schedule(self, schedule: ArrivalSchedule, first_task: int) -> None:
+        self._first_task = self.started = first_task
+        self._schedule = schedule
+        self._wake.set()
+
+    def wake(self) -> None:
+        """There are new arrivals, or a new decision."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._released.set()
+        self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        self.tid = threading.get_native_id()
+        self._ready.set()
+        free_seconds = 0.0  # when the device ended its last stage
+        served = 0
+        while not self._stopping:
+            number = self._first_task + served
+            arrival = self._next_arrival(number)
+            if arrival is None:
+                continue
+            start = max(arrival, free_seconds)
+            decision = self._decision(start)
+            if decision is None:
+                continue
+            task = Task(number, arrival)
+            served += 1
+            if time.monotonic() - arrival > self._config.task_timeout_seconds:
+                task.failure = f"timeout: {self._config.task_timeout_seconds:g} s passed in the device queue"
+                self.started += 1
+                self._hand_over(task)
+                continue
+            task.head_start_seconds = start
+            self.started += 1
+            free_seconds = self._serve(task, *decision)
+
+    def _next_arrival(self, number: int) -> float | None:
+        """Wait for the task's arrival; None after any other wake-up."""
+        schedule = self._schedule
+        if schedule is None or number >= len(schedule.times):
+            self._wake.wait()
+            return None
+        arrival = schedule.times[number]
+        while (left := arrival - time.monotonic()) > 0:
+            self._wake.wait(left)
+            if self._stopping:
+                return None
+        if arrival <= schedule.end_seconds:
+            return arrival
+        self._wake.wait()
+        return None
+
+    def _decision(self, start_seconds: float) -> tuple[messages.Apply, UeDecision] | None:
+        """The one in force at head start; waits for the first one."""
+        now = max(start_seconds, time.monotonic())
+        apply = self._decisions.in_force(now)
+        if apply is None:
+            change = self._decisions.next_change_seconds()
+            self._wake.wait(None if change is None else change - now)
+            return None
+        (own,) = (ue for ue in apply.decision.ues if ue.name == self._config.node)
+        return apply, own
+
+    def _serve(self, task: Task, apply: messages.Apply, own: UeDecision) -> float:
+        """Compute one head and wait for its target. Returns when the device is free again."""
+        config = self._config
+        codec: Codec = config.input_codec if own.cut == ALL_ON_EDGE else (own.codec or config.boundary_codec)
+        task.cut, task.codec = own.cut, codec
+        task.decision_sequence = apply.decision.sequence
+        task.transmit_watts = config.transmit_watts if own.transmit_watts is None else own.transmit_watts
+        reference = self._times.head_seconds(own.cut, codec)
+        task.speed = own.device_speed
+        if reference > 0:
+            task.head_target_seconds = reference / own.device_speed
+        began = time.monotonic()
+        try:
+            task.header, task.buffers = self._backend.head(
+                task.number, own.cut, codec, self._images[task.number % IMAGES]
+            )
+        except ValueError as error:  # values that the codec cannot hold
+            task.failure = f"head: {error}"
+        computed = time.monotonic()
+        task.head_compute_seconds = computed - began
+        target = task.head_start_seconds + task.head_target_seconds
+        if reference == 0:
+            task.head_end_seconds = task.head_start_seconds
+        elif computed >= target:
+            task.head_overrun = True
+            task.head_end_seconds = computed
+        else:
+            self._deadlines.submit(target, lambda now: self._release(task, now))
+            self._released.wait()
+            return task.head_end_seconds
+        self._finish(task)
+        return task.head_end_seconds
+
+    def _release(self, task: Task, now_seconds: float) -> None:
+        task.head_end_seconds = now_seconds
+        self._finish(task)
+        self._released.set()
+
+    def _finish(self, task: Task) -> None:
+        if task.cut == ():
+            if task.buffers:
+                task.answer = int(np.frombuffer(task.buffers[0], dtype=np.float32).argmax())
+                task.buffers = []
+        else:
+            task.boundary_bytes = sum(len(buffer) for buffer in task.buffers)
+        draw = self._config.compute_watts * (task.speed / self._config.max_speed) ** 3
+        if task.head_target_seconds > 0:
+            task.compute_joules = draw * (task.head_end_seconds - task.head_start_seconds)
+        self._hand_over(task)
+
+    def _hand_over(self, task: Task) -> None:
+        self.ended.append(task)
+        self._wake_io.set()
