@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from controller.contract import Codec, Cut, ModelProfile
+from testbed.agents.preload import split_model
 from testbed.inference import tensors
 from testbed.inference.models import random_image
-from testbed.inference.partition import SplitModel, load_split_model
+from testbed.inference.partition import SplitModel
 
 #: On the host. A tail gives way to one with an earlier target at the end of each segment.
 SEGMENT_SECONDS = 2e-3
@@ -49,7 +50,7 @@ class CpuBackend:
     """One model on one core of the host. Heads and tails are built when first asked for, or by :meth:`prepare`."""
 
     def __init__(self, model: str, seed: int, profile: ModelProfile) -> None:
-        self.split: SplitModel = load_split_model(model, seed)
+        self.split: SplitModel = split_model(model, seed)
         self.profile = profile
         self._segment_seconds = SEGMENT_SECONDS / profile.reference_core.fraction
         if tuple(node.name for node in self.split.graph.nodes) != tuple(node.name for node in profile.nodes):
