@@ -64,7 +64,7 @@ class LabState(msgspec.Struct, frozen=True):
     created_utc: str
     resolved_lab: dict[str, Any]
     nodes: tuple[NodeSpec, ...]
-    realtime: bool = False
+    realtime: bool = True  # until a thread could not be made so
     urls: dict[str, str] = {}
 
 
@@ -150,7 +150,7 @@ class Lab:
 
     def _make_realtime(self, nodes: tuple[str, ...], priority: int) -> None:
         hellos = {hello.node: hello for hello in self.client.status().hellos}
-        every = True
+        every = self.state.realtime
         for node in nodes:
             hello = hellos[node]
             for tid in (hello.stage_tid, *hello.extra_tids):

@@ -61,7 +61,7 @@ class AwaitReady:
 
 @dataclass(frozen=True)
 class MakeRealtime:
-    """Stage threads become SCHED_FIFO, from outside, by thread id."""
+    """The threads that a node named in its Hello become SCHED_FIFO, from outside, by thread id."""
 
     nodes: tuple[str, ...]
     priority: int
@@ -152,6 +152,7 @@ def make_plan(topology: Topology, runtime: RuntimeName, peak_states: Mapping[str
             CreateWires("radio", tuple(wire_of(topology, ue, peak_states[ue.name]) for ue in ues)),
             StartPrograms(tuple(programs)),
             AwaitReady(("player", *stages), timeout_seconds=60.0),
+            MakeRealtime(("player",), PLAYER_PRIORITY),
             MakeRealtime(stages, STAGE_PRIORITY),
         ),
     )
