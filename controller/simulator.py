@@ -307,8 +307,8 @@ def _formula(
     row[:, tandem.UPLINK] += np.where(remote, up_delay, 0.0)
     row[:, tandem.DOWN] = np.where(remote, down_delay + force.down_bits / down, 0.0)
     row[:, tandem.DELAY_SUM] = row[:, tandem.UE_QUEUE : tandem.DOWN + 1].sum(axis=1)
-    tasks = rate * scenario.slot_seconds
-    row[:, tandem.COMPUTE] = tasks * ues.kappa * force.speed**2 * force.head_seconds
-    row[:, tandem.TRANSMIT] = tasks * ues.transmit_watts * force.power_ratio * service[:, 1]
+    busy = np.minimum(rate[:, np.newaxis] * service, 1.0)  # under overload a stage is busy all the time, not longer
+    row[:, tandem.COMPUTE] = scenario.slot_seconds * ues.kappa * force.speed**3 * busy[:, 0]
+    row[:, tandem.TRANSMIT] = scenario.slot_seconds * ues.transmit_watts * force.power_ratio * busy[:, 1]
     row[:, tandem.RATE] = link
     return row

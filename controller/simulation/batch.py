@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from controller.contract import Scenario
@@ -14,6 +13,7 @@ from controller.learning.network import features
 from controller.simulation.channels import ChannelStates
 from controller.solvers.allocation import LEAST_ARRIVAL_RATE, SMALLEST_PRICE, allocate, allocate_slot
 from controller.solvers.chain import ChainTables, CutArray, SlotState
+from controller.solvers.compiled import compiled
 from controller.solvers.cuts import _gather, _project_one, feasible_alone, project
 from controller.solvers.newton import SPECTRUM, service_derivatives
 from controller.solvers.problem import Allocation, AllocationModel, FloatArray, Limits
@@ -137,7 +137,7 @@ class FixedRuns:
     overloaded_slots: NDArray[np.int64]  # (runs,)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, price, budget, spectrum, cpus, slot, residual, delay_out, energy_out, overloaded):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     runs, n = cuts.shape
     slots = quality.shape[0]
@@ -177,7 +177,9 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
                 third = work[2, i] / result[2, i]
                 slowest = max(first, second, third)
                 load = rate * slowest
-                energy = rate * slot * (kappa[i] * result[0, i] ** 2 * work[0, i] + watts[i] * second)
+                energy = slot * (
+                    kappa[i] * result[0, i] ** 3 * min(rate * first, 1.0) + watts[i] * min(rate * second, 1.0)
+                )
                 queue[e, i] = max(queue[e, i] + energy - budget[i], 0.0)
                 if t >= warmup:
                     total = OVERLOAD_DELAY_SECONDS

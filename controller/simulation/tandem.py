@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from controller.simulation.channels import OUTAGE_BITS_PER_SECOND
+from controller.solvers.compiled import compiled
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -52,13 +52,13 @@ class InForce(NamedTuple):
     power_ratio: FloatArray  # transmit power over its nominal value
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _rate(quality: float, power: float, linear: bool, spectrum: float, floor: float) -> float:
     rate = spectrum * quality if linear else spectrum * np.log1p(quality * power / spectrum) / LN2
     return rate if rate >= floor else OUTAGE_BITS_PER_SECOND
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _transmit(start, end, bits, quality, power, column, linear, spectrum, floor, step_seconds):  # type: ignore[no-untyped-def]
     """Send ``bits`` from ``start`` over the trace, until ``end`` at most. Returns (time reached, bits left)."""
     steps = quality.shape[0]
@@ -76,7 +76,7 @@ def _transmit(start, end, bits, quality, power, column, linear, spectrum, floor,
     return now, bits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _advance(  # type: ignore[no-untyped-def]
     slot, begin, end, tasks, first, pointers, free, quality, downlink, step_seconds, linear, floor, kappa,
     watts, up_delay, down_delay, cut, head_seconds, wire_bits, tail_seconds, down_bits, speed, share, spectrum,
@@ -206,7 +206,7 @@ def _advance(  # type: ignore[no-untyped-def]
         out[ue, BACKLOG_SECONDS] = pending / share[ue]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _complete(tasks, j, ue, out):  # type: ignore[no-untyped-def]
     out[ue, COMPLETED] += 1
     out[ue, DELAY_SUM] += tasks[DONE, j] - tasks[ARRIVAL, j]
@@ -214,7 +214,7 @@ def _complete(tasks, j, ue, out):  # type: ignore[no-untyped-def]
         out[ue, UE_QUEUE + stage] += tasks[ARRIVAL + stage + 1, j] - tasks[ARRIVAL + stage, j]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _report(ue, begin, end, tasks, base, last, pointers, free, out):  # type: ignore[no-untyped-def]
     """Arrivals of the slot and what is queued at its end."""
     # arrivals are sorted: bisect for the slot's borders

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from controller.solvers.compiled import compiled
 from controller.solvers.interior import solve_exact
 from controller.solvers.newton import EDGE, SPECTRUM, device_speed, share_resource, smallest_shares
 from controller.solvers.newton import service_derivatives as _service
@@ -15,7 +15,7 @@ LEAST_ARRIVAL_RATE = 1e-6
 SMALLEST_PRICE = 1e-12
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def allocate_slot(  # type: ignore[no-untyped-def]
     exact, arrival_rate, head, bits, tail, quality, queue, constant, download,
     max_speed, kappa, watts, linear, price,
@@ -95,12 +95,14 @@ def allocate_slot(  # type: ignore[no-untyped-def]
         else:
             for service in (head_seconds, transfer, tail_seconds):
                 delay[i] += rate * service * service / (2.0 * (1.0 - rate * service))
-        energy[i] = rate * slot * (kappa[i] * speed[i] * speed[i] * head[i] + watts[i] * transfer)
+        # under overload a stage is busy all the time, not longer
+        busy_device = min(rate * head_seconds, 1.0)
+        energy[i] = slot * (kappa[i] * speed[i] ** 3 * busy_device + watts[i] * min(rate * transfer, 1.0))
         cost += price[i] * delay[i] + queue[i] * energy[i]
     return cost if feasible else np.inf, feasible, largest_load
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _in_proportion(n, total, work, least, share):  # type: ignore[no-untyped-def]
     """Overload: every UE gets in proportion to its need; one that cannot be served at all counts as half the total."""
     needed = 0.0
@@ -114,7 +116,7 @@ def _in_proportion(n, total, work, least, share):  # type: ignore[no-untyped-def
         share[i] *= total / needed
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _allocate_batch(  # type: ignore[no-untyped-def]
     exact, rates, heads, bits, tails, qualities, queues, constants, downloads, max_speed, kappa, watts, linear, price,
     spectrum_hz, edge_cpus, slot, residual, speed, spectrum, edge, delay, energy, cost, feasible, load,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from numba import njit
 
 from controller.solvers.allocation import LEAST_ARRIVAL_RATE, SMALLEST_PRICE, allocate, allocate_slot
 from controller.solvers.chain import ChainTables, CutArray, SlotState
+from controller.solvers.compiled import compiled
 from controller.solvers.newton import smallest_shares, smallest_spectrum
 from controller.solvers.problem import MAXIMUM_LOAD, AllocationModel, FloatArray, Limits
 
@@ -17,7 +17,7 @@ MAXIMUM_SWEEPS = 20
 EXHAUSTIVE_LIMIT = 200_000
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _gather(cuts, rates, downlink, head, bits, tail, constant, down_bits, work):  # type: ignore[no-untyped-def]
     """Fill work (5, n): head, bits, tail, constant, download for these cuts."""
     for i in range(cuts.shape[0]):
@@ -29,7 +29,7 @@ def _gather(cuts, rates, downlink, head, bits, tail, constant, down_bits, work):
         work[4, i] = down_bits[i, k] / max(downlink[i], 1.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, residual, least_spectrum, least_edge, work):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     n = cuts.shape[0]
     for i in range(n):
@@ -75,7 +75,7 @@ def _project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, line
         cuts[worst] = better
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _project_batch(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, residual):  # type: ignore[no-untyped-def]  # fmt: skip
     n = cuts.shape[1]
     scratch = np.empty((2, n))
@@ -84,7 +84,7 @@ def _project_batch(cuts, rates, quality, head, bits, tail, counts, max_speed, li
         _project_one(cuts[e], rates[e], quality[e], head, bits, tail, counts, max_speed, linear, spectrum, cpus, residual, scratch[0], scratch[1], work)  # fmt: skip  # noqa: E501
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _local_mask(rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus):  # type: ignore[no-untyped-def]
     environments, n = rates.shape
     mask = np.zeros((environments, n, head.shape[1]), dtype=np.bool_)
@@ -100,7 +100,7 @@ def _local_mask(rates, quality, head, bits, tail, counts, max_speed, linear, spe
     return mask
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, price, spectrum, cpus, slot, residual, exact, cost_out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     environments, n = cuts.shape
     work = np.empty((5, n))

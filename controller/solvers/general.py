@@ -189,8 +189,10 @@ def evaluate(
     idle = np.sum(demands.wire_bits <= 0, axis=1, keepdims=True)
     download = demands.download_seconds * (rate.shape[1] - idle) * (1 + limits.residual_share * idle)
     delay = tandem_delay_seconds(rate, service, model) + demands.constant_seconds + download
-    compute = ues.kappa * allocation.device_speed**2 * demands.head_seconds
-    energy = rate * limits.slot_seconds * (compute + ues.transmit_watts * transfer)
+    busy = np.minimum(rate[..., np.newaxis] * service, 1.0)
+    energy = limits.slot_seconds * (
+        ues.kappa * allocation.device_speed**3 * busy[..., 0] + ues.transmit_watts * busy[..., 1]
+    )
     cost = np.sum(limits.v * ues.weight * delay + demands.queue_joules * energy, axis=1)
     return allocation._replace(
         delay_seconds=delay,

@@ -12,8 +12,8 @@ Newton step costs O(ues). The gap to the optimum is (number of barriers) x (barr
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from controller.solvers.compiled import compiled
 from controller.solvers.newton import EDGE, SPECTRUM, service_derivatives
 
 #: Gap to the optimum, relative to the cost, at which the path ends.
@@ -22,7 +22,7 @@ BARRIER_REDUCTION = 0.1
 MAXIMUM_STEPS = 400
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy, barrier):  # type: ignore[no-untyped-def]  # fmt: skip
     """(cost, cost + barriers); inf outside the domain. x is (3, n): speed, spectrum, edge."""
     cost = 0.0
@@ -58,7 +58,7 @@ def _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price,
     return cost, cost - barrier * logs
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def solve_exact(n, x, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy):  # type: ignore[no-untyped-def]  # fmt: skip
     """Move ``x`` (3, n: speed, spectrum, edge), strictly stable and summing to its totals, to the optimum.
 

@@ -7,9 +7,9 @@ smallest stable x_n, so a feasible start plus a damped Newton step with a diagon
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from controller.solvers.compiled import compiled
 from controller.solvers.problem import MAXIMUM_LOAD
 
 FloatArray = NDArray[np.float64]
@@ -23,7 +23,7 @@ SPECTRUM = 0
 EDGE = 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def rate_derivatives(spectrum: float, quality: float, linear: bool) -> tuple[float, float, float]:
     """R(b) in bit/s with its first and second derivative. 0 < b."""
     if linear:
@@ -38,7 +38,7 @@ def rate_derivatives(spectrum: float, quality: float, linear: bool) -> tuple[flo
     )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def smallest_spectrum(needed: float, quality: float, linear: bool, limit: float) -> float:
     """The least b with ``R(b) >= needed`` bit/s, ``inf`` if it is not under ``limit``. Newton from the left."""
     if needed <= 0.0:
@@ -63,7 +63,7 @@ def smallest_spectrum(needed: float, quality: float, linear: bool, limit: float)
     return b
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def device_speed(
     arrival_rate: float, head: float, max_speed: float, kappa: float, slot: float, queue: float, price: float
 ) -> float:
@@ -99,7 +99,7 @@ def device_speed(
     return speed
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def service_derivatives(
     kind: int, share: float, work: float, quality: float, linear: bool
 ) -> tuple[float, float, float]:
@@ -113,7 +113,7 @@ def service_derivatives(
     return service, -service * ratio, service * (2.0 * ratio * ratio - curvature / rate)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_price, active):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(n):
@@ -128,7 +128,7 @@ def _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_pri
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, energy_price, least, share, step, trial, active):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Split ``total`` among UEs so that ``sum price (s + W(s)) + energy_price s`` is least. Arrays are (ues,).
 
@@ -193,7 +193,7 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
     return MAXIMUM_STEPS
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def smallest_shares(n, spectrum, arrival_rate, wire_bits, tail, quality, linear, least_spectrum, least_edge):  # type: ignore[no-untyped-def]  # fmt: skip
     """Fill the shares that keep each UE's load at MAXIMUM_LOAD; return their sums (inf if one cannot be had)."""
     spectrum_sum = 0.0

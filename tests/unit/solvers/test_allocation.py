@@ -1,0 +1,160 @@
+"""The Newton solvers against CLARABEL, their optimality conditions, and what they do when nothing fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from instances import random_instances
+
+from controller.solvers.allocation import allocate
+from controller.solvers.general import allocate_general, evaluate
+from controller.solvers.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
+
+TOLERANCE: dict[AllocationModel, float] = {"indep": 1e-8, "exact": 1e-6}
+
+
+@pytest.mark.parametrize("model", ["indep", "exact"])
+@pytest.mark.parametrize("ues", [1, 3, 5])
+def test_cost_is_that_of_the_general_solver(model: AllocationModel, ues: int) -> None:
+    demands, constants, limits = random_instances(35, ues, seed=ues)
+    ours = allocate(demands, constants, limits, model)
+    oracle = allocate_general(demands, constants, limits, model)
+    assert ours.feasible.all()
+    # above: not worse than the oracle; below: the oracle itself has converged
+    assert np.max(ours.cost / oracle.cost - 1) <= TOLERANCE[model]
+    assert np.min(ours.cost / oracle.cost - 1) >= -max(TOLERANCE[model], 1e-7)
+
+
+@pytest.mark.parametrize("model", ["indep", "exact"])
+def test_reported_figures_follow_from_the_shares(model: AllocationModel) -> None:
+    demands, constants, limits = random_instances(200, 6, seed=2)
+    found = allocate(demands, constants, limits, model)
+    again = evaluate(found, demands, constants, limits, model)
+    np.testing.assert_allclose(found.delay_seconds, again.delay_seconds, rtol=1e-9)
+    np.testing.assert_allclose(found.energy_joules, again.energy_joules, rtol=1e-12)
+    np.testing.assert_allclose(found.cost, again.cost, rtol=1e-9)
+    np.testing.assert_allclose(found.largest_load, again.largest_load, rtol=1e-9)
+    assert found.largest_load.max() > 0.98  # the instances do come near saturation
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from(["indep", "exact"]))
+def test_shares_add_up_and_nothing_leaves_its_range(seed: int, ues: int, model: AllocationModel) -> None:
+    demands, constants, limits = random_instances(8, ues, seed)
+    found = allocate(demands, constants, limits, model)
+    assert found.feasible.all()
+    np.testing.assert_allclose(found.spectrum_hz.sum(axis=1), limits.spectrum_hz, rtol=1e-9)
+    np.testing.assert_allclose(found.edge_share.sum(axis=1), limits.edge_cpus, rtol=1e-9)
+    assert np.all(found.device_speed <= constants.max_speed * (1 + 1e-12))
+    assert np.all(found.device_speed > 0)
+    assert np.all(found.largest_load < 1)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.sampled_from(["indep", "exact"]))
+def test_no_small_exchange_of_shares_helps(seed: int, model: AllocationModel) -> None:
+    demands, constants, limits = random_instances(20, 4, seed)
+    found = allocate(demands, constants, limits, model)
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        moved = _exchange(found, demands, limits, rng)
+        cost = evaluate(moved, demands, constants, limits, model).cost
+        assert np.all(cost >= found.cost * (1 - 1e-7))
+
+
+def _exchange(found: Allocation, demands: Demands, limits: Limits, rng: np.random.Generator) -> Allocation:
+    """A random step of up to 1 % of each share, zero-sum among the UEs that have work."""
+
+    def shift(shares: np.ndarray, work: np.ndarray) -> np.ndarray:
+        step = np.where(work > 0, rng.uniform(-0.01, 0.01, shares.shape) * shares, 0.0)
+        active = np.maximum((work > 0).sum(axis=1, keepdims=True), 1)
+        step -= np.where(work > 0, step.sum(axis=1, keepdims=True) / active, 0.0)
+        return np.where(np.any(shares + step <= 0, axis=1, keepdims=True), shares, shares + step)
+
+    return found._replace(
+        spectrum_hz=shift(found.spectrum_hz, demands.wire_bits),
+        edge_share=shift(found.edge_share, demands.tail_seconds),
+        device_speed=found.device_speed * (1 - rng.uniform(0, 0.01, found.device_speed.shape)),
+    )
+
+
+def test_the_residual_share_of_idle_users_is_five_percent_scaled() -> None:
+    demands, constants, limits = random_instances(50, 5, seed=9)
+    found = allocate(demands, constants, limits)
+    idle = demands.wire_bits <= 0
+    some = idle.any(axis=1) & ~idle.all(axis=1)
+    count = idle.sum(axis=1)
+    expected = limits.spectrum_hz * 0.05 / (1 + 0.05 * count)
+    for row in np.flatnonzero(some):
+        np.testing.assert_allclose(found.spectrum_hz[row, idle[row]], expected[row], rtol=1e-12)
+
+
+def test_users_that_all_compute_alone_share_evenly() -> None:
+    demands, constants, limits = random_instances(1, 4, seed=1)
+    alone = demands._replace(wire_bits=np.zeros((1, 4)), tail_seconds=np.zeros((1, 4)))
+    found = allocate(alone, constants, limits)
+    np.testing.assert_allclose(found.spectrum_hz, limits.spectrum_hz / 4)
+    np.testing.assert_allclose(found.edge_share, limits.edge_cpus / 4)
+
+
+@pytest.mark.parametrize("model", ["indep", "exact"])
+@pytest.mark.parametrize("scale", [1.5, 100.0])
+def test_overload_is_reported_and_finite(model: AllocationModel, scale: float) -> None:
+    demands, constants, limits = random_instances(50, 4, seed=4)
+    # every stage of every UE beyond what it can have
+    heavy = demands._replace(
+        head_seconds=np.full((50, 4), scale * constants.max_speed / demands.arrival_rate_per_second),
+        wire_bits=np.full((50, 4), scale * 1e8),
+        tail_seconds=np.full((50, 4), scale * limits.edge_cpus / demands.arrival_rate_per_second),
+    )
+    found = allocate(heavy, constants, limits, model)
+    assert not found.feasible.any()
+    assert np.all(np.isinf(found.cost))
+    for shares in (found.device_speed, found.spectrum_hz, found.edge_share):
+        assert np.all(np.isfinite(shares))
+        assert np.all(shares > 0)
+    np.testing.assert_allclose(found.spectrum_hz.sum(axis=1), limits.spectrum_hz)
+    np.testing.assert_allclose(found.edge_share.sum(axis=1), limits.edge_cpus)
+    assert not any(np.isnan(field).any() for field in found)
+
+
+def test_a_dead_link_and_a_silent_user_are_no_nan() -> None:
+    demands, constants, limits = random_instances(2, 3, seed=6)
+    quality = demands.link_quality.copy()
+    quality[0, 0] = 0.0
+    bits = demands.wire_bits.copy()
+    bits[0, 0] = 1e6
+    rate = demands.arrival_rate_per_second.copy()
+    rate[1, :] = 0.0
+    found = allocate(
+        demands._replace(link_quality=quality, wire_bits=bits, arrival_rate_per_second=rate), constants, limits
+    )
+    assert found.feasible.tolist() == [False, True]
+    assert not any(np.isnan(field).any() for field in found)
+
+
+def test_without_a_queue_the_device_runs_at_full_speed_and_slower_the_longer_it_is() -> None:
+    demands, constants, limits = random_instances(1, 1, seed=8)
+    one = demands._replace(
+        head_seconds=np.array([[0.3 * constants.max_speed[0] / demands.arrival_rate_per_second[0, 0]]])
+    )
+    speeds = []
+    for queue in (0.0, 0.1, 1.0, 10.0, 1e6):
+        speeds.append(
+            float(allocate(one._replace(queue_joules=np.array([[queue]])), constants, limits).device_speed[0, 0])
+        )
+    assert speeds[0] == constants.max_speed[0]
+    assert speeds == sorted(speeds, reverse=True)
+    assert one.arrival_rate_per_second[0, 0] * one.head_seconds[0, 0] / speeds[-1] < 1
+
+
+def test_a_link_of_kind_rate_is_shared_by_its_efficiency() -> None:
+    constants = UeConstants(*(np.array([x, x]) for x in (0.5, 10.0, 0.0, 1.0)), linear=np.array([True, True]))
+    limits = Limits(2e6, 1.0, 2.0, 1.0, 0.05)
+    one = np.ones((1, 2))
+    demands = Demands(one, 0 * one, 1e5 * one, 0.01 * one, np.array([[1.0, 4.0]]), 0 * one, 0 * one, 0 * one)
+    found = allocate(demands, constants, limits)
+    # nearly without waits the optimum is proportional to sqrt(d / efficiency)
+    assert found.spectrum_hz[0, 0] / found.spectrum_hz[0, 1] == pytest.approx(2.0, rel=0.1)
