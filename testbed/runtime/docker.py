@@ -178,7 +178,8 @@ class DockerRuntime:
             partial.rename(path)
         self._await_warm([process.node for process in inside])
         for process in inside:
-            if process.node in self._quotas:
+            # One that has failed by now is reported by processes(), with its log.
+            if process.node in self._quotas and self._cgroup(process.node).directory.exists():
                 self.set_cpu(process.node, self._quotas[process.node])
 
     def _await_warm(self, names: Sequence[str]) -> None:

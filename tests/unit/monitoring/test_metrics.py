@@ -19,8 +19,8 @@ def metrics() -> Metrics:
     return Metrics(example_scenario(), "lymdo")
 
 
-def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return metrics.registry.get_sample_value(name, labels)
+def value(metrics: Metrics, metric: str, /, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(metric, labels)
 
 
 def test_counters_of_every_known_ue_start_at_zero(metrics: Metrics) -> None:

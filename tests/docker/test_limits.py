@@ -1,0 +1,141 @@
+"""A container is what the lab says, and nothing more: asked of the engine, of the kernel and from the inside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import docker
+import pytest
+
+from testbed.runtime.docker import DockerRuntime
+from testbed.runtime.docker_nodes import ContainerCgroup, container_name, host_tid
+
+from .conftest import EDGE, RADIO, UE, Start, wait_until
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+
+@pytest.fixture
+def lab(start: Start) -> DockerRuntime:
+    return start([RADIO, UE, EDGE], {"ue0": "tb_test_sleeper", "edge": "tb_test_server"})
+
+
+def inside(client: docker.DockerClient, lab: DockerRuntime, node: str, *command: str) -> tuple[int, str]:
+    result = client.containers.get(container_name(lab.lab, node)).exec_run(list(command))
+    return result.exit_code, result.output.decode()
+
+
+def test_the_engine_knows_the_limits(client: docker.DockerClient, lab: DockerRuntime) -> None:
+    ue = client.containers.get(container_name(lab.lab, "ue0")).attrs
+    host = ue["HostConfig"]
+    assert (host["CpuPeriod"], host["CpuQuota"]) == (10_000, 2_500)
+    assert host["Memory"] == host["MemorySwap"] == 1 << 29
+    assert host["PidsLimit"] == 256
+    assert host["CapDrop"] == ["ALL"]
+    assert host["CapAdd"] is None
+    assert "no-new-privileges" in host["SecurityOpt"]
+    assert host["ReadonlyRootfs"] is True
+    assert host["Privileged"] is False
+    assert host["NetworkMode"] == "none"
+    assert not host["PortBindings"]
+    assert host["RestartPolicy"]["Name"] in ("", "no")
+    assert ue["Config"]["User"] == "65532:65532"
+    edge = client.containers.get(container_name(lab.lab, "edge")).attrs["HostConfig"]
+    assert (edge["CpuPeriod"], edge["CpuQuota"], edge["CpusetCpus"]) == (10_000, 8_000, "0")
+
+
+def test_labels_say_whose_it_is(client: docker.DockerClient, lab: DockerRuntime) -> None:
+    labels = client.containers.get(container_name(lab.lab, "edge")).labels
+    assert {name: labels[f"testbed.{name}"] for name in ("lab", "run", "owner", "role", "node")} == {
+        "lab": lab.lab,
+        "run": f"run-of-{lab.lab}",
+        "owner": str(os.geteuid()),
+        "role": "edge",
+        "node": "edge",
+    }
+
+
+def test_the_kernel_enforces_the_cap_once_the_program_runs(lab: DockerRuntime) -> None:
+    cgroup = ContainerCgroup(pid_of(lab, "ue0"))
+    assert quota_of(cgroup) == 2_500
+
+
+def test_a_change_of_the_cap_is_in_force_at_once(lab: DockerRuntime) -> None:
+    cgroup = ContainerCgroup(pid_of(lab, "ue0"))
+    lab.set_cpu("ue0", 0.4)
+    assert quota_of(cgroup) == 4_000
+    lab.set_cpu("ue0", 0.0)
+    assert quota_of(cgroup) == -1
+
+
+def test_it_runs_as_nobody_in_particular_without_capabilities(client: docker.DockerClient, lab: DockerRuntime) -> None:
+    assert inside(client, lab, "ue0", "id", "-u") == (0, "65532\n")
+    _, status = inside(client, lab, "ue0", "cat", "/proc/1/status")
+    capabilities = {line.split()[0]: int(line.split()[1], 16) for line in status.splitlines() if line.startswith("Cap")}
+    assert capabilities == dict.fromkeys(("CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"), 0)
+    assert "NoNewPrivs:\t1" in status
+
+
+def test_its_root_is_read_only_and_its_tmp_is_not(client: docker.DockerClient, lab: DockerRuntime) -> None:
+    for path in ("/x", "/opt/testbed/x", "/etc/x"):
+        code, output = inside(client, lab, "ue0", "touch", path)
+        assert code != 0
+        assert "Read-only file system" in output
+    assert inside(client, lab, "ue0", "touch", "/tmp/x")[0] == 0
+
+
+def test_it_sees_the_lab_but_can_only_write_sockets(client: docker.DockerClient, lab: DockerRuntime) -> None:
+    directory = lab.lab_directory
+    assert inside(client, lab, "ue0", "touch", f"{directory}/ipc/x")[0] == 0
+    assert inside(client, lab, "ue0", "touch", f"{directory}/config/x")[0] != 0
+    # a socket that either side makes must be usable by the other: group and mode do not depend on a umask
+    made = (directory / "ipc" / "x").stat()
+    assert made.st_gid == 65532
+    assert made.st_mode & 0o060 == 0o060
+
+
+def test_it_reaches_its_wire_and_nothing_else(client: docker.DockerClient, lab: DockerRuntime) -> None:
+    assert inside(client, lab, "ue0", "ls", "/sys/class/net") == (0, "lo\n")
+    ue, edge = lab.netns_name("ue0"), lab.netns_name("edge")
+    run("ip", "-n", ue, "link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", edge)
+    for namespace, address in ((ue, "10.123.0.1/30"), (edge, "10.123.0.2/30")):
+        run("ip", "-n", namespace, "address", "add", address, "dev", "eth1")
+        run("ip", "-n", namespace, "link", "set", "eth1", "up")
+    answer = "import socket; print(socket.create_connection(('10.123.0.2', 5555), 5).recv(10).decode())"
+    assert inside(client, lab, "ue0", "python3", "-c", answer) == (0, "served\n")
+    for outside in ("172.17.0.1", "192.0.2.1"):  # the engine's own bridge, and the rest of the world
+        code, output = inside(client, lab, "ue0", "python3", "-c", answer.replace("10.123.0.2", outside))
+        assert code != 0
+        assert "Network is unreachable" in output
+
+
+def test_a_stage_thread_becomes_fifo_from_outside(start: Start) -> None:
+    lab = start([UE], {"ue0": "tb_test_threads"})
+    told = lab.lab_directory / "ipc" / "tid"
+    wait_until(lambda: told.exists() and told.read_text() != "")
+    tid = int(told.read_text())
+    number = host_tid(ContainerCgroup(pid_of(lab, "ue0")), tid)
+    assert os.sched_getscheduler(number) == os.SCHED_OTHER
+    if not lab.make_realtime("ue0", tid, 5):
+        pytest.skip("needs a host that allows real-time priority to containers")
+    assert os.sched_getscheduler(number) == os.SCHED_FIFO
+    assert os.sched_getparam(number).sched_priority == 5
+    assert os.sched_getscheduler(pid_of(lab, "ue0")) == os.SCHED_OTHER
+
+
+def pid_of(lab: DockerRuntime, node: str) -> int:
+    return next(status.pid for status in lab.processes() if status.node == node)
+
+
+def quota_of(cgroup: ContainerCgroup) -> int:
+    if cgroup.version == "v1":
+        return int((cgroup.directory / "cpu.cfs_quota_us").read_text())
+    quota = (cgroup.directory / "cpu.max").read_text().split()[0]
+    return -1 if quota == "max" else int(quota)
+
+
+def run(*command: str) -> None:
+    assert Path("/run/netns").is_dir()
+    subprocess.run(command, check=True)
