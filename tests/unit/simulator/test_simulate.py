@@ -1,0 +1,190 @@
+"""The simulator with policies: same seeds the same tasks, slot mode, environments, fixed runs."""
+
+from __future__ import annotations
+
+import warnings
+
+import msgspec
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from controller.contract import Arrivals, Decision, Observation, Scenario
+from controller.model.channel import Channel, Shadowing, mean_gain
+from controller.model.decision import InvalidDecisionError
+from controller.policies.convex import DeviceOnlyConvex, EdgeOnlyConvex, FixedConvex, NeurosurgeonConvex, RandomConvex
+from controller.policies.lymdo import DelayOnly, Exhaustive, LymdoCoordinateDescent, Myopic
+from controller.policies.static import DeviceOnly, EdgeOnly
+from controller.simulation.batch import SlotBatch, run_fixed_cuts
+from controller.simulation.channels import ChannelStates
+from controller.simulation.environment import SplitInferenceEnv
+from controller.simulator import simulate
+from controller.solvers.chain import ChainTables
+from controller.testing import example_scenario
+
+SLOTS = 300
+
+
+@pytest.fixture(scope="module")
+def lab() -> tuple[Scenario, ChannelStates]:
+    """Three UEs under slow shadowing with a budget that binds."""
+    scenario = example_scenario(3, slot_seconds=2.0, energy_budget_joules=0.25)
+    laws = [Channel(distance, "static", shadowing=Shadowing(8.0, 0.9, 2.0, 20.0)) for distance in (200.0, 300.0, 400.0)]
+    arrivals = Arrivals(process="switching", rates_per_second=(1.0, 2.0), switch_probability=0.1)
+    ues = tuple(
+        msgspec.structs.replace(ue, arrivals=arrivals, mean_gain=mean_gain(law), max_speed=0.25)
+        for ue, law in zip(scenario.ues, laws, strict=True)
+    )
+    radio = msgspec.structs.replace(scenario.radio, noise_watts_per_hz=10**-19.0, uplink_hz=4e6, downlink_hz=4e6)
+    return msgspec.structs.replace(scenario, ues=ues, radio=radio), ChannelStates.from_law(laws, 2.0 * SLOTS, 2.0, 3)
+
+
+def test_the_same_seed_gives_the_same_run_and_policies_share_arrivals(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    first = simulate(scenario, LymdoCoordinateDescent(), 60, 4, channel=channel)
+    again = simulate(scenario, LymdoCoordinateDescent(), 60, 4, channel=channel)
+    other = simulate(scenario, DeviceOnly(), 60, 4, channel=channel)
+    seed = simulate(scenario, DeviceOnly(), 60, 5, channel=channel)
+    assert first.tasks is not None
+    assert again.tasks is not None
+    assert other.tasks is not None
+    assert seed.tasks is not None
+    np.testing.assert_array_equal(first.tasks.stamps, again.tasks.stamps)
+    np.testing.assert_array_equal(first.tasks.stamps[:, 0], other.tasks.stamps[:, 0])
+    assert first.tasks.ue.size != seed.tasks.ue.size
+
+
+def test_virtual_queues_hold_the_budget_and_energy_blind_policies_do_not(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    lymdo = simulate(scenario, LymdoCoordinateDescent(), SLOTS, 1, channel=channel)
+    blind = simulate(scenario, DelayOnly(), SLOTS, 1, channel=channel)
+    device = simulate(scenario, DeviceOnlyConvex(), SLOTS, 1, channel=channel)
+    budget = np.array([ue.energy_budget_joules for ue in scenario.ues])
+    last = np.array([lymdo.policy_state[-1][f"virtual_queue_joules.{ue.name}"] for ue in scenario.ues])
+    # what the recursion guarantees, from measured energy (the state precedes the last slot's charge)
+    excess = lymdo.mean_energy_joules() - budget
+    assert np.all(excess <= (last + lymdo.energy_joules[-1]) / SLOTS + 1e-9)
+    assert lymdo.energy_ratio().max() < 1.06
+    assert blind.energy_ratio().max() > 1.3
+    assert blind.mean_delay_seconds() < lymdo.mean_delay_seconds() < device.mean_delay_seconds()
+    assert len(lymdo.cut_shares()) >= 2
+
+
+@pytest.mark.parametrize("policy", [EdgeOnlyConvex, RandomConvex, NeurosurgeonConvex, FixedConvex, Exhaustive, Myopic])
+def test_every_baseline_decides_what_the_simulator_accepts(policy: type, lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    for mode in ("event", "slot"):
+        result = simulate(scenario, policy(), 20, 2, mode, channel)  # type: ignore[arg-type]
+        assert np.isfinite(result.mean_delay_seconds())
+        assert np.all(np.isfinite(result.energy_joules))
+        for state in result.policy_state:
+            assert all(np.isfinite(value) for value in state.values())
+
+
+def test_myopic_meets_the_budget_in_every_slot_by_the_formula(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    result = simulate(scenario, Myopic(), 60, 2, "slot", channel)
+    budget = np.array([ue.energy_budget_joules for ue in scenario.ues])
+    assert np.all(result.energy_joules <= budget * 1.01)
+
+
+def test_slot_mode_reports_the_delay_that_the_policy_predicted(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    result = simulate(scenario, LymdoCoordinateDescent(delay_model="exact"), 30, 2, "slot", channel)
+    for slot in range(30):
+        predicted = [result.policy_state[slot][f"predicted_seconds.{ue.name}"] for ue in scenario.ues]
+        np.testing.assert_allclose(result.delay_seconds[slot], predicted, rtol=1e-9)
+        joules = [result.policy_state[slot][f"predicted_joules.{ue.name}"] for ue in scenario.ues]
+        np.testing.assert_allclose(result.energy_joules[slot], joules, rtol=1e-9)
+
+
+def test_delay_falls_and_queues_grow_with_v(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    delays, queues = [], []
+    for v in (0.03, 0.3, 3.0):
+        result = simulate(scenario, LymdoCoordinateDescent(V=v), SLOTS, 1, "slot", channel)
+        delays.append(result.mean_delay_seconds())
+        queues.append(np.mean([state["virtual_queue_joules.ue2"] for state in result.policy_state]))
+    assert delays == sorted(delays, reverse=True)
+    assert queues == sorted(queues)
+
+
+def test_summary_has_the_keys_of_a_run(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    summary = simulate(scenario, EdgeOnly(), 20, 2, channel=channel, policy_name="edge-only").summary()
+    assert summary["policy"] == "edge-only"
+    assert summary["runtime"] == "simulator-event"
+    assert set(summary["stages_seconds"]) == {
+        "ue_queue", "head", "tx_queue", "uplink", "edge_queue", "tail", "downlink",
+    }  # fmt: skip
+    assert summary["tasks"]["arrived"] == summary["tasks"]["completed"] + summary["tasks"]["in_flight"]
+    assert summary["e2e_delay_seconds"]["p50"] <= summary["e2e_delay_seconds"]["p99"]
+
+
+def test_bad_calls_and_bad_decisions_are_refused(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+
+    class Greedy(EdgeOnly):
+        def decide(self, observation: Observation) -> Decision:
+            decision = super().decide(observation)
+            ues = tuple(msgspec.structs.replace(ue, edge_share=9.0) for ue in decision.ues)
+            return msgspec.structs.replace(decision, ues=ues)
+
+    with pytest.raises(InvalidDecisionError, match="edge_share"):
+        simulate(scenario, Greedy(), 3, 1, channel=channel)
+    with pytest.raises(ValueError, match="slots"):
+        simulate(scenario, EdgeOnly(), 0, 1)
+    with pytest.raises(ValueError, match="links"):
+        simulate(scenario, EdgeOnly(), 3, 1, channel=ChannelStates(1.0, np.ones((4, 2)), np.ones((4, 2))))
+    with pytest.raises(ValueError, match="mode"):
+        simulate(scenario, EdgeOnly(), 3, 1, mode="exact")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="finite"):
+        ChannelStates(1.0, np.array([[np.nan]]), np.ones((1, 1)))
+
+
+def test_the_environment_passes_gymnasium_s_checker_and_is_reproducible(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    environment = SplitInferenceEnv(scenario, channel, episode_slots=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(environment, skip_render_check=True)
+    rewards = []
+    for _ in range(2):
+        seen, info = environment.reset(seed=3)
+        assert environment.observation_space.contains(seen)
+        assert info["mask"].any(axis=1).all()
+        total, ended = [], False
+        while not ended:
+            _, reward, _, ended, info = environment.step(np.zeros(3, dtype=np.int64))
+            total.append(reward)
+        rewards.append(total)
+    assert rewards[0] == rewards[1]
+    assert len(rewards[0]) == 5
+
+
+def test_fixed_runs_agree_with_the_policy_of_the_same_cuts(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    tables = ChainTables.of(scenario)
+    rates = np.ones((SLOTS, 3))
+    constant = Arrivals(process="periodic", rates_per_second=(1.0,))
+    steady = msgspec.structs.replace(
+        scenario, ues=tuple(msgspec.structs.replace(ue, arrivals=constant) for ue in scenario.ues)
+    )
+    result = simulate(steady, FixedConvex("block3", V=0.3), SLOTS, 7, "slot", channel)
+    index = tables.index_of(0, ("block3",))
+    found = run_fixed_cuts(steady, channel, rates, np.full((1, 3), index), 0.3)
+    np.testing.assert_allclose(found.energy_joules[0], result.mean_energy_joules(), rtol=1e-9)
+    np.testing.assert_allclose(found.delay_seconds[0], result.mean_delay_seconds(), rtol=1e-9)
+
+
+def test_a_batch_charges_its_queues_and_repeats_with_its_seed(lab: tuple[Scenario, ChannelStates]) -> None:
+    scenario, channel = lab
+    batches = [SlotBatch(scenario, channel, 16, 0.3, 5, queue_scale=2.0) for _ in range(2)]
+    cuts = np.random.default_rng(0).integers(0, batches[0].tables.counts[0], (16, 3))
+    for _ in range(5):
+        before = batches[0].queue_joules
+        steps = [batch.step(cuts) for batch in batches]
+        np.testing.assert_array_equal(steps[0].reward, steps[1].reward)
+        charged = np.maximum(before + steps[0].allocation.energy_joules - batches[0].tables.budget_joules, 0.0)
+        np.testing.assert_allclose(batches[0].queue_joules, charged)
+        np.testing.assert_allclose(steps[0].reward, -steps[0].allocation.cost / (3 * 0.3))

@@ -1,0 +1,218 @@
+"""Event mode against formulas, conservation laws, and hand-made cases."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller.contract import (
+    Arrivals,
+    Cut,
+    Decision,
+    Observation,
+    Scenario,
+    UeDecision,
+)
+from controller.model.queueing import tandem_delay_seconds
+from controller.policies.base import BasicPolicy
+from controller.policies.static import Fixed
+from controller.simulation import tandem
+from controller.simulation.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
+from controller.simulator import SimulationResult, simulate
+from controller.solvers.chain import ChainTables
+from controller.testing import example_scenario
+
+
+def with_arrivals(scenario: Scenario, arrivals: Arrivals, **changes: object) -> Scenario:
+    ues = tuple(msgspec.structs.replace(ue, arrivals=arrivals, **changes) for ue in scenario.ues)
+    return msgspec.structs.replace(scenario, ues=ues)
+
+
+class Scripted(BasicPolicy):
+    """One cut, speed and share per slot, for one UE; the last entry stays."""
+
+    def __init__(self, script: list[tuple[Cut, float, float]], spectrum: float = 1.0) -> None:
+        self.script, self.spectrum = script, spectrum
+
+    def decide(self, observation: Observation) -> Decision:
+        cut, speed, share = self.script[min(observation.slot, len(self.script) - 1)]
+        radio = self.scenario.radio
+        choice = UeDecision(
+            name=self.scenario.ues[0].name,
+            cut=cut,
+            device_speed=speed,
+            spectrum_up_hz=radio.uplink_hz * self.spectrum,
+            spectrum_down_hz=radio.downlink_hz,
+            edge_share=share,
+        )
+        return Decision(observation.slot, observation.slot, observation.monotonic_seconds, (choice,))
+
+
+def rate_scenario(rate_bits: float = 8e6) -> Scenario:
+    """One UE on a link of constant rate, arrivals from a file."""
+    scenario = example_scenario(1, slot_seconds=1.0)
+    return with_arrivals(
+        scenario,
+        Arrivals(process="file", rates_per_second=(1.0,)),
+        channel_kind="rate",
+        mean_gain=rate_bits,
+        max_speed=0.25,
+        uplink_delay_seconds=0.01,
+        downlink_delay_seconds=0.02,
+    )
+
+
+def run(scenario: Scenario, policy: BasicPolicy, times: list[float], slots: int, **options: object) -> SimulationResult:
+    return simulate(scenario, policy, slots, 1, arrival_files={"ue0": times}, **options)  # type: ignore[arg-type]
+
+
+def test_one_task_by_hand() -> None:
+    scenario = rate_scenario()
+    tables = ChainTables.of(scenario, every_cut=True)
+    at = scenario.ues[0].profile.chain_index(("block3",))
+    result = run(scenario, Scripted([(("block3",), 0.2, 0.5)]), [0.25], 3)
+    assert result.tasks is not None
+    stamps = result.tasks.stamps[0]
+    head_end = 0.25 + tables.head_seconds[0, at] / 0.2
+    received = head_end + tables.wire_bits[0, at] / 8e6 + 0.01
+    tail_end = received + tables.tail_seconds[0, at] / 0.5
+    done = tail_end + tables.down_bits[0, at] / 8e6 + 0.02
+    np.testing.assert_allclose(stamps, [0.25, 0.25, head_end, head_end, received, received, tail_end, done], rtol=1e-12)
+    ue = scenario.ues[0]
+    assert result.tasks.compute_joules[0] == pytest.approx(ue.compute_watts * (0.2 / 0.25) ** 3 * (head_end - 0.25))
+    assert result.tasks.transmit_joules[0] == pytest.approx(ue.transmit_watts * tables.wire_bits[0, at] / 8e6)
+
+
+def test_cut_and_speed_at_head_start_share_at_tail_start_rate_at_once() -> None:
+    scenario = rate_scenario()
+    tables = ChainTables.of(scenario, every_cut=True)
+    at = scenario.ues[0].profile.chain_index(("block1",))
+    head = tables.head_seconds[0, at] / 0.05  # 0.384 s: starts in slot 0, ends in slot 1
+    # from slot 1 on everything is local, at another speed, and the residual 5 % is all that spectrum and edge keep
+    policy = Scripted([(("block1",), 0.05, 0.5), ((), 0.25, 0.4)], spectrum=0.5)
+    result = run(scenario, policy, [0.9, 0.95], 60)
+    assert result.tasks is not None
+    first, second = result.tasks.stamps
+    assert first[2] == pytest.approx(0.9 + head)
+    assert result.tasks.speed.tolist() == [0.05, 0.25]
+    # the head of the second starts in slot 1: local
+    assert second[7] == second[2] == pytest.approx(first[2] + tables.head_seconds[0, -1] / 0.25)
+    assert first[4] - first[3] == pytest.approx(tables.wire_bits[0, at] / (8e6 * 0.5) + 0.01)
+    assert result.tasks.share[0] == pytest.approx(0.4)
+    assert result.cut_labels == ("block1", "local")
+    assert result.cuts[:3, 0].tolist() == [0, 1, 1]
+
+
+def test_a_transfer_sees_every_step_of_the_trace_and_the_slot_of_its_energy() -> None:
+    scenario = rate_scenario()
+    tables = ChainTables.of(scenario, every_cut=True)
+    bits = tables.wire_bits[0, 0]
+    rates = np.array([[2e5], [4e5], [0.0], [8e5]])  # bit/s; an outage in the third step
+    channel = ChannelStates(0.5, rates, np.full((4, 1), 8e6))
+    result = run(scenario, Scripted([(("input",), 0.25, 0.5)]), [0.0], 6, channel=channel)
+    assert result.tasks is not None
+    stamps = result.tasks.stamps[0]
+    left, now, step = bits, stamps[3], 0
+    while True:
+        rate = max(rates[step % 4, 0], OUTAGE_BITS_PER_SECOND)
+        until = (step + 1) * 0.5
+        if left <= rate * (until - now):
+            now += left / rate
+            break
+        left -= rate * (until - now)
+        now, step = until, step + 1
+    assert stamps[4] == pytest.approx(now + 0.01)
+    charged = np.flatnonzero(result.transmit_joules[:, 0])
+    assert charged.tolist() == [int(now)]
+    assert result.transmit_joules[charged[0], 0] == pytest.approx(scenario.ues[0].transmit_watts * (now - stamps[3]))
+
+
+@pytest.mark.parametrize("cut", ["local", "input", "block3"])
+def test_steady_state_agrees_with_the_exact_formula(cut: str) -> None:
+    scenario = rate_scenario(6e6)
+    scenario = with_arrivals(scenario, Arrivals(process="poisson", rates_per_second=(3.2,)))
+    slots = 20_000
+    result = simulate(scenario, Fixed(cut), slots, 5)
+    tables = ChainTables.of(scenario, every_cut=True)
+    at = scenario.ues[0].profile.chain_index(() if cut == "local" else (cut,))
+    service = [
+        tables.head_seconds[0, at] / 0.25,
+        tables.wire_bits[0, at] / 6e6,
+        tables.tail_seconds[0, at] / 0.8,
+    ]
+    expected = float(tandem_delay_seconds(3.2, service))
+    if cut != "local":
+        expected += 0.03 + tables.down_bits[0, at] / 6e6
+    assert result.mean_delay_seconds() == pytest.approx(expected, rel=0.02)
+    by_formula = simulate(scenario, Fixed(cut), 10, 5, mode="slot")
+    assert by_formula.mean_delay_seconds() == pytest.approx(expected, rel=1e-9)
+    np.testing.assert_allclose(result.mean_energy_joules(), by_formula.mean_energy_joules(), rtol=0.02)
+
+
+def test_stages_sum_to_the_delay_queues_are_first_come_first_served_and_nothing_is_lost() -> None:
+    scenario = with_arrivals(
+        example_scenario(3, slot_seconds=2.0),
+        Arrivals(process="switching", rates_per_second=(1.0, 3.0), switch_probability=0.2),
+        uplink_delay_seconds=0.005,
+    )
+    rng = np.random.default_rng(1)
+    gains = np.array([ue.mean_gain for ue in scenario.ues]) * rng.exponential(size=(400, 3))
+    from controller.policies.static import Random
+
+    result = simulate(scenario, Random(), 200, 3, channel=ChannelStates(0.1, gains, gains))
+    tasks = result.tasks
+    assert tasks is not None
+    assert result.arrivals.sum() == tasks.ue.size > 800
+    done = tasks.stamps[:, 7] <= 400.0
+    assert result.completions.sum() == done.sum()
+    stamps = tasks.stamps[done]
+    assert np.all(np.diff(stamps, axis=1) >= -1e-9)
+    for ue in range(3):
+        mine = tasks.stamps[tasks.ue == ue]
+        local = mine[:, 4] == mine[:, 2]
+        for stamp in (1, 2):
+            assert np.all(np.diff(mine[:, stamp])[~np.isnan(np.diff(mine[:, stamp]))] >= 0)
+        sent = mine[~local & ~np.isnan(mine[:, 7])]
+        assert sent.shape[0] > 50
+        assert np.all(np.diff(sent[:, 3:], axis=0) >= -1e-9)
+        # one at a time in each server
+        assert np.all(sent[1:, 3] >= sent[:-1, 4] - 0.005 - 1e-9)
+        assert np.all(sent[1:, 5] >= sent[:-1, 6] - 1e-9)
+    # sums by slot are the sums over tasks
+    np.testing.assert_allclose(
+        result.compute_joules.sum(), tasks.compute_joules[tasks.stamps[:, 2] <= 400.0].sum(), rtol=1e-9
+    )
+    np.testing.assert_allclose(result.stage_seconds.sum(axis=(0, 1)), np.diff(stamps, axis=1).sum(axis=0), rtol=1e-9)
+    mean_delay = np.nansum(np.where(result.completions > 0, result.delay_seconds, 0.0) * result.completions)
+    assert mean_delay == pytest.approx((stamps[:, 7] - stamps[:, 0]).sum())
+
+
+def test_queues_that_an_observation_reports_are_those_of_the_tasks() -> None:
+    scenario = with_arrivals(rate_scenario(4e5), Arrivals(process="poisson", rates_per_second=(2.0,)))
+    seen: list[Observation] = []
+
+    class Watching(Fixed):
+        def decide(self, observation: Observation) -> Decision:
+            seen.append(observation)
+            return super().decide(observation)
+
+    result = simulate(scenario, Watching("block3"), 40, 2)
+    tasks = result.tasks
+    assert tasks is not None
+    for observation in seen:
+        now, ue = observation.monotonic_seconds, observation.ues[0]
+        stamps = tasks.stamps
+        arrived = stamps[:, 0] < now
+        assert ue.in_flight_tasks == int(np.sum(arrived & ~(stamps[:, 7] <= now)))
+        assert ue.device_queue_tasks == int(np.sum(arrived & ~(stamps[:, 1] < now)))
+        sending = (stamps[:, 2] <= now) & ~(stamps[:, 4] - 0.01 <= now)
+        assert ue.tx_queue_tasks == int(np.sum(sending))
+    assert max(observation.ues[0].tx_queue_tasks for observation in seen) > 3
+    assert max(observation.ues[0].tx_backlog_bytes for observation in seen) > 50_000
+
+
+def test_arrivals_out_of_order_are_refused() -> None:
+    one = np.ones(1)
+    with pytest.raises(ValueError, match="sorted"):
+        tandem.Tandem([np.array([1.0, 0.5])], one, one, one, one, np.array([False]), one)
