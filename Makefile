@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 TESTBED := .venv/bin/testbed
-.PHONY: demo test lint bench clean setup-demo setup-test
+.PHONY: demo test test-netem lint bench clean setup-demo setup-test
 
 ## demo: set up, then run the quickstart lab: real split inference across fading links, with a report
 demo: setup-demo
@@ -10,6 +10,10 @@ demo: setup-demo
 ## test: set up, then run every test that this machine can run
 test: setup-test lint
 	.venv/bin/python -m pytest
+
+## test-netem: the tests that need a kernel with netem and cgroup v2, in a User-Mode Linux guest
+test-netem: setup-test
+	.venv/bin/python -m pytest tests/netem/test_guest.py
 
 ## lint: ruff and mypy
 lint: setup-test

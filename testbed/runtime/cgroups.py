@@ -175,6 +175,10 @@ class CgroupsV2(Cgroups):
             controllers.append("memory")
         if node.cpu_list:
             controllers.append("cpuset")
+        offered = (self._root / "cgroup.controllers").read_text().split()
+        for name in controllers:
+            if name not in offered:
+                raise HostError(f"a node limits its {name}", missing=f"cgroup v2 controller {name!r}")
         tree = self._root / TREE
         group = tree / lab / node.name
         _make(group)

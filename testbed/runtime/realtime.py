@@ -13,11 +13,13 @@ Elsewhere (cgroup v2 without RT_GROUP_SCHED, no cgroup) the kernel's global 0.95
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from pathlib import Path
 
 from testbed.errors import HostError, TestbedError
-from testbed.runtime.cgroups import TREE, Cgroups, CgroupsV1, write
+from testbed.runtime.base import NodeSpec
+from testbed.runtime.cgroups import TREE, Cgroups, CgroupsV1, CgroupsV2, write
 
 #: Threads at this priority or above belong to the trace player.
 PLAYER_PRIORITY = 10
@@ -28,7 +30,7 @@ PLAYER_MICROSECONDS = 50_000
 _MINIMUM_STAGE_MICROSECONDS = 200_000
 
 # Names with a dot: no lab can have them.
-_STAGES, _PLAYER = ".stages", ".player"
+_STAGES, _PLAYER, _TRIAL = ".stages", ".player", ".trial"
 
 
 def make_fifo(cgroups: Cgroups, tid: int, priority: int) -> bool:
@@ -57,6 +59,8 @@ def make_fifo(cgroups: Cgroups, tid: int, priority: int) -> bool:
 
 def available(cgroups: Cgroups) -> bool:
     """Whether :func:`make_fifo` works here, found by doing it to a thread of ours that then ends. Leaves nothing."""
+    if isinstance(cgroups, CgroupsV2):
+        return _available_in_a_group(cgroups)
     done = threading.Event()
     thread = threading.Thread(target=done.wait, daemon=True)
     thread.start()
@@ -66,6 +70,25 @@ def available(cgroups: Cgroups) -> bool:
         done.set()
         thread.join()
         cgroups.prune()
+
+
+def _available_in_a_group(cgroups: CgroupsV2) -> bool:
+    """With RT_GROUP_SCHED a group of version 2 has no real-time run time, and no file to give it some.
+
+    Only the root group has it, where this process may well be: so a process in a group of its own tries.
+    """
+    (tree,) = cgroups.trees()
+    with subprocess.Popen(["sleep", "10"]) as process:
+        try:
+            cgroups.create(_TRIAL, NodeSpec("node", "ue"))
+            write(tree / _TRIAL / "node" / "cgroup.procs", process.pid)
+            return make_fifo(cgroups, process.pid, 1)
+        except HostError:
+            return False
+        finally:
+            process.kill()
+            process.wait()
+            cgroups.remove(_TRIAL)
 
 
 def _group(cgroups: CgroupsV1, priority: int) -> Path | None:

@@ -1,0 +1,97 @@
+"""The tests that want another kernel than this host's: netem, cgroup v2. One User-Mode Linux guest runs them all.
+
+``make test-netem`` runs this file alone. The guest's output comes as it is made, also where pytest captures.
+"""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from tests.netem import uml
+
+LIMIT_SECONDS = 600.0
+SUITE = (
+    "tests/netem/guest_tests",
+    "tests/emulation/test_links.py",
+    "tests/emulation/test_netns_runtime.py",
+    "tests/emulation/test_netns_removal.py",
+    "tests/emulation/test_player.py",
+    "tests/emulation/test_rootless.py",
+)
+#: Of the tests above, those that only repeat on one more kernel what takes long or does not depend on it.
+LEFT_OUT = "not outage and not two_labs_side_by_side and not names_that_could_lead_elsewhere"
+
+
+@pytest.fixture
+def guest() -> None:
+    reason = uml.missing()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("uml")
+
+
+def test_the_answer_of_a_command_comes_back(guest: None, folder: Path) -> None:
+    marker = uml.REPOSITORY / "written-in-the-guest"
+    script = f"uname -r; stat -fc %T /sys/fs/cgroup; echo x > {marker}; cat {marker}; exit 7"
+    lines: list[str] = []
+    answer = uml.run_in_guest(["sh", "-c", script], folder, timeout_seconds=60, echo=lines.append)
+    assert answer.exit_code == 7
+    assert lines[-5:-2][1:] == ["cgroup2fs", "x"]
+    assert not marker.exists(), "what the guest writes stays in it"
+
+
+def test_a_guest_that_hangs_is_ended_and_said_so(guest: None, folder: Path) -> None:
+    script = "echo before the hang; sleep 3600"
+    with pytest.raises(uml.GuestError, match=r"ended after 5 s; (.|\n)*before the hang"):
+        uml.run_in_guest(["sh", "-c", script], folder, timeout_seconds=5, echo=lambda line: None)
+    assert not _processes_with(str(folder))
+
+
+def test_a_guest_that_crashes_is_a_failure(guest: None, folder: Path) -> None:
+    script = "echo c > /proc/sysrq-trigger"
+    with pytest.raises(uml.GuestError, match="without an answer"):
+        uml.run_in_guest(["sh", "-c", script], folder, timeout_seconds=60, echo=lambda line: None)
+    assert not _processes_with(str(folder))
+
+
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+def test_the_suite_passes_on_a_kernel_with_netem_and_cgroup_v2(
+    guest: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = folder / "report.xml"
+    command = [
+        *(sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "--durations=5"),
+        *("--require", "root,netem", "-k", LEFT_OUT, f"--junitxml={report}", *SUITE),
+    ]
+
+    def echo(line: str) -> None:
+        with capsys.disabled():
+            print(f"guest | {line}", flush=True)
+
+    answer = uml.run_in_guest(command, folder, timeout_seconds=LIMIT_SECONDS, echo=echo)
+    assert answer.exit_code == 0, answer.output
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    own = [case for case in cases if "guest_tests" in case.get("classname", "")]
+    assert own, "no test of the guest's own was run"
+    assert not [case.get("name") for case in own if case.find("skipped") is not None]
+
+
+def _processes_with(text: str) -> list[str]:
+    """Command lines on this host that have ``text`` in them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in line:
+            found.append(line)
+    return found
