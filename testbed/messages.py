@@ -291,6 +291,9 @@ class ChannelDrops(Message, frozen=True):
     sent_bytes: int
     dropped_packets: int
     backlog_bytes: int
+    sent_packets: int = 0
+    #: by order of the link's loss; its leaf counts these and what it has no room for as one
+    lost_packets: int = 0
 
 
 class NodeHealth(Message, frozen=True):

@@ -58,6 +58,8 @@ class QdiscStatistics:
     backlog_bytes: int
     #: of a bfifo
     limit_bytes: int | None
+    #: that a netem was asked for; what it loses so counts as dropped, too
+    loss_ratio: float = 0.0
 
 
 class RouteSocket:
@@ -150,11 +152,14 @@ def _statistics(data: bytes, start: int, end: int) -> QdiscStatistics:
     _, interface, handle, parent, _ = _TCMSG.unpack_from(data, start)
     kind, sent_bytes, packets, packets64, backlog, dropped = "", 0, 0, 0, 0, 0
     limit: int | None = None
+    loss_ratio = 0.0
     for name, low, high in _attributes(data, start + _TCMSG.size, end):
         if name == _TCA_KIND:
             kind = data[low:high].rstrip(b"\0").decode()
         elif name == _TCA_OPTIONS and kind == "bfifo":  # the kind comes first
             (limit,) = struct.unpack_from("=I", data, low)
+        elif name == _TCA_OPTIONS and kind == "netem":  # tc_netem_qopt: latency, limit, loss, ...
+            loss_ratio = struct.unpack_from("=III", data, low)[2] / 0xFFFF_FFFF
         elif name == _TCA_STATS2:
             for inner, inner_low, _ in _attributes(data, low, high):
                 if inner == _TCA_STATS_BASIC:  # gnet_stats_basic
@@ -163,4 +168,7 @@ def _statistics(data: bytes, start: int, end: int) -> QdiscStatistics:
                     (packets64,) = struct.unpack_from("=Q", data, inner_low)
                 elif inner == _TCA_STATS_QUEUE:  # gnet_stats_queue: qlen, backlog, drops, requeues, overlimits
                     _, backlog, dropped = struct.unpack_from("=III", data, inner_low)
-    return QdiscStatistics(interface, handle, parent, kind, sent_bytes, packets64 or packets, dropped, backlog, limit)
+    sent_packets = packets64 or packets
+    return QdiscStatistics(
+        interface, handle, parent, kind, sent_bytes, sent_packets, dropped, backlog, limit, loss_ratio
+    )

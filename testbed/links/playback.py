@@ -17,6 +17,7 @@ from controller.contract import Decision, Scenario, UeDecision
 from controller.model.radio import LinkRates, rates
 from testbed.configs import LinkConfig
 from testbed.errors import TestbedError
+from testbed.links.netlink import QdiscStatistics
 from testbed.links.shaping import Shaper
 from testbed.links.wire import DEFAULT_LEAF_BYTES
 from testbed.messages import ChannelDrops, LinkState, LinkStep, PlayerReport
@@ -71,7 +72,13 @@ class _Port:
     since_seconds: float = field(default_factory=time.monotonic)
     bits: float = 0.0
     sent_bytes: int = 0
+    sent_packets: int = 0
     dropped_packets: int = 0
+
+    def count(self, leaf: QdiscStatistics) -> None:
+        """Counters from which the next differences are taken."""
+        self.sent_bytes, self.sent_packets = leaf.sent_bytes, leaf.sent_packets
+        self.dropped_packets = leaf.dropped_packets
 
     def advance(self, now_seconds: float) -> None:
         """Add the applied rate up to now."""
@@ -155,7 +162,7 @@ class Playback:
                 # 0: a player died in the middle of an outage by loss
                 port.leaf_bytes = DEFAULT_LEAF_BYTES if leaf.limit_bytes == 0 else leaf.limit_bytes
                 port.dropping = leaf.limit_bytes == 0
-                port.sent_bytes, port.dropped_packets = leaf.sent_bytes, leaf.dropped_packets
+                port.count(leaf)
 
     # ------------------------------------------------------------------------------------------------------- stepping
 
@@ -364,18 +371,21 @@ class Playback:
         result = []
         for name, leaf in self._shaper.leaves(list(self._ports)).items():
             port = self._ports[name]
-            dropped = 0 if port.dropped_on_purpose else leaf.dropped_packets - port.dropped_packets
+            dropped = leaf.dropped_packets - port.dropped_packets
+            by_order = port.dropped_on_purpose or leaf.loss_ratio > 0
             result.append(
                 ChannelDrops(
                     ue=port.ue,
                     direction=port.direction,
                     monotonic_seconds=now,
                     sent_bytes=leaf.sent_bytes - port.sent_bytes,
-                    dropped_packets=dropped,
+                    dropped_packets=0 if by_order else dropped,
                     backlog_bytes=leaf.backlog_bytes,
+                    sent_packets=leaf.sent_packets - port.sent_packets,
+                    lost_packets=dropped if leaf.loss_ratio > 0 else 0,
                 )
             )
-            port.sent_bytes, port.dropped_packets = leaf.sent_bytes, leaf.dropped_packets
+            port.count(leaf)
             port.dropped_on_purpose = port.dropping
         return result
 

@@ -58,7 +58,6 @@ def make_root(folder: str) -> None:
     for name in ("above", "work", "root"):
         Path("/mnt", name).mkdir()
     mount("overlay", "/mnt/root", "lowerdir=/,upperdir=/mnt/above,workdir=/mnt/work")
-    mount("hostfs", f"/mnt/root{folder}", folder)
     os.chdir("/mnt/root")
     mount("", "/", source=".", flags=_MS_MOVE)
     os.chroot(".")
@@ -67,12 +66,16 @@ def make_root(folder: str) -> None:
     mount("sysfs", "/sys")
     mount("cgroup2", "/sys/fs/cgroup")
     mount("devtmpfs", "/dev")
-    for path, mode in (("/dev/shm", "1777"), ("/dev/pts", ""), ("/run", "755"), ("/tmp", "1777")):
+    for path in ("/dev/pts", "/dev/shm"):
         Path(path).mkdir(exist_ok=True)
-        if path == "/dev/pts":
-            mount("devpts", path, "newinstance,ptmxmode=666")
-        elif not folder.startswith(f"{path}/"):  # else the layer over the host's must do
-            mount("tmpfs", path, f"mode={mode}")
+    mount("devpts", "/dev/pts", "newinstance,ptmxmode=666")
+    mount("tmpfs", "/dev/shm", "mode=1777")
+    mount("tmpfs", "/run", "mode=755")
+    # What is in the host's /tmp is none of the guest's business, unless the sources or the interpreter are there.
+    if not any(path.is_relative_to("/tmp") for path in (Path(__file__), Path(sys.executable), Path(sys.base_prefix))):
+        mount("tmpfs", "/tmp", "mode=1777")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    mount("hostfs", folder, folder)
     Path("/dev/fd").symlink_to("/proc/self/fd")
 
 
