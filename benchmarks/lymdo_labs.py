@@ -14,7 +14,7 @@ from testbed.inference.profiles import read_profile
 from testbed.scenario import profile_key, scenario_of
 from testbed.topology import load
 
-LABS = ("lymdo", "lymdo-resnet18", "lymdo-mobilenet_v2")
+LABS = ("lymdo", "lymdo-resnet18", "lymdo-mobilenet_v2", "lymdo-30ues")
 ROOT = Path(__file__).resolve().parent.parent / "topologies"
 
 

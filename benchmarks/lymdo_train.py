@@ -19,7 +19,7 @@ TRAINING_SLOTS = 20_000
 
 
 @click.command(help=__doc__)
-@click.argument("lab", type=click.Choice([*LABS, "lymdo-30ues"]))
+@click.argument("lab", type=click.Choice(LABS))
 @click.option("--learner", type=click.Choice(["ppo", "lydroo"]), default="ppo")
 @click.option("--seed", type=int, default=1)
 @click.option("--updates", type=int, default=None, help="PPO updates, or hundreds of LyDROO slots")

@@ -17,7 +17,8 @@ from controller.model.queueing import tandem_delay_seconds
 from controller.solvers.allocation import LEAST_ARRIVAL_RATE, allocate
 from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray, Limits, UeConstants
 
-TOLERANCE = 1e-10
+#: Tried in turn: close to saturation CLARABEL may give up at the tightest.
+TOLERANCES = (1e-10, 1e-9, 1e-8)
 
 cp: Any = cvxpy  # its type hints leave out its own atoms
 
@@ -155,13 +156,7 @@ def _solve_slot(
             values[f"quality_{i}"] = quality[i] / spectrum_hz
     values["edge_load"] = (rate * tail / edge_cpus)[members["edge"]]
     _fill(slot, values)
-    with warnings.catch_warnings():
-        # "may be inaccurate": CLARABEL stops at 1e-9 or so near saturation; the cost is recomputed from the shares
-        warnings.simplefilter("ignore", UserWarning)
-        slot.problem.solve(
-            solver=cp.CLARABEL, tol_gap_abs=TOLERANCE, tol_gap_rel=TOLERANCE, tol_feas=TOLERANCE, max_iter=200
-        )
-    if slot.problem.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
+    if not _solved(slot.problem):
         return
     if members["head"].size:
         speed = slot.variables["speed"].value * ues.max_speed[members["head"]]
@@ -172,6 +167,26 @@ def _solve_slot(
     if members["edge"].size:
         share = slot.variables["share"].value
         result.edge_share[e, members["edge"]] = share * edge_cpus / share.sum()
+
+
+def _solved(problem: Any) -> bool:
+    with warnings.catch_warnings():
+        # "may be inaccurate": CLARABEL stops at 1e-9 or so near saturation; the cost is recomputed from the shares
+        warnings.simplefilter("ignore", UserWarning)
+        for tolerance in TOLERANCES:
+            try:
+                problem.solve(
+                    solver=cp.CLARABEL,
+                    tol_gap_abs=tolerance,
+                    tol_gap_rel=tolerance,
+                    tol_feas=tolerance,
+                    max_iter=200,
+                )
+            except cp.error.SolverError:
+                continue
+            if problem.status in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
+                return True
+    return False
 
 
 def evaluate(

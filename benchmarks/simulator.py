@@ -1,0 +1,84 @@
+"""Speed of the simulator on one core: ``python benchmarks/simulator.py``.
+
+fixed: constant cuts, full speed, equal shares, formula. allocation: the convex step every slot (batches of 128
+environments, and whole runs). event: the tandem of queues, in tasks per second, with a constant decision.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import click
+import numpy as np
+from lymdo_labs import LABS, simulated_lab
+
+from controller.simulation import tandem
+from controller.simulation.batch import SlotBatch, run_fixed_cuts
+from controller.solvers.allocation import allocate
+from controller.solvers.chain import ChainTables
+
+
+def best_seconds(call: Callable[[], object], repeats: int = 3) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+@click.command(help=__doc__)
+@click.option("--lab", type=click.Choice(LABS), default="lymdo")
+def main(lab: str) -> None:
+    chosen = simulated_lab(lab)
+    scenario, tables = chosen.scenario, ChainTables.of(chosen.scenario)
+    ues, slots, runs = len(scenario.ues), 1000, 64
+    channel = chosen.channel(slots, 1)
+    rng = np.random.default_rng(1)
+    rates = rng.choice(scenario.ues[0].arrivals.rates_per_second, (slots, ues))
+    # cuts that LyMDO uses: neither all local (nothing to share) nor all remote
+    cuts = rng.integers(2, tables.counts[0], (runs, ues))
+    figures = {}
+    for name, convex in (("fixed", False), ("allocation", True)):
+        took = best_seconds(lambda c=convex: run_fixed_cuts(scenario, channel, rates, cuts, chosen.v, convex=c))  # type: ignore[misc]
+        figures[f"{name}_ue_slots_per_second"] = runs * slots * ues / took
+    batch = SlotBatch(scenario, channel, 1024, chosen.v, 1, queue_scale=2.0)
+    actions = rng.integers(2, tables.counts[0], (1024, ues))
+    figures["training_step_ue_slots_per_second"] = 1024 * ues / best_seconds(lambda: batch.step(actions), 20)
+    state = batch.state()
+    demands = tables.demands(actions, state)
+    took = best_seconds(lambda: allocate(demands, tables.ues, batch.limits), 20)
+    figures["allocate_ue_slots_per_second"] = 1024 * ues / took
+    figures["event_tasks_per_second"] = _event(scenario.slot_seconds)
+    click.echo(json.dumps({key: round(value) for key, value in figures.items()}, indent=1))
+
+
+def _event(slot_seconds: float) -> float:
+    """30 UEs at 20 tasks a second each, 500 slots."""
+    ues, slots, rate = 30, 500, 20.0
+    rng = np.random.default_rng(1)
+    arrivals = [np.sort(rng.uniform(0, slots * slot_seconds, int(rate * slots * slot_seconds))) for _ in range(ues)]
+    one = np.ones(ues)
+    remote = rng.random(ues) < 0.6
+    force = tandem.InForce(
+        cut=np.zeros(ues, dtype=np.int64), head_seconds=0.01 * one, wire_bits=np.where(remote, 1e5, 0.0),
+        tail_seconds=np.where(remote, 0.01, 0.0), down_bits=np.where(remote, 3.4e4, 0.0), speed=0.4 * one,
+        share=0.5 * one, spectrum_up_hz=1e6 * one, down_ratio=one, power_ratio=one,
+    )  # fmt: skip
+    quality = rng.uniform(1e8, 1e9, (slots, ues))
+    downlink = np.full((slots, ues), 1e7)
+
+    def run() -> None:
+        line = tandem.Tandem(arrivals, 0.002 * one, 0.002 * one, one, 0.3 * one, np.zeros(ues, bool), 1e5 * one)
+        for slot in range(slots):
+            line.advance(slot, slot * slot_seconds, (slot + 1) * slot_seconds, force, quality, downlink, slot_seconds)
+        assert np.nanmax(line.tasks[tandem.DONE]) > 0
+
+    return ues * arrivals[0].size / best_seconds(run)
+
+
+if __name__ == "__main__":
+    main()

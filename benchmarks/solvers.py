@@ -1,0 +1,166 @@
+"""Allocation and decisions: accuracy against CLARABEL, time at 10 / 30 / 100 UEs, and against an LP per candidate.
+
+python benchmarks/solvers.py accuracy      1000 random feasible instances per delay model, loads up to 0.99
+python benchmarks/solvers.py time          one solve, and a decision of LyMDO (actor, 8 candidates, allocation)
+python benchmarks/solvers.py lp            the same decision the way the public LyDROO code makes it
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+from scipy.optimize import linprog
+from scipy.special import lambertw
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "unit" / "solvers"))
+
+from instances import random_instances
+
+from controller.contract import Scenario
+from controller.learning.checkpoint import FORMAT, Header, candidate_labels, save_checkpoint, scenario_hash
+from controller.learning.network import shapes
+from controller.policies.lymdo import Lymdo, LymdoCoordinateDescent
+from controller.solvers.allocation import allocate
+from controller.solvers.chain import ChainTables
+from controller.solvers.general import allocate_general
+from controller.solvers.problem import AllocationModel
+from controller.testing import example_observation, example_scenario
+
+
+def median_seconds(call: Callable[[], object], repeats: int = 30) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times))
+
+
+@click.group(help=__doc__)
+def main() -> None: ...
+
+
+@main.command()
+@click.option("--instances", default=1000)
+def accuracy(instances: int) -> None:
+    models: tuple[AllocationModel, ...] = ("indep", "exact")
+    for model in models:
+        worst = best = 0.0
+        loads: list[float] = []
+        sizes = (1, 2, 4, 8)
+        for ues in sizes:
+            demands, constants, limits = random_instances(instances // len(sizes), ues, seed=100 + ues)
+            ours = allocate(demands, constants, limits, model)
+            oracle = allocate_general(demands, constants, limits, model)
+            ratio = ours.cost / oracle.cost - 1
+            worst, best = max(worst, float(ratio.max())), min(best, float(ratio.min()))
+            loads += ours.largest_load.tolist()
+        click.echo(json.dumps({
+            "model": model, "instances": len(loads), "worse_than_clarabel": worst, "better_than_clarabel": -best,
+            "largest_load": max(loads), "infeasible": int(np.sum(~np.isfinite(loads))),
+        }))  # fmt: skip
+
+
+def untrained_checkpoint(scenario: Scenario, path: Path) -> None:
+    """Random weights: the time of a decision does not depend on their values."""
+    labels = candidate_labels(ChainTables.of(scenario))
+    count = len(scenario.ues)
+    header = Header(
+        format=FORMAT, learner="none", models=(scenario.ues[0].profile.model,), cuts=labels, ues=count,
+        fewest_ues=count, most_ues=count, v=0.3, slot_seconds=scenario.slot_seconds, scenario=scenario.name,
+        scenario_hash=scenario_hash(scenario), seed=0, steps=0, queue_over_budget=(1.0,) * count,
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    save_checkpoint(path, header, {n: rng.normal(0, 0.2, s) for n, s in shapes(len(labels)).items()})
+
+
+@main.command("time")
+def timing() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for ues in (10, 30, 100):
+            demands, constants, limits = random_instances(200, ues, seed=1)
+            one = demands._make(np.ascontiguousarray(field[:1]) for field in demands)
+            figures: dict[str, float] = {"ues": ues}
+            for model in ("indep", "exact"):
+                figures[f"solve_{model}_ms"] = median_seconds(lambda m=model, d=one: allocate(d, constants, limits, m)) * 1e3  # type: ignore[misc]  # fmt: skip  # noqa: B023, E501
+                batch = median_seconds(lambda m=model: allocate(demands, constants, limits, m), 5)  # type: ignore[misc]  # noqa: B023
+                figures[f"ue_slots_per_second_{model}"] = round(200 * ues / batch)
+            scenario = example_scenario(ues, slot_seconds=2.0)
+            path = Path(folder) / f"{ues}.npz"
+            untrained_checkpoint(scenario, path)
+            policy = Lymdo(checkpoint=str(path))
+            policy.reset(scenario, 1)
+            observations = [example_observation(scenario, slot) for slot in range(40)]
+            turn = iter(range(10**9))
+            figures["decision_ms"] = median_seconds(lambda: policy.decide(observations[next(turn) % 40]), 200) * 1e3  # noqa: B023
+            descent = LymdoCoordinateDescent()
+            descent.reset(scenario, 1)
+            figures["coordinate_descent_ms"] = median_seconds(lambda: descent.decide(observations[next(turn) % 40]), 20) * 1e3  # noqa: B023, E501  # fmt: skip
+            click.echo(json.dumps({key: round(value, 4) for key, value in figures.items()}))
+
+
+@main.command()
+def lp() -> None:
+    """One slot of ``ues`` UEs with ``ues`` binary candidates, scored by a price bisection with Lambert-W and an LP,
+    the public LyDROO code's way, from its description."""
+    for ues in (10, 30):
+        rng = np.random.default_rng(1)
+        gains, queues, energy = rng.exponential(1.0, ues), rng.exponential(1.0, ues), rng.exponential(1.0, ues)
+
+        def slot(count: int = ues, h: np.ndarray = gains, q: np.ndarray = queues, y: np.ndarray = energy) -> float:
+            draw = np.random.default_rng(2)
+            return max(_lp_score(draw.random(count) < 0.5, h, q, y) for _ in range(count))
+
+        style = median_seconds(slot, 5)
+        scenario = example_scenario(ues, slot_seconds=2.0)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "actor.npz"
+            untrained_checkpoint(scenario, path)
+            policy = Lymdo(checkpoint=str(path))
+            policy.reset(scenario, 1)
+            seen = example_observation(scenario, 0)
+            ours = median_seconds(lambda: policy.decide(seen), 200)  # noqa: B023
+        click.echo(json.dumps({"ues": ues, "lp_ms": style * 1e3, "ours_ms": ours * 1e3, "ratio": style / ours}))
+
+
+def _lp_score(offloads: np.ndarray, gain: np.ndarray, queue: np.ndarray, energy: np.ndarray) -> float:
+    """Bisection on the price of time with Lambert-W for the power, then an LP for bits and time shares."""
+    members = np.flatnonzero(offloads)
+    local = float(np.sum(np.minimum(queue[~offloads], np.sqrt(queue[~offloads] / (3 * energy[~offloads] + 1e-9)))))
+    if not members.size:
+        return local
+    g, q, y = gain[members] * 10, queue[members], energy[members] + 1e-3
+    low, high = 1e-6, 100.0
+    for _ in range(50):
+        price = 0.5 * (low + high)
+        share = np.empty(members.size)
+        for i in range(members.size):  # the public code does it one UE at a time
+            root = float(np.real(lambertw((price * g[i] / (q[i] + 1e-9) - 1) / np.e)))
+            share[i] = 1.0 / (1.0 + max(root, 1e-9) / (y[i] * g[i]))
+        if share.sum() > 1:
+            low = price
+        else:
+            high = price
+    rate = np.log2(1 + g / y)
+    found = linprog(
+        -np.concatenate([q, -y]),
+        A_ub=np.block(
+            [[np.eye(members.size), -np.diag(rate)], [np.zeros((1, members.size)), np.ones((1, members.size))]]
+        ),
+        b_ub=np.concatenate([np.zeros(members.size), [1.0]]),
+        bounds=[(0, float(x)) for x in q] + [(0, 1)] * members.size,
+        method="highs",
+    )
+    return local - float(found.fun)
+
+
+if __name__ == "__main__":
+    main()
