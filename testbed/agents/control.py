@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import zmq
@@ -103,6 +104,13 @@ class DecisionBox:
         """When the next known decision takes force."""
         with self._lock:
             return self._pending[0].decision.valid_from_seconds if self._pending else None
+
+
+def io_tids() -> tuple[int, ...]:
+    """The calling thread, and ZeroMQ's own threads in this process."""
+    tasks = Path("/proc/self/task")
+    background = (int(task.name) for task in tasks.iterdir() if (task / "comm").read_text().startswith("ZMQbg"))
+    return (threading.get_native_id(), *sorted(background))
 
 
 class HelloTimer:

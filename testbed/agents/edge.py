@@ -1,8 +1,7 @@
 """The edge's program: receives, stamps, computes tails at the shares it was given, answers.
 
 Threads: the main one owns all sockets - it stamps what comes, acknowledges it, puts it together and queues it -;
-``compute`` runs tails; ``deadlines`` releases them on time. The last two are to be made SCHED_FIFO from outside
-(``Hello``).
+``compute`` runs tails; ``deadlines`` releases them on time. Scheduling as in :mod:`testbed.agents.ue`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from controller.contract import ALL_ON_DEVICE, cut_from_label
 from testbed import messages
 from testbed.agents import wire
 from testbed.agents.backend import CpuBackend
-from testbed.agents.control import ControlLink, DecisionBox, HelloTimer
+from testbed.agents.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.agents.edge_compute import NO_LOGITS, ComputeThread
 from testbed.agents.pacing import DeadlineThread, Wakeup
 from testbed.agents.transport import Assembler, ReceivedTask, RefusedTaskError
@@ -81,9 +80,7 @@ class EdgeAgent:
         self._answers: deque[tuple[str, wire.Result, memoryview, float]] = deque()
         self._probes: deque[float] = deque()
         self._compute = ComputeThread(self._backends, config.cpus, self._decisions, self._deadlines, self._answer)
-        self._assemblers = {
-            ue.name.encode(): Assembler(functools.partial(self._check, ue.name)) for ue in config.ues
-        }
+        self._assemblers = {ue.name.encode(): Assembler(functools.partial(self._check, ue.name)) for ue in config.ues}
         self._names = {ue.name.encode(): ue.name for ue in config.ues}
         self._lateness = Lateness()
         self._malformed = 0
@@ -148,7 +145,7 @@ class EdgeAgent:
         self._finish()
 
     def _hello(self) -> messages.Hello:
-        tids = (self._deadlines.tid,)
+        tids = (self._deadlines.tid, *io_tids())
         return messages.Hello(self._config.node, "edge", os.getpid(), stage_tid=self._compute.tid, extra_tids=tids)
 
     # ------------------------------------------------------------------------------------------------------ data plane

@@ -1,7 +1,9 @@
 """The UE's program: device, tx queue and books. ``main(config_path)`` runs inside the node's namespace and cgroup.
 
-Threads: the main one owns all sockets and the books; ``stage`` computes; ``deadlines`` ends stages on time. The last
-two are to be made SCHED_FIFO from outside (``Hello``); the first never.
+Threads: the main one owns all sockets and the books; ``stage`` computes; ``deadlines`` ends stages on time. All are to
+be made SCHED_FIFO from outside (``Hello``), best with all but ``stage`` one above it. The I/O too, small as it is: an
+ordinary thread that shares a core with a stage waits until that stage is through (17 ms measured, and the link idle),
+and when it is held up with the interpreter's lock, so is its own node's stage.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from testbed import messages
 from testbed.agents import ledger, wire
 from testbed.agents.arrivals import ArrivalSchedule
 from testbed.agents.backend import CpuBackend
-from testbed.agents.control import ControlLink, DecisionBox, HelloTimer
+from testbed.agents.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.agents.ledger import SlotSums, Task
 from testbed.agents.pacing import DeadlineThread, Wakeup
 from testbed.agents.ue_stage import StageThread
@@ -110,7 +112,7 @@ class UeAgent:
         self._finish()
 
     def _hello(self) -> messages.Hello:
-        tids = (self._deadlines.tid,)
+        tids = (self._deadlines.tid, *io_tids())
         return messages.Hello(self._config.node, "ue", os.getpid(), stage_tid=self._stage.tid, extra_tids=tids)
 
     def _turn(self) -> None:
