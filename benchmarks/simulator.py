@@ -10,14 +10,15 @@ import json
 import time
 from collections.abc import Callable
 
-import click
+import msgspec
 import numpy as np
-from lymdo_labs import LABS, simulated_lab
 
 from controller.simulation import tandem
 from controller.simulation.batch import SlotBatch, run_fixed_cuts
+from controller.simulation.channels import ChannelStates
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables
+from controller.testing import example_scenario
 
 
 def best_seconds(call: Callable[[], object], repeats: int = 3) -> float:
@@ -30,22 +31,25 @@ def best_seconds(call: Callable[[], object], repeats: int = 3) -> float:
     return min(times)
 
 
-@click.command(help=__doc__)
-@click.option("--lab", type=click.Choice(LABS), default="lymdo")
-def main(lab: str) -> None:
-    chosen = simulated_lab(lab)
-    scenario, tables = chosen.scenario, ChainTables.of(chosen.scenario)
-    ues, slots, runs = len(scenario.ues), 1000, 64
-    channel = chosen.channel(slots, 1)
+def main() -> None:
+    scenario = example_scenario(4, slot_seconds=2.0)
+    scenario = msgspec.structs.replace(
+        scenario, ues=tuple(msgspec.structs.replace(ue, max_speed=0.5) for ue in scenario.ues)
+    )
+    tables = ChainTables.of(scenario)
+    ues, slots, runs, v = len(scenario.ues), 1000, 64, 0.3
     rng = np.random.default_rng(1)
-    rates = rng.choice(scenario.ues[0].arrivals.rates_per_second, (slots, ues))
+    means = np.array([ue.mean_gain for ue in scenario.ues])
+    gains = means * 10 ** (0.8 * np.clip(rng.standard_normal((slots, ues)), -2, 2))
+    channel = ChannelStates(2.0, gains, gains)
+    rates = rng.choice((1.5, 3.0), (slots, ues))
     # cuts that LyMDO uses: neither all local (nothing to share) nor all remote
     cuts = rng.integers(2, tables.counts[0], (runs, ues))
     figures = {}
     for name, convex in (("fixed", False), ("allocation", True)):
-        took = best_seconds(lambda c=convex: run_fixed_cuts(scenario, channel, rates, cuts, chosen.v, convex=c))  # type: ignore[misc]
+        took = best_seconds(lambda c=convex: run_fixed_cuts(scenario, channel, rates, cuts, v, convex=c))  # type: ignore[misc]
         figures[f"{name}_ue_slots_per_second"] = runs * slots * ues / took
-    batch = SlotBatch(scenario, channel, 1024, chosen.v, 1, queue_scale=2.0)
+    batch = SlotBatch(scenario, channel, 1024, v, 1, queue_scale=2.0)
     actions = rng.integers(2, tables.counts[0], (1024, ues))
     figures["training_step_ue_slots_per_second"] = 1024 * ues / best_seconds(lambda: batch.step(actions), 20)
     state = batch.state()
@@ -53,7 +57,7 @@ def main(lab: str) -> None:
     took = best_seconds(lambda: allocate(demands, tables.ues, batch.limits), 20)
     figures["allocate_ue_slots_per_second"] = 1024 * ues / took
     figures["event_tasks_per_second"] = _event(scenario.slot_seconds)
-    click.echo(json.dumps({key: round(value) for key, value in figures.items()}, indent=1))
+    print(json.dumps({key: round(value) for key, value in figures.items()}, indent=1))
 
 
 def _event(slot_seconds: float) -> float:

@@ -1,12 +1,10 @@
-"""Allocation and decisions: accuracy against CLARABEL, time at 10 / 30 / 100 UEs, and against an LP per candidate.
-
-python benchmarks/solvers.py accuracy      1000 random feasible instances per delay model, loads up to 0.99
-python benchmarks/solvers.py time          one solve, and a decision of LyMDO (actor, 8 candidates, allocation)
-python benchmarks/solvers.py lp            the same decision the way the public LyDROO code makes it
+"""Allocation and decisions: time at 10 / 30 / 100 UEs, against an LP per candidate as in the public LyDROO code, and
+accuracy against CLARABEL on 1000 random feasible instances per delay model with loads up to 0.99 (some minutes).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -14,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import numpy as np
 from scipy.optimize import linprog
 from scipy.special import lambertw
@@ -44,13 +41,9 @@ def median_seconds(call: Callable[[], object], repeats: int = 30) -> float:
     return float(np.median(times))
 
 
-@click.group(help=__doc__)
-def main() -> None: ...
-
-
-@main.command()
-@click.option("--instances", default=1000)
-def accuracy(instances: int) -> None:
+def accuracy(instances: int) -> list[dict[str, object]]:
+    """How far the cost is from CLARABEL's, relative, worst of all instances."""
+    rows: list[dict[str, object]] = []
     models: tuple[AllocationModel, ...] = ("indep", "exact")
     for model in models:
         worst = best = 0.0
@@ -63,10 +56,11 @@ def accuracy(instances: int) -> None:
             ratio = ours.cost / oracle.cost - 1
             worst, best = max(worst, float(ratio.max())), min(best, float(ratio.min()))
             loads += ours.largest_load.tolist()
-        click.echo(json.dumps({
+        rows.append({
             "model": model, "instances": len(loads), "worse_than_clarabel": worst, "better_than_clarabel": -best,
             "largest_load": max(loads), "infeasible": int(np.sum(~np.isfinite(loads))),
-        }))  # fmt: skip
+        })  # fmt: skip
+    return rows
 
 
 def untrained_checkpoint(scenario: Scenario, path: Path) -> None:
@@ -82,8 +76,9 @@ def untrained_checkpoint(scenario: Scenario, path: Path) -> None:
     save_checkpoint(path, header, {n: rng.normal(0, 0.2, s) for n, s in shapes(len(labels)).items()})
 
 
-@main.command("time")
-def timing() -> None:
+def timing() -> list[dict[str, float]]:
+    """One solve, batches, a decision of LyMDO (actor, 8 candidates, allocation) and of coordinate descent."""
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for ues in (10, 30, 100):
             demands, constants, limits = random_instances(200, ues, seed=1)
@@ -104,13 +99,14 @@ def timing() -> None:
             descent = LymdoCoordinateDescent()
             descent.reset(scenario, 1)
             figures["coordinate_descent_ms"] = median_seconds(lambda: descent.decide(observations[next(turn) % 40]), 20) * 1e3  # noqa: B023, E501  # fmt: skip
-            click.echo(json.dumps({key: round(value, 4) for key, value in figures.items()}))
+            rows.append({key: round(value, 4) for key, value in figures.items()})
+    return rows
 
 
-@main.command()
-def lp() -> None:
+def linear_programs() -> list[dict[str, float]]:
     """One slot of ``ues`` UEs with ``ues`` binary candidates, scored by a price bisection with Lambert-W and an LP,
     the public LyDROO code's way, from its description."""
+    rows = []
     for ues in (10, 30):
         rng = np.random.default_rng(1)
         gains, queues, energy = rng.exponential(1.0, ues), rng.exponential(1.0, ues), rng.exponential(1.0, ues)
@@ -128,7 +124,8 @@ def lp() -> None:
             policy.reset(scenario, 1)
             seen = example_observation(scenario, 0)
             ours = median_seconds(lambda: policy.decide(seen), 200)  # noqa: B023
-        click.echo(json.dumps({"ues": ues, "lp_ms": style * 1e3, "ours_ms": ours * 1e3, "ratio": style / ours}))
+        rows.append({"ues": ues, "lp_ms": style * 1e3, "ours_ms": ours * 1e3, "ratio": style / ours})
+    return rows
 
 
 def _lp_score(offloads: np.ndarray, gain: np.ndarray, queue: np.ndarray, energy: np.ndarray) -> float:
@@ -163,4 +160,8 @@ def _lp_score(offloads: np.ndarray, gain: np.ndarray, queue: np.ndarray, energy:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--instances", type=int, default=1000, help="per delay model")
+    asked = parser.parse_args()
+    figures = {"time": timing(), "against_lp": linear_programs(), "accuracy": accuracy(asked.instances)}
+    print(json.dumps(figures, indent=1))
