@@ -152,8 +152,12 @@ def _with_wait(rate: float, service: float) -> float:
 class Exhaustive(DriftPlusPenalty):
     """Every joint cut of the useful ones, scored by the convex step: exact, for three UEs or so.
 
-    Raises ValueError at the first decision when there are too many.
+    Raises ValueError at reset when there are too many.
     """
+
+    def warm_up(self, nominal: SlotState) -> None:
+        super().warm_up(nominal)
+        exhaustive(self.tables, nominal, self.limits, self.delay_model)
 
     def propose(self, state: SlotState, observation: Observation) -> CutArray:
         cuts, _ = exhaustive(self.tables, state, self.limits, self.delay_model)
