@@ -21,7 +21,6 @@ from controller.model.channel import Channel
 from controller.testing import example_scenario
 from testbed.configs import LinkConfig
 from testbed.links import plumbing
-from testbed.links.netns import in_namespace
 from testbed.links.playback import Playback
 from testbed.links.probes import Flow
 from testbed.links.realtime import be_punctual, sleep_until
@@ -30,6 +29,7 @@ from testbed.links.wire import WireSpec
 from testbed.messages import LinkStep
 from testbed.runtime import namespaces
 from testbed.runtime.base import namespace_name
+from testbed.runtime.namespaces import run_inside
 from testbed.traces import Trace, generate
 from testbed.traces.trace import Floats
 
@@ -87,7 +87,7 @@ def change_seconds(links: int = 20, rounds: int = 1000) -> dict[str, float]:
         for k in range(rounds):
             shaper.set_rates(dict.fromkeys(ports, 1e6 + k))
         ours = (time.perf_counter() - start) / rounds / links
-        process = in_namespace(
+        process = run_inside(
             name("radio"),
             lambda: subprocess.Popen(["tc", "-batch", "-"], stdin=subprocess.PIPE, text=True),
         )

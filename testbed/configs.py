@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from controller.contract import Arrivals, Codec, Scenario
+from testbed.links.impairment import UNIMPAIRED, Impairment
 
 DATA_PORT = 5555
 
@@ -71,6 +72,10 @@ class LinkConfig(msgspec.Struct, frozen=True):
     at_end: Literal["loop", "hold", "clear"]
     outage: Literal["hold", "loss"]
     outage_floor_bits_per_second: float
+    impairment_up: Impairment = UNIMPAIRED
+    impairment_down: Impairment = UNIMPAIRED
+    delay_trace_path: str = ""  # seconds; empty: the delay stays as it is
+    loss_trace_path: str = ""  # ratios
 
 
 class PlayerConfig(Config, frozen=True):

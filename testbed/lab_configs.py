@@ -123,6 +123,10 @@ class ConfigMaker:
                     at_end=ue.spec.channel.at_end,
                     outage=ue.spec.link.outage,
                     outage_floor_bits_per_second=ue.spec.link.floor,
+                    impairment_up=self._wires[ue.name].up,
+                    impairment_down=self._wires[ue.name].down,
+                    delay_trace_path=ue.spec.link.delay_trace or "",
+                    loss_trace_path=ue.spec.link.loss_trace or "",
                 )
                 for ue in self._ues.values()
             ),

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from controller.model.radio import shannon_bits_per_second
 from controller.seeds import Purpose, integer
-from testbed.links.wire import Impairment, WireSpec
+from testbed.links.impairment import GilbertElliott, Impairment
+from testbed.links.wire import WireSpec
 from testbed.runtime.base import NodeSpec, Role
 from testbed.runtime.host import REFERENCE_CORE_FRACTION
-from testbed.topology import ExpandedUe, Topology
+from testbed.topology import ExpandedUe, LinkSpec, Topology
 
 RuntimeName = Literal["netns", "docker"]
 
@@ -90,6 +91,21 @@ def cap_host_cores(reference_cores: float) -> float:
     return max(2 * reference_cores, reference_cores + 0.2) * REFERENCE_CORE_FRACTION
 
 
+def impairment_of(link: LinkSpec) -> Impairment:
+    """What a link does to packets in each direction besides its rate."""
+    bursts = link.gilbert_elliott
+    return Impairment(
+        delay_seconds=link.delay,
+        jitter_seconds=link.jitter,
+        loss_ratio=link.loss,
+        distribution=link.distribution,
+        bursts=None if bursts is None else GilbertElliott(bursts.p, bursts.r, bursts.bad, bursts.good),
+        duplicate_ratio=link.duplicate,
+        corrupt_ratio=link.corrupt,
+        reorder_ratio=link.reorder,
+    )
+
+
 def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
     """The wire of a UE. ``peak_state``: the best channel state of its trace (with all spectrum: the peak rate)."""
     link, radio = ue.spec.link, topology.radio
@@ -99,7 +115,7 @@ def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
         noise = radio.noise
         peak_up = float(shannon_bits_per_second(radio.uplink, ue.spec.power * peak_state, noise))
         peak_down = float(shannon_bits_per_second(radio.downlink, radio.downlink_power * peak_state, noise))
-    impairment = Impairment(link.delay, link.jitter, link.loss)
+    impairment = impairment_of(link)
     count = len(topology.expand())
     return WireSpec(
         index=ue.index,
@@ -109,6 +125,7 @@ def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
         rate_down_bits_per_second=round(peak_down / count),
         up=impairment,
         down=impairment,
+        changing=link.delay_trace is not None or link.loss_trace is not None,
         # with twice the fair share of the spectrum: more is rare, and costs accuracy only
         max_rate_bits_per_second=round(max(peak_up, peak_down) * min(1.0, 2 / count)),
         congestion_control=link.congestion_control,

@@ -116,6 +116,7 @@ class ChannelSpec(Model):
     )
     shadowing: Shadowing | None = None
     trace: str | None = None
+    trace_down: str | None = Field(default=None, description="the downlink's own file; else 'trace' holds both")
     kind: Literal["gain", "rate"] = "gain"
     at_end: Literal["loop", "hold", "clear"] = "loop"
     step: PositiveSeconds = 0.1
@@ -130,7 +131,18 @@ class ChannelSpec(Model):
             raise ValueError("'trace' already holds the path loss: drop 'distance' and 'shadowing'")
         if self.trace is None and self.kind == "rate":
             raise ValueError("kind 'rate' needs a 'trace'")
+        if self.trace is None and self.trace_down is not None:
+            raise ValueError("'trace_down' needs a 'trace', the uplink's")
         return self
+
+
+class GilbertElliottSpec(Model):
+    """Losses in bursts: a good and a bad state, which may change before each packet."""
+
+    p: Ratio = Field(gt=0, description="probability to go from good to bad")
+    r: Ratio = Field(gt=0, description="probability to go back: a burst has 1/r packets in the mean")
+    bad: Ratio = Field(default=1.0, description="losses in the bad state")
+    good: Ratio = Field(default=0.0, description="losses in the good state")
 
 
 class LinkSpec(Model):
@@ -138,15 +150,30 @@ class LinkSpec(Model):
 
     delay: Seconds = 0.0
     jitter: Seconds = 0.0
+    distribution: Literal["normal", "uniform", "pareto", "paretonormal"] = "normal"
     loss: Ratio = 0.0
+    gilbert_elliott: GilbertElliottSpec | None = None
+    duplicate: Ratio = 0.0
+    corrupt: Ratio = Field(default=0.0, description="packets with one flipped bit")
+    reorder: Ratio = Field(default=0.0, description="packets that skip the delay")
+    delay_trace: str | None = Field(default=None, description="trace file of kind delay, in seconds")
+    loss_trace: str | None = Field(default=None, description="trace file of kind loss, a ratio")
     outage: Literal["hold", "loss"] = "hold"
     floor: BitsPerSecond = Field(default=100e3, description="a rate under this is an outage")
     congestion_control: str = Field(default="cubic", pattern=r"^[a-z0-9_-]{1,15}$")
 
     @model_validator(mode="after")
-    def _jitter_within_delay(self) -> LinkSpec:
+    def _fits_together(self) -> LinkSpec:
         if self.jitter > self.delay:
             raise ValueError(f"jitter ({self.jitter:g} s) must not exceed delay ({self.delay:g} s)")
+        if self.loss and self.gilbert_elliott is not None:
+            raise ValueError("'loss' and 'gilbert_elliott' are two models of one thing: give one of them")
+        if self.loss_trace is not None and (self.loss or self.gilbert_elliott is not None):
+            raise ValueError("'loss_trace' holds the losses: drop 'loss' and 'gilbert_elliott'")
+        if self.reorder and not self.delay:
+            raise ValueError("'reorder' lets packets skip the delay: it needs a 'delay'")
+        if self.distribution != "normal" and not self.jitter:
+            raise ValueError("'distribution' is that of the jitter: it needs a 'jitter'")
         return self
 
 
@@ -371,13 +398,22 @@ def _resolve_paths(topology: Topology, where: str, folder: Path) -> Topology:
     ues = []
     for index, ue in enumerate(topology.ues):
         channel = ue.channel.model_copy(
-            update={"trace": resolve(ue.channel.trace, f"ues.{index}.channel.trace", "trace file")}
+            update={
+                key: resolve(getattr(ue.channel, key), f"ues.{index}.channel.{key}", "trace file")
+                for key in ("trace", "trace_down")
+            }
+        )
+        link = ue.link.model_copy(
+            update={
+                key: resolve(getattr(ue.link, key), f"ues.{index}.link.{key}", "trace file")
+                for key in ("delay_trace", "loss_trace")
+            }
         )
         arrivals = ue.arrivals.model_copy(
             update={"file": resolve(ue.arrivals.file, f"ues.{index}.arrivals.file", "arrivals file")}
         )
         profile = resolve(ue.profile, f"ues.{index}.profile", "profile")
-        ues.append(ue.model_copy(update={"channel": channel, "arrivals": arrivals, "profile": profile}))
+        ues.append(ue.model_copy(update={"channel": channel, "link": link, "arrivals": arrivals, "profile": profile}))
     profile = resolve(topology.profile, "profile", "profile")
     return topology.model_copy(update={"ues": tuple(ues), "profile": profile})
 

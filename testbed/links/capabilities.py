@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+import struct
 import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from testbed.errors import HostError
-from testbed.links.netns import in_new_namespace
+from testbed.runtime.namespaces import run_in_new
+
+#: By what packets are delayed and lost.
+Delayer = Literal["netem", "vde"]
 
 _TRIALS = {
     "htb": ["qdisc add dev lo root handle 1: htb default 1"],
@@ -24,17 +31,23 @@ _TRIALS = {
     # from Linux 6.6 and iproute2 6.6 on
     "netem_seed": ["qdisc change dev lo root netem delay 1ms seed 1"],
 }
-_VDE_PROGRAMS = ("vde_switch", "vde_plug2tap", "wirefilter")
+VDE_PROGRAM = "wirefilter"
+_TUN = "/dev/net/tun"
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI = 0x2, 0x1000
 
+_NETEM_FIX = "use a kernel with sch_netem (modprobe sch_netem; on Debian and Ubuntu it is in linux-modules-extra)"
+_VDE_FIX = "install the vde wire (apt install vde2), which needs root and /dev/net/tun"
 #: What is missing, and the ways to get it.
 _FIXES = {
     "htb": "Use a kernel with CONFIG_NET_SCH_HTB, or load its module: modprobe sch_htb.",
     "u32": "Use a kernel with CONFIG_NET_CLS_U32, or load its module: modprobe cls_u32.",
     "mirred": "Use a kernel with CONFIG_NET_ACT_MIRRED, or load its module: modprobe act_mirred.",
-    "netem": "Load its module (modprobe sch_netem; on Debian and Ubuntu it is in linux-modules-extra), or run on a "
-    "kernel that has it; without it, take delay, jitter and loss out of the lab's links.",
-    "vde": "Install its programs (apt install vde2), or run on a kernel with sch_netem.",
+    "netem": f"{_NETEM_FIX[0].upper()}{_NETEM_FIX[1:]}, or take it out of the lab's links.",
+    "vde": f"{_VDE_FIX[0].upper()}{_VDE_FIX[1:]}, or {_NETEM_FIX}.",
+    "delayer": f"There are two ways: {_NETEM_FIX}, or {_VDE_FIX}.",
 }
+_MISSING = {"delayer": "netem, and vde in its place"}
 
 
 @dataclass(frozen=True)
@@ -44,15 +57,21 @@ class Capabilities:
     mirred: bool
     netem: bool
     netem_seed: bool
-    vde: bool  # the programs and /dev/net/tun
+    vde: bool  # its program, and a TAP can be made
     tcp_rto_max: bool  # the sysctl net.ipv4.tcp_rto_max_ms (Linux 6.15)
     congestion_controls: tuple[str, ...]
+
+    @property
+    def delayer(self) -> Delayer | None:
+        """What gives wires their delay, jitter and loss."""
+        return "netem" if self.netem else "vde" if self.vde else None
 
     def require(self, asked: str, *needed: str) -> None:
         """Raises HostError that says what was asked, what is missing and the ways to get it."""
         for name in needed:
             if not getattr(self, name):
-                raise HostError(f"{asked} was asked for", missing=f"{name} (kernel {_release()})", fix=_FIXES[name])
+                missing = f"{_MISSING.get(name, name)} (kernel {_release()})"
+                raise HostError(f"{asked} was asked for", missing=missing, fix=_FIXES[name])
 
 
 @cache
@@ -60,11 +79,13 @@ def probe() -> Capabilities:
     """What works here; measured once per process. Raises HostError where not even a namespace can be made."""
     if shutil.which("tc") is None or shutil.which("ip") is None:
         raise HostError("making wires", missing="the programs ip and tc", fix="apt install iproute2.")
-    works = in_new_namespace(lambda: {name: [_tc(trial) for trial in trials][-1] for name, trials in _TRIALS.items()})
+    works, tap = run_in_new(
+        lambda: ({name: [_tc(trial) for trial in trials][-1] for name, trials in _TRIALS.items()}, _tap())
+    )
     sysctls = Path("/proc/sys/net/ipv4")
     return Capabilities(
         **works,
-        vde=all(shutil.which(program) for program in _VDE_PROGRAMS) and Path("/dev/net/tun").exists(),
+        vde=tap and shutil.which(VDE_PROGRAM) is not None,
         tcp_rto_max=(sysctls / "tcp_rto_max_ms").exists(),
         congestion_controls=tuple((sysctls / "tcp_available_congestion_control").read_text(encoding="ascii").split()),
     )
@@ -72,6 +93,21 @@ def probe() -> Capabilities:
 
 def _tc(arguments: str) -> bool:
     return subprocess.run(["tc", *arguments.split()], capture_output=True, check=False).returncode == 0
+
+
+def _tap() -> bool:
+    """Whether a TAP can be made here; it goes with its descriptor."""
+    try:
+        descriptor = os.open(_TUN, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH14x", b"tap0", _IFF_TAP | _IFF_NO_PI))
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _release() -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from testbed.errors import TestbedError
-from testbed.links.netns import in_namespace
+from testbed.runtime.namespaces import run_inside
 
 RTM_NEWQDISC, RTM_GETQDISC, RTM_NEWTCLASS = 36, 38, 40
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -71,7 +71,7 @@ class RouteSocket:
             opened.bind((0, 0))
             return opened, {name: index for index, name in socket.if_nameindex()}
 
-        self._socket, self.interfaces = in_namespace(namespace, open_inside)
+        self._socket, self.interfaces = run_inside(namespace, open_inside)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * _RECEIVE_BYTES)
         self._sequence = 0
 

@@ -1,82 +1,12 @@
-"""Doing something inside a network namespace: a short-lived thread enters it, so that the process itself never moves.
-
-Sockets that such a thread opens stay in the namespace, and programs that it starts begin in it. ``os.setns`` exists
-from Python 3.12 on; until then the C library's is called.
-"""
+"""What is done inside a network namespace by a thread that entered it: batches of ``ip`` and ``tc``, and sysctls."""
 
 from __future__ import annotations
 
-import ctypes
-import os
 import subprocess
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from testbed.errors import HostError, TestbedError
-
-RUN_NETNS = Path("/run/netns")
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
-
-Result = TypeVar("Result")
-
-
-def in_namespace(name: str, function: Callable[[], Result]) -> Result:
-    """The result of ``function``, called inside ``/run/netns/NAME``. Its exceptions pass through.
-
-    Raises TestbedError if there is no such namespace, HostError if the host does not let us enter it.
-    """
-
-    def enter() -> None:
-        try:
-            descriptor = os.open(RUN_NETNS / name, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise TestbedError(f"there is no network namespace {name!r}: is the lab up?") from None
-        try:
-            if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-                raise _refused(f"cannot enter the network namespace {name!r}")
-        finally:
-            os.close(descriptor)
-
-    return _in_thread(enter, function)
-
-
-def in_new_namespace(function: Callable[[], Result]) -> Result:
-    """The result of ``function``, called inside a nameless namespace that ends with the call."""
-
-    def enter() -> None:
-        if _libc.unshare(_CLONE_NEWNET) != 0:
-            raise _refused("cannot make a network namespace")
-
-    return _in_thread(enter, function)
-
-
-def _in_thread(enter: Callable[[], None], function: Callable[[], Result]) -> Result:
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            enter()
-            results.append(function())
-        except BaseException as error:  # noqa: BLE001  # raised again by the caller's thread
-            errors.append(error)
-
-    thread = threading.Thread(target=body, name="netns")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
-def _refused(what: str) -> HostError:
-    return HostError(
-        f"{what}: {os.strerror(ctypes.get_errno())}",
-        fix="Run as root, or allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1).",
-    )
 
 
 def batch(program: str, lines: Sequence[str], *, force: bool = False) -> None:

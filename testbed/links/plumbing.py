@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from testbed.errors import InputError
-from testbed.links import capabilities
-from testbed.links.netns import batch, in_namespace, write_sysctls
+from testbed.links import capabilities, vde
+from testbed.links.capabilities import Delayer
+from testbed.links.impairment import Impairment
+from testbed.links.netns import batch, write_sysctls
 from testbed.links.shaping import class_parameters
-from testbed.links.wire import MTU_BYTES, UE_INTERFACE, Impairment, WireSpec
+from testbed.links.wire import MTU_BYTES, UE_INTERFACE, WireSpec
+from testbed.runtime.namespaces import run_inside
 
 NamespaceOf = Callable[[str], str]
 
@@ -37,28 +40,40 @@ def connect(wires: Sequence[WireSpec], netns_name: NamespaceOf, *, radio: str = 
 
     Raises HostError, before anything is made, for what the kernel cannot do; TestbedError for what failed.
     """
-    _check(wires)
+    delayer = _check(wires)
     radio_namespace, edge_namespace = netns_name(radio), netns_name(edge)
-    in_namespace(radio_namespace, lambda: write_sysctls(_RADIO_SYSCTLS, _OPTIONAL))
-    in_namespace(edge_namespace, lambda: write_sysctls(_END_SYSCTLS, _OPTIONAL))
+    run_inside(radio_namespace, lambda: write_sysctls(_RADIO_SYSCTLS, _OPTIONAL))
+    run_inside(edge_namespace, lambda: write_sysctls(_END_SYSCTLS, _OPTIONAL))
     for wire in wires:
-        in_namespace(netns_name(wire.ue), lambda: write_sysctls(_END_SYSCTLS, _OPTIONAL))
+        run_inside(netns_name(wire.ue), lambda: write_sysctls(_END_SYSCTLS, _OPTIONAL))
     batch("ip", [line for wire in wires for line in _veths(wire, netns_name(wire.ue), radio_namespace, edge_namespace)])
-    in_namespace(radio_namespace, lambda: _join(wires))
-    in_namespace(edge_namespace, lambda: batch("ip", ["link set lo up", *_edge_ends(wires)]))
+    if delayer == "vde":
+        vde.start(radio_namespace, {port: each for wire in wires if wire.impaired for port, each in _directions(wire)})
+    run_inside(radio_namespace, lambda: _join(wires, delayer))
+    run_inside(edge_namespace, lambda: batch("ip", ["link set lo up", *_edge_ends(wires)]))
     for wire in wires:
         _connect_ue(wire, netns_name(wire.ue))
 
 
-def _join(wires: Sequence[WireSpec]) -> None:
+def link_backend(wires: Sequence[WireSpec]) -> str:
+    """What emulates these links on this host: "htb", "htb+netem" or "htb+vde". Raises HostError."""
+    delayer = _check(wires)
+    return "htb" if delayer is None else f"htb+{delayer}"
+
+
+def _directions(wire: WireSpec) -> tuple[tuple[str, Impairment], tuple[str, Impairment]]:
+    return (wire.up_port, wire.up), (wire.down_port, wire.down)
+
+
+def _join(wires: Sequence[WireSpec], delayer: Delayer | None) -> None:
     # A peer cannot be made already up: the kernel says "Transport endpoint is not connected".
     batch("ip", [f"link set dev {port} up" for wire in wires for port in (wire.up_port, wire.down_port)])
-    batch("tc", [line for wire in wires for line in _shapers(wire)])
+    batch("tc", [line for wire in wires for line in _shapers(wire, delayer)])
 
 
 def _connect_ue(wire: WireSpec, namespace: str) -> None:
     lines = ["link set lo up", *_end(UE_INTERFACE, wire.ue_address, wire.edge_address, wire.edge_mac, wire)]
-    in_namespace(namespace, lambda: batch("ip", lines))
+    run_inside(namespace, lambda: batch("ip", lines))
 
 
 def _edge_ends(wires: Sequence[WireSpec]) -> list[str]:
@@ -69,11 +84,17 @@ def _edge_ends(wires: Sequence[WireSpec]) -> list[str]:
     ]
 
 
-def _check(wires: Sequence[WireSpec]) -> None:
+def _check(wires: Sequence[WireSpec]) -> Delayer | None:
+    """What delays packets on these wires, if anything has to."""
     found = capabilities.probe()
     found.require("a wire", "htb", "u32", "mirred")
-    if any(wire.up.any or wire.down.any for wire in wires):
-        found.require("a link with delay, jitter or loss", "netem")
+    impaired = [wire for wire in wires if wire.impaired]
+    if impaired:
+        found.require("a link with delay, jitter or loss", "delayer")
+    if found.delayer == "vde":
+        for wire in impaired:
+            if only := [*wire.up.netem_only(), *wire.down.netem_only()]:
+                found.require(f"a link with {only[0]} (of {wire.ue!r})", "netem")
     for wire in wires:
         if wire.congestion_control not in found.congestion_controls:
             raise InputError(
@@ -81,6 +102,7 @@ def _check(wires: Sequence[WireSpec]) -> None:
                 value=wire.congestion_control,
                 allowed=", ".join(found.congestion_controls),
             )
+    return found.delayer if impaired else None
 
 
 def _veths(wire: WireSpec, ue: str, radio: str, edge: str) -> list[str]:
@@ -108,7 +130,7 @@ def _end(interface: str, own: str, other: str, other_mac: str, wire: WireSpec) -
     ]
 
 
-def _shapers(wire: WireSpec) -> list[str]:
+def _shapers(wire: WireSpec, delayer: Delayer | None) -> list[str]:
     lines = []
     for port, source, rate, impairment, direction in (
         (wire.up_port, wire.down_port, wire.rate_up_bits_per_second, wire.up, 0),
@@ -117,27 +139,55 @@ def _shapers(wire: WireSpec) -> list[str]:
         lines += [
             f"qdisc add dev {port} root handle 1: htb default 1",
             f"class add dev {port} parent 1: classid 1:1 htb {class_parameters(rate)}",
-            f"qdisc add dev {port} parent 1:1 handle a: {_leaf(wire, impairment, direction)}",
-            f"qdisc add dev {source} ingress",
-            f"filter add dev {source} parent ffff: protocol all prio 1 u32 match u32 0 0 "
-            f"action mirred egress redirect dev {port}",
         ]
+        if wire.impaired and delayer == "netem":
+            lines += _netem(port, wire, impairment, direction)
+        else:
+            # an explicit leaf: HTB's own would be 1000 packets, which is 6 s at 2 Mbit/s
+            lines.append(f"qdisc add dev {port} parent 1:1 handle a: bfifo limit {wire.leaf_bytes(impairment)}")
+        if wire.impaired and delayer == "vde":
+            lines += [*_redirect(source, vde.tap_in(port)), *_redirect(vde.tap_out(port), port)]
+        else:
+            lines += _redirect(source, port)
     return lines
 
 
-def _leaf(wire: WireSpec, impairment: Impairment, direction: int) -> str:
-    """An explicit leaf: HTB's own would be 1000 packets, which is 6 s at 2 Mbit/s."""
-    if not impairment.any:
-        return f"bfifo limit {wire.leaf_bytes(impairment)}"
-    parts = [f"netem limit {wire.leaf_packets(impairment)}"]
-    if impairment.delay_seconds or impairment.jitter_seconds:
-        parts.append(f"delay {impairment.delay_seconds * 1e6:.0f}us")
-        if impairment.jitter_seconds:
-            parts.append(f"{impairment.jitter_seconds * 1e6:.0f}us distribution normal")
-    if impairment.loss_ratio:
-        parts.append(f"loss {impairment.loss_ratio * 100:.6f}%")
-    if capabilities.probe().netem_seed:
-        parts.append(f"seed {wire.seed * 2 + direction}")
+def _redirect(source: str, target: str) -> list[str]:
+    return [
+        f"qdisc add dev {source} ingress",
+        f"filter add dev {source} parent ffff: protocol all prio 1 u32 match u32 0 0 "
+        f"action mirred egress redirect dev {target}",
+    ]
+
+
+def _netem(port: str, wire: WireSpec, impairment: Impairment, direction: int) -> list[str]:
+    """Seeded once, when it is made: a seed that is sent again starts the sequence again.
+
+    First with a jitter, because only then tc takes a distribution; the kernel keeps its table through all changes.
+    """
+    leaf = f"dev {port} parent 1:1 handle a: netem limit {wire.leaf_packets(impairment)}"
+    law = "" if impairment.distribution == "uniform" else f" distribution {impairment.distribution}"
+    seed = f" seed {wire.seed * 2 + direction}" if capabilities.probe().netem_seed else ""
+    return [f"qdisc add {leaf} delay 1us 1us{law}{seed}", f"qdisc change {leaf} {_netem_values(impairment)}"]
+
+
+def _netem_values(impairment: Impairment) -> str:
+    def percent(ratio: float) -> str:
+        return f"{ratio * 100:.6f}%"
+
+    parts = [f"delay {impairment.delay_seconds * 1e6:.0f}us {impairment.jitter_seconds * 1e6:.0f}us"]
+    bursts = impairment.bursts
+    if bursts is not None:
+        parts.append(f"loss gemodel {' '.join(percent(x) for x in (bursts.p, bursts.r, bursts.bad, bursts.good))}")
+    elif impairment.loss_ratio:
+        parts.append(f"loss {percent(impairment.loss_ratio)}")
+    for name, ratio in (
+        ("duplicate", impairment.duplicate_ratio),
+        ("corrupt", impairment.corrupt_ratio),
+        ("reorder", impairment.reorder_ratio),
+    ):
+        if ratio:
+            parts.append(f"{name} {percent(ratio)}")
     return " ".join(parts)
 
 
@@ -152,10 +202,11 @@ class WireState:
     ports: tuple[str, ...]  # those of uN and eN that exist
     shaped: tuple[str, ...]  # ... that have an HTB root and its leaf
     joined: tuple[str, ...]  # ... that have an ingress qdisc
+    interrupted: tuple[str, ...] = ()  # ... whose vde filter has ended
 
     @property
     def whole(self) -> bool:
-        return len(self.ports) == len(self.shaped) == len(self.joined) == 2
+        return len(self.ports) == len(self.shaped) == len(self.joined) == 2 and not self.interrupted
 
 
 def inspect(radio_namespace: str) -> dict[int, WireState]:
@@ -166,13 +217,14 @@ def inspect(radio_namespace: str) -> dict[int, WireState]:
         listed: list[dict[str, object]] = json.loads(answer.stdout or "[]")
         return listed
 
-    links, qdiscs = in_namespace(
+    links, qdiscs = run_inside(
         radio_namespace, lambda: (ask("ip", "-json", "link", "show"), ask("tc", "-json", "qdisc", "show"))
     )
     ports = sorted(str(link["ifname"]) for link in links)
     roots = {str(entry["dev"]) for entry in qdiscs if entry["kind"] == "htb"}
     leaves = {str(entry["dev"]) for entry in qdiscs if entry.get("parent") == "1:1"}
     ingress = {str(entry["dev"]) for entry in qdiscs if entry["kind"] == "ingress"}
+    interrupted = {port for port in vde.filtered_ports(radio_namespace) if vde.tap_out(port) not in ports}
     indices = sorted({int(port[1:]) for port in ports if port[0] in "ue" and port[1:].isdigit()})
     return {
         index: WireState(
@@ -180,6 +232,7 @@ def inspect(radio_namespace: str) -> dict[int, WireState]:
             tuple(port for port in (f"u{index}", f"e{index}") if port in ports),
             tuple(port for port in (f"u{index}", f"e{index}") if port in roots & leaves),
             tuple(port for port in (f"u{index}", f"e{index}") if port in ingress),
+            tuple(port for port in (f"u{index}", f"e{index}") if port in interrupted),
         )
         for index in indices
     }
@@ -192,6 +245,7 @@ def repair(
     states = inspect(netns_name(radio))
     broken = [wire for wire in wires if wire.index not in states or not states[wire.index].whole]
     leftovers = [f"link del dev {port}" for wire in broken if wire.index in states for port in states[wire.index].ports]
-    in_namespace(netns_name(radio), lambda: batch("ip", leftovers))
+    vde.stop(netns_name(radio), [port for wire in broken for port in (wire.up_port, wire.down_port)])
+    run_inside(netns_name(radio), lambda: batch("ip", leftovers))
     connect(broken, netns_name, radio=radio, edge=edge)
     return broken

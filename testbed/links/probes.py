@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.errors import TestbedError
-from testbed.links.netns import in_namespace
 from testbed.links.shaping import FRAME_BYTES
 from testbed.links.wire import MTU_BYTES
+from testbed.runtime.namespaces import run_inside
 
 #: TCP payload of a full frame: 20 bytes of IP, 20 of TCP, 12 of timestamps
 SEGMENT_BYTES = MTU_BYTES - 52
@@ -69,8 +69,8 @@ class Flow:
                 raise TestbedError(f"no connection from {sender} to {receiver} ({address}): {error}") from None
             return sending
 
-        with in_namespace(receiver, listen) as listening:
-            self._sending = in_namespace(sender, connect)
+        with run_inside(receiver, listen) as listening:
+            self._sending = run_inside(sender, connect)
             self._receiving, _ = listening.accept()
         self._ending = threading.Event()
         self._times: list[float] = []

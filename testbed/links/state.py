@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.links.netns import in_namespace
+from testbed.runtime.namespaces import run_inside
 
 
 @dataclass(frozen=True)
@@ -50,4 +50,4 @@ def link_states(radio_namespace: str, ues: Sequence[str]) -> list[DirectionState
                 )
         return states
 
-    return in_namespace(radio_namespace, read)
+    return run_inside(radio_namespace, read)

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from testbed.links.impairment import UNIMPAIRED, Impairment
 from testbed.links.shaping import FRAME_BYTES
 
 UE_INTERFACE = "eth1"
@@ -24,17 +25,14 @@ DEFAULT_LEAF_BYTES = 2 << 20
 OFFLOAD_BITS_PER_SECOND = 100e6
 
 
-@dataclass(frozen=True)
-class Impairment:
-    """What one direction does to packets besides its rate."""
+def under_way_bytes(bits_per_second: float, delay_seconds: float) -> int:
+    """What a leaf holds because of its delay, with room for a burst."""
+    return math.ceil(bits_per_second / 8 * delay_seconds) + 65536
 
-    delay_seconds: float = 0.0
-    jitter_seconds: float = 0.0
-    loss_ratio: float = 0.0
 
-    @property
-    def any(self) -> bool:
-        return bool(self.delay_seconds or self.jitter_seconds or self.loss_ratio)
+def packets_of(leaf_bytes: int) -> int:
+    """A leaf's limit for netem, which counts packets: TCP's acknowledgements, too, so twice as many as full ones."""
+    return 2 * math.ceil(leaf_bytes / FRAME_BYTES)
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,14 @@ class WireSpec:
     ue: str
     rate_up_bits_per_second: float
     rate_down_bits_per_second: float
-    up: Impairment = Impairment()
-    down: Impairment = Impairment()
+    up: Impairment = UNIMPAIRED
+    down: Impairment = UNIMPAIRED
     #: the highest rate that is expected; sizes the leaves and decides about segmentation offload
     max_rate_bits_per_second: float = OFFLOAD_BITS_PER_SECOND
     send_buffer_bytes: int = DEFAULT_LEAF_BYTES // 2
     congestion_control: str = "cubic"
+    #: delay or loss will change while the lab is up
+    changing: bool = False
     #: netem draws its losses and jitter from it
     seed: int = 0
 
@@ -95,12 +95,16 @@ class WireSpec:
 
     def leaf_bytes(self, impairment: Impairment) -> int:
         """What a leaf must hold so that it drops nothing: the senders' buffers, and what is under way."""
-        under_way = math.ceil(self.max_rate_bits_per_second / 8 * impairment.delay_seconds)
-        return max(2 * self.send_buffer_bytes, under_way + 65536)
+        return max(2 * self.send_buffer_bytes, under_way_bytes(self.max_rate_bits_per_second, impairment.delay_seconds))
 
     def leaf_packets(self, impairment: Impairment) -> int:
-        """The same for netem, which counts packets: TCP's acknowledgements too, so twice as many as full ones."""
-        return 2 * math.ceil(self.leaf_bytes(impairment) / FRAME_BYTES)
+        """The same for netem."""
+        return packets_of(self.leaf_bytes(impairment))
+
+    @property
+    def impaired(self) -> bool:
+        """Whether more than rates has to be emulated."""
+        return self.changing or self.up.any or self.down.any
 
     def _mac(self, side: int) -> str:
         return f"02:74:62:{side:02x}:{self.index >> 8:02x}:{self.index & 255:02x}"

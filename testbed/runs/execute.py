@@ -13,6 +13,7 @@ from typing import Protocol
 from testbed.control import ControllerSilentError
 from testbed.errors import InputError, TestbedError
 from testbed.lab import Lab, existing, runtime_of
+from testbed.links.plumbing import link_backend
 from testbed.messages import Event
 from testbed.plan import CreateWires, RuntimeName
 from testbed.prepare import Ingredients, prepare
@@ -74,16 +75,15 @@ def _manifest(order: Order, ingredients: Ingredients, lab: Lab) -> Manifest:
         policy_options=topology.policy.options,
         runtime=order.runtime,
         runtime_features={**lab.runtime.features, "realtime": lab.state.realtime},
-        link_backend="htb+netem" if _impaired(ingredients) else "htb",
+        link_backend=_link_backend(ingredients),
         duration_seconds=order.duration_seconds,
         trace_paths=list(ingredients.trace_paths.values()),
         command_line=sys.argv,
     )
 
 
-def _impaired(ingredients: Ingredients) -> bool:
-    wires = next(action.wires for action in ingredients.plan.actions if isinstance(action, CreateWires))
-    return any(wire.up.any or wire.down.any for wire in wires)
+def _link_backend(ingredients: Ingredients) -> str:
+    return link_backend(next(action.wires for action in ingredients.plan.actions if isinstance(action, CreateWires)))
 
 
 class View(AbstractContextManager["View"], Protocol):

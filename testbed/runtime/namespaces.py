@@ -11,8 +11,9 @@ import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-from testbed.errors import HostError
+from testbed.errors import HostError, TestbedError
 
 NETNS_DIRECTORY = Path("/run/netns")
 
@@ -25,6 +26,9 @@ _IFF_UP = 1
 
 # Python 3.11 has no os.setns and no os.unshare (3.12 has); mount is in neither.
 _libc = ctypes.CDLL(None, use_errno=True)
+_REFUSED_FIX = "Run as root, or allow unprivileged user namespaces; see `testbed doctor`."
+
+Result = TypeVar("Result")
 
 
 def _check(result: int, what: str) -> None:
@@ -85,7 +89,7 @@ def create(names: Sequence[str]) -> None:
     except OSError as error:
         raise HostError(
             f"cannot create network namespaces ({error})",
-            fix="Run as root, or allow unprivileged user namespaces; see `testbed doctor`.",
+            fix=_REFUSED_FIX,
         ) from error
 
 
@@ -113,20 +117,42 @@ def names(prefix: str) -> list[str]:
     return sorted(entry.name for entry in NETNS_DIRECTORY.iterdir() if entry.name.startswith(prefix))
 
 
-def run_inside(name: str, action: Callable[[], None]) -> None:
-    """Run ``action`` in a thread that is inside namespace ``name``; sockets that it opens stay there."""
+def run_inside(name: str, action: Callable[[], Result]) -> Result:
+    """The result of ``action``, called by a thread that is inside namespace ``name``; the process itself never moves.
 
-    def inside() -> None:
-        enter(NETNS_DIRECTORY / name)
-        action()
+    Sockets that it opens stay there, programs that it starts begin there, and its exceptions pass through. Raises
+    TestbedError if there is no such namespace, HostError if the host does not let us enter it.
+    """
 
-    _in_own_thread(inside)
+    def inside() -> Result:
+        try:
+            enter(NETNS_DIRECTORY / name)
+        except FileNotFoundError:
+            raise TestbedError(f"there is no network namespace {name!r}: is the lab up?") from None
+        except OSError as error:
+            raise HostError(f"cannot enter the network namespace {name!r} ({error})", fix=_REFUSED_FIX) from error
+        return action()
+
+    return _in_own_thread(inside)
 
 
-def _in_own_thread(action: Callable[[], None]) -> None:
+def run_in_new(action: Callable[[], Result]) -> Result:
+    """The result of ``action``, called inside a nameless namespace that ends with the call. Raises HostError."""
+
+    def inside() -> Result:
+        try:
+            _check(_libc.unshare(_CLONE_NEWNET), "unshare network namespace")
+        except OSError as error:
+            raise HostError(f"cannot make a network namespace ({error})", fix=_REFUSED_FIX) from error
+        return action()
+
+    return _in_own_thread(inside)
+
+
+def _in_own_thread(action: Callable[[], Result]) -> Result:
     # The network namespace belongs to a thread: one that ends afterwards leaves the caller where it was.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pool.submit(action).result()
+        return pool.submit(action).result()
 
 
 def _create_here(missing: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ from testbed.messages import (
     encode,
     records_endpoint,
 )
-from testbed.runtime import namespaces
+from testbed.runtime import discovery, namespaces
 from testbed.runtime.base import namespace_name
 from testbed.traces import Trace, write_trace
 
@@ -62,8 +62,7 @@ def wired(lab: str, wires: Sequence[WireSpec]) -> Iterator[WiredLab]:
         plumbing.connect(wires, result.name)
         yield result
     finally:
-        for name in names:
-            namespaces.delete(name)
+        discovery.remove(result.lab)
 
 
 def rate_scenario(names: Sequence[str], slot_seconds: float = 0.5) -> Scenario:

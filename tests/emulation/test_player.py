@@ -15,11 +15,11 @@ import pytest
 from controller.contract import Decision, UeDecision
 from controller.model.radio import rates
 from controller.testing import example_scenario
-from testbed.links.netns import in_namespace
 from testbed.links.probes import Flow
 from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
 from testbed.messages import Apply, ChannelDrops, Reply, SetLink
+from testbed.runtime.namespaces import run_inside
 from testbed.traces import Trace
 from tests.emulation.links_lab import PlayerRun, rate_scenario, wired
 
@@ -167,7 +167,7 @@ def test_an_overflowing_leaf_is_reported(tmp_path: Path) -> None:
     with (
         wired("pl-over", narrow) as lab,
         PlayerRun(lab, tmp_path, scenario, {"ue0": rate_trace(2, 2)}) as run,
-        in_namespace(lab.name("ue0"), lambda: socket.socket(type=socket.SOCK_DGRAM)) as sending,
+        run_inside(lab.name("ue0"), lambda: socket.socket(type=socket.SOCK_DGRAM)) as sending,
     ):
         run.start(time.monotonic())
         run.poll(0.5)

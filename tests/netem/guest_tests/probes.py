@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.links.netns import in_namespace
+from testbed.runtime.namespaces import run_inside
 
 _STAMP = struct.Struct("=qqi")  # when it was sent, its number, padding
 _TIMESPEC = struct.Struct("=qq")
@@ -45,7 +45,7 @@ def send_train(
     receiving program wakes up is not in it.
     """
     arrived: list[tuple[int, float]] = []
-    with _socket(receiver, address) as receiving, in_namespace(sender, _datagram_socket) as sending:
+    with _socket(receiver, address) as receiving, run_inside(sender, _datagram_socket) as sending:
         ended = threading.Event()
         thread = threading.Thread(target=_receive, args=(receiving, arrived, ended))
         thread.start()
@@ -89,7 +89,7 @@ def echo(namespace: str, address: str) -> Iterator[None]:
 def round_trips(sender: str, address: str, count: int, timeout_seconds: float = 2.0) -> NDArray[np.float64]:
     """Seconds until an :func:`echo` answered, one after the other."""
     times = []
-    with in_namespace(sender, _datagram_socket) as asking:
+    with run_inside(sender, _datagram_socket) as asking:
         asking.settimeout(timeout_seconds)
         asking.connect((address, _PORT))
         for _ in range(count):
@@ -115,7 +115,7 @@ def _socket(namespace: str, address: str) -> socket.socket:
         made.settimeout(0.2)
         return made
 
-    return in_namespace(namespace, bind)
+    return run_inside(namespace, bind)
 
 
 def _receive(receiving: socket.socket, arrived: list[tuple[int, float]], ended: threading.Event) -> None:

@@ -12,10 +12,11 @@ import pytest
 from scipy.stats import binom
 
 from testbed.links import capabilities, plumbing
-from testbed.links.netns import in_namespace
+from testbed.links.impairment import Impairment
 from testbed.links.probes import measure_rate
 from testbed.links.shaping import LEAF_HANDLE, Shaper
-from testbed.links.wire import Impairment, WireSpec
+from testbed.links.wire import WireSpec
+from testbed.runtime.namespaces import run_inside
 from tests.emulation.links_lab import WiredLab, wired
 from tests.netem.guest_tests.probes import echo, round_trips, send_train
 
@@ -211,7 +212,7 @@ def _congestion_controls(sender: str, receiver: str, address: str) -> list[str]:
     def call() -> socket.socket:
         return socket.create_connection((address, 5002), timeout=5)
 
-    with in_namespace(receiver, listen) as listening, in_namespace(sender, call) as calling:
+    with run_inside(receiver, listen) as listening, run_inside(sender, call) as calling:
         called, _ = listening.accept()
         with called:
             return [
