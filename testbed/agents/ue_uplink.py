@@ -137,6 +137,7 @@ class Uplink:
 
     def close(self) -> None:
         self.socket.disable_monitor()
+        self.monitor.close(linger=0)  # disable_monitor leaves this end open, and term() would wait for it
         self.socket.close()
 
     def _acknowledged(self, ack: wire.Ack) -> None:

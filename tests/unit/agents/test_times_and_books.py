@@ -1,0 +1,101 @@
+"""Targets of stages, arrivals and the books of a UE."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controller.contract import STAGES, Arrivals, Decision, ModelProfile
+from controller.model.arrivals import ArrivalProcess
+from testbed.agents import ledger
+from testbed.agents.arrivals import ArrivalSchedule
+from testbed.agents.control import DecisionBox
+from testbed.agents.ledger import Task
+from testbed.agents.times import StageTimes
+from testbed.agents.wire import Result
+from testbed.inference.profiles import read_profile
+from testbed.messages import Apply, Start
+
+PROFILE = Path(__file__).parents[3] / "topologies" / "profiles" / "resnet18.json"
+
+
+@pytest.fixture(scope="module")
+def profile() -> ModelProfile:
+    return read_profile(PROFILE)
+
+
+def test_times_of_chain_cuts_are_the_profiles(profile: ModelProfile) -> None:
+    times = StageTimes(profile)
+    codec = profile.codecs["uint8"]
+    for index, cut in enumerate(profile.chain_cuts[1:-1], start=1):
+        assert times.head_seconds(cut, "uint8") == profile.head_seconds[index] + codec.encode_seconds[index]
+        assert times.tail_seconds(cut, "uint8") == profile.tail_seconds[index] + codec.decode_seconds[index]
+    assert times.head_seconds(("input",), "uint8") == 0
+    assert times.tail_seconds((), "uint8") == 0
+    assert times.head_seconds((), "fp32") == profile.head_seconds[-1]
+
+
+def test_times_of_a_cut_through_a_branch_are_sums_of_nodes(profile: ModelProfile) -> None:
+    inner = next(node for node in profile.nodes if len(node.inputs) == 2)
+    times = StageTimes(profile)
+    codec = profile.codecs["fp32"]
+    total = times.head_seconds(inner.inputs, "fp32") + times.tail_seconds(inner.inputs, "fp32")
+    assert total == pytest.approx(
+        sum(profile.node_seconds), abs=max(codec.encode_seconds) + max(codec.decode_seconds), rel=0
+    )
+    assert 0 < times.head_seconds(inner.inputs, "fp32") < profile.head_seconds[-1]
+
+
+def test_arrivals_are_the_processs_whenever_they_are_asked_for() -> None:
+    arrivals = Arrivals("poisson", (7.0,))
+    expected = ArrivalProcess(arrivals, 0.5, seed=3, ue_index=1)
+    offsets = [100.0 + time for _ in range(20) for time in expected.next_slot().tolist()]
+    schedule = ArrivalSchedule(ArrivalProcess(arrivals, 0.5, seed=3, ue_index=1), Start(100.0, 0.5, 8.0))
+    for now in (99.5, 100.1, 103.0, 107.9):
+        schedule.extend(now)
+    assert schedule.times == [time for time in offsets if time < 108.0]
+    assert schedule.first_task(99.0) == 0
+    assert schedule.times[schedule.first_task(104.0)] >= 104.0 > schedule.times[schedule.first_task(104.0) - 1]
+    assert (schedule.first_boundary(99.0), schedule.first_boundary(100.7)) == (0, 2)
+
+
+def test_a_stale_decision_is_dropped_and_an_early_one_waits() -> None:
+    box = DecisionBox()
+    assert box.in_force(10.0) is None
+    first, second = (Apply(Decision(number, 0, float(number), ())) for number in (5, 6))
+    assert box.put(first)
+    assert box.put(second)
+    assert not box.put(Apply(Decision(6, 1, 0.0, ())))
+    assert box.stale == 1
+    assert box.in_force(5.5) is first
+    assert box.next_change_seconds() == 6.0
+    assert box.in_force(6.0) is second
+
+
+def test_stages_sum_to_the_delay() -> None:
+    task = Task(0, 1.0, cut=("a",), head_start_seconds=1.5, head_end_seconds=2.0, transmit_watts=1.0)
+    task.transfer_start_seconds, task.received_seconds = 2.25, 3.0
+    result = Result(0, 3.0, 3.0, 4.0, 1.0, 0.5, 0.3)
+    record = ledger.completed(task, "ue1", result, 4.5, 100)
+    stages = ledger.stage_seconds(record)
+    assert tuple(stages) == STAGES
+    assert stages == {
+        "ue_queue": 0.5, "head": 0.5, "tx_queue": 0.25, "uplink": 0.75, "edge_queue": 0.0, "tail": 1.0, "downlink": 0.5
+    }  # fmt: skip
+
+
+def test_a_local_tasks_stamps_all_equal_its_head_end() -> None:
+    task = Task(0, 1.0, cut=(), head_start_seconds=1.5, head_end_seconds=2.0)
+    record = ledger.completed(task, "ue1", None, 2.0, 0)
+    assert {record.received_seconds, record.tail_end_seconds, record.result_received_seconds} == {2.0}
+
+
+def test_a_failed_task_has_no_stamps_where_it_never_was() -> None:
+    record = ledger.failed(Task(3, 1.0, failure="x"), "ue1", "why")
+    assert (record.status, record.reason, record.task, record.answer) == ("failed", "why", 3, -1)
+    assert math.isnan(record.head_start_seconds)
+    assert math.isnan(record.result_received_seconds)
+    assert msgspec.msgpack.encode(record)
