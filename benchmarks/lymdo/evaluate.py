@@ -67,7 +67,7 @@ def policies(lab: SimulatedLab, checkpoint: str) -> dict[str, Maker]:
     return {
         "lymdo-cd": lambda: LymdoCoordinateDescent(V=v),
         "lymdo": lambda: Lymdo(V=v, checkpoint=checkpoint, initial_queue=0.0),
-        "lymdo, 1 candidate": lambda: Lymdo(V=v, checkpoint=checkpoint, candidates=1, initial_queue=0.0),
+        "lymdo (1 candidate)": lambda: Lymdo(V=v, checkpoint=checkpoint, candidates=1, initial_queue=0.0),
         "lymdo-equal": lambda: LymdoEqualShares(V=v, checkpoint=checkpoint, initial_queue=0.0),
         "myopic": lambda: Myopic(V=v),
         f"fixed+convex {'/'.join(dict.fromkeys(fixed.values()))}": lambda: FixedConvex(fixed, V=v),
