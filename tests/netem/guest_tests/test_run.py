@@ -52,5 +52,10 @@ def test_a_run_with_delay_and_loss(bench: Bench, delayed: Path) -> None:
     rows = pq.read_table(Path(summary["run_dir"]) / "tasks.parquet").to_pylist()
     assert len({(row["ue"], row["task"]) for row in rows}) == len(rows)
     manifest = json.loads((Path(summary["run_dir"]) / "manifest.json").read_text())
-    print(json.dumps(summary, indent=1), json.dumps(manifest, indent=1)[:3000], answer.stderr)
+    assert manifest["link_backend"] == "htb+netem"
+    assert manifest["cgroup_version"] == 2
+    fidelity = json.loads((Path(summary["run_dir"]) / "fidelity.json").read_text())
+    figures = {figure["name"]: figure["value"] for figure in fidelity["figures"]}
+    assert figures["unordered_drops"] == 0, "what was lost was lost by order"
+    assert figures["processes_died"] == 0
     assert not list_owned(name)
