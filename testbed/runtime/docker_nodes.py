@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import struct
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
@@ -25,10 +26,6 @@ LABEL_ROLE = "testbed.role"
 LABEL_NODE = "testbed.node"
 #: The engine does much of a creation one at a time; more requests than this only queue up in it.
 PARALLEL = 8
-
-_ACL_VERSION = 2
-_ACL_UNDEFINED_ID = 0xFFFFFFFF
-_ACL_USER_OBJECT, _ACL_GROUP_OBJECT, _ACL_OTHER = 0x01, 0x04, 0x20
 
 
 def owner() -> str:
@@ -146,25 +143,22 @@ def host_tid(cgroup: ContainerCgroup, tid: int) -> int:
 
 
 def share_directory(path: Path, group: int) -> None:
-    """Let ``group`` use every socket and file that anybody makes in ``path``, whatever the maker's umask.
-
-    Host processes bind sockets that containers connect to, and the other way round; connecting needs write permission
-    on the socket's file. A default ACL overrides the umask (acl(5)); set-group-id gives new files the group.
-    Raises HostError where the file system has no ACLs.
-    """
+    """New files and sockets in ``path`` belong to ``group``, whoever makes them."""
     os.chown(path, -1, group)
     path.chmod(0o2770)
-    entries = ((_ACL_USER_OBJECT, 7), (_ACL_GROUP_OBJECT, 7), (_ACL_OTHER, 0))
-    acl = struct.pack("<I", _ACL_VERSION)
-    acl += b"".join(struct.pack("<HHI", tag, permission, _ACL_UNDEFINED_ID) for tag, permission in entries)
+
+
+@contextmanager
+def group_may_write() -> Iterator[None]:
+    """Processes started in here make sockets that their group can connect to: that needs write permission.
+
+    A default ACL would not do: bind(2) applies the umask before the file system sees the mode.
+    """
+    before = os.umask(0o002)
     try:
-        os.setxattr(path, "system.posix_acl_default", acl)
-    except OSError as error:
-        raise HostError(
-            f"containers cannot share sockets in {path} ({error.strerror})",
-            missing="a file system with POSIX ACLs under it",
-            fix="Mount /run as tmpfs (the default of every distribution), or use --runtime netns.",
-        ) from error
+        yield
+    finally:
+        os.umask(before)
 
 
 def _cgroup_mounts() -> dict[str, str]:

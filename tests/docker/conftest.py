@@ -39,6 +39,17 @@ def main(config):
     target.write_text(str(thread.native_id))
     thread.join()
 """,
+    "tb_test_unix_server": """
+import pathlib, socket
+def main(config):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(pathlib.Path(config).parent.parent / "ipc" / "records"))
+        server.listen()
+        while True:
+            connection, _ = server.accept()
+            connection.sendall(b"served")
+            connection.close()
+""",
     "tb_test_server": """
 import socket
 def main(config):
@@ -53,6 +64,7 @@ def main(config):
 UE = NodeSpec("ue0", "ue", cpus=0.25, quota_host_cores=0.25, memory_bytes=1 << 29)
 EDGE = NodeSpec("edge", "edge", cpus=0.8, quota_host_cores=0.8, cpu_list="0")
 RADIO = NodeSpec("radio", "radio")
+RECORDER = NodeSpec("recorder", "recorder", network=False)
 
 Start = Callable[[Sequence[NodeSpec], dict[str, str]], DockerRuntime]
 
