@@ -115,9 +115,14 @@ class DeathWatch:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._known: set[int] = set()
+        self._gone: set[int] = set()
 
     def look(self) -> None:
-        dead = [p for p in self._lab.runtime.processes() if not p.running and p.exit_code != 0]
+        """Called a few times a second."""
+        gone = [process for process in self._lab.runtime.processes() if not process.running]
+        # Its exit code is written a moment after it is gone; None for longer means that its parent was killed, too.
+        dead = [p for p in gone if p.exit_code not in (0, None) or (p.exit_code is None and p.pid in self._gone)]
+        self._gone = {process.pid for process in gone}
         for process in dead:
             if process.pid not in self._known:
                 self._known.add(process.pid)
