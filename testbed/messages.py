@@ -32,7 +32,7 @@ class Hello(Message, frozen=True):
     role: str  # "ue" | "edge" | "player"
     pid: int
     stage_tid: int = 0  # thread that computes stages, to be made SCHED_FIFO from outside
-    extra_tids: tuple[int, ...] = ()  # threads that end stages on time: the same
+    extra_tids: tuple[int, ...] = ()  # threads that end stages on time and do I/O: the same, or one above it
 
 
 class UeReport(Message, frozen=True):
@@ -279,7 +279,9 @@ class LinkStep(Message, frozen=True):
     planned_bits_per_second: float  # from the formula, before the outage floor
     applied_bits_per_second: float
     gain: float
-    cause: str  # "trace" | "decision" | "command"
+    cause: str  # "trace" | "decision" | "command" | "impairment" (a step of a delay or loss trace)
+    delay_seconds: float = 0.0  # in force
+    loss_ratio: float = 0.0
 
 
 class ChannelDrops(Message, frozen=True):
