@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from testbed.runtime.namespaces import run_inside
+
+
+_RATE = re.compile(r"class htb 1:1 .*? rate ([0-9.]+)([KMG]?)bit")
+_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
 @dataclass(frozen=True)
@@ -26,23 +31,25 @@ class DirectionState:
 def link_states(radio_namespace: str, ues: Sequence[str]) -> list[DirectionState]:
     """Both directions of every UE's link; ``ues`` in the order of their indices. Raises TestbedError if it is gone."""
 
-    def ask(*arguments: str) -> list[dict[str, Any]]:
-        answer = subprocess.run(["tc", "-json", "-s", *arguments], capture_output=True, text=True, check=True)
-        listed: list[dict[str, Any]] = json.loads(answer.stdout or "[]")
-        return listed
+    def ask(*arguments: str) -> str:
+        return subprocess.run(["tc", *arguments], capture_output=True, text=True, check=True).stdout
 
     def read() -> list[DirectionState]:
-        leaves = {str(qdisc["dev"]): qdisc for qdisc in ask("qdisc", "show") if qdisc.get("parent") == "1:1"}
+        qdiscs: list[dict[str, Any]] = json.loads(ask("-json", "-s", "qdisc", "show") or "[]")
+        leaves = {str(qdisc["dev"]): qdisc for qdisc in qdiscs if qdisc.get("parent") == "1:1"}
         states = []
         for index, ue in enumerate(ues):
             for direction, port in (("up", f"e{index}"), ("down", f"u{index}")):
                 leaf = leaves[port]
-                (shaper,) = (c for c in ask("class", "show", "dev", port) if c.get("class") == "htb")
+                # not JSON: what tc 6.1 (Debian 12) prints for a class with -json cannot be parsed
+                shaper = _RATE.search(ask("class", "show", "dev", port))
+                if shaper is None:
+                    raise TestbedError(f"{port} in {radio_namespace} has no shaper")
                 states.append(
                     DirectionState(
                         ue,
                         direction,
-                        8.0 * float(shaper["rate"]),  # tc's JSON counts bytes
+                        float(shaper[1]) * _UNITS[shaper[2]],
                         int(leaf["backlog"]),
                         int(leaf["bytes"]),
                         int(leaf["drops"]),
