@@ -2,8 +2,8 @@
 
     python benchmarks/docker_bringup.py [--ues 10] [--repeat 3]
 
-Three figures, on the same host and image: plain containers, started eight at a time as `docker compose up` would; the same
-number of UE nodes created by the docker runtime (limits, labels, named namespaces); and those nodes until each has
+Three figures, on the same host and image: plain containers, started eight at a time as `docker compose up` would; the
+same number of UE nodes created by the docker runtime (limits, labels, named namespaces); and those nodes until each has
 imported torch and waits for its program. Root and an engine are needed.
 """
 
