@@ -153,8 +153,9 @@ class Lab:
         every = self.state.realtime
         for node in nodes:
             hello = hellos[node]
-            for tid in (hello.stage_tid, *hello.extra_tids):
-                every &= self.runtime.make_realtime(node, tid, priority)
+            every &= self.runtime.make_realtime(node, hello.stage_tid, priority)
+            for tid in hello.extra_tids:  # what ends stages on time goes before other nodes' stages
+                every &= self.runtime.make_realtime(node, tid, priority + 1)
         self.state = msgspec.structs.replace(self.state, realtime=every)
         self._write_state()
 

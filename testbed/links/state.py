@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from testbed.errors import TestbedError
 from testbed.runtime.namespaces import run_inside
-
 
 _RATE = re.compile(r"class htb 1:1 .*? rate ([0-9.]+)([KMG]?)bit")
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}

@@ -170,16 +170,3 @@ def test_link_and_policy_change_on_a_running_lab(bench: Bench) -> None:
     inside = bench.call("exec", "--lab", name, "ue1", "--", "ip", "-br", "address").stdout
     assert "eth1" in inside
     assert "10.77.0.0/31" in inside
-
-
-def test_delay_needs_netem_and_says_so(bench: Bench) -> None:
-    from testbed.links.capabilities import probe
-
-    if probe().netem:
-        pytest.skip("this kernel has sch_netem")
-    name = bench.name()
-    lab = str(LABS / "tiny.yaml")
-    answer = bench.call("run", lab, "--name", name, "--runtime", "netns", "--set", "ues.0.link={delay: 5 ms}", code=3)
-    assert "netem" in answer.stderr
-    assert len(answer.stderr.strip().splitlines()[-1]) > 40
-    assert not list_owned(name)
