@@ -5,26 +5,28 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from testbed.links import capabilities, plumbing
-from testbed.links.impairment import Impairment
+from testbed.links.impairment import GilbertElliott, Impairment
 from testbed.links.probes import measure_rate
 from testbed.links.shaping import LEAF_HANDLE, Shaper
 from testbed.links.wire import WireSpec
 from testbed.runtime.namespaces import run_inside
 from tests.emulation.links_lab import WiredLab, wired
-from tests.netem.guest_tests.probes import echo, round_trips, send_train
+from tests.netem.guest_tests.probes import Packets, echo, round_trips, send_train
 
 pytestmark = [pytest.mark.root, pytest.mark.netem]
 
 #: up and down of each wire, on purpose not the same
 DELAYS_SECONDS = ((1e-3, 2e-3), (5e-3, 10e-3), (20e-3, 50e-3), (100e-3, 0.0))
 LOSS_RATIOS = (0.001, 0.01, 0.1)
+BURSTS = GilbertElliott(p=0.05, r=0.25)
+DUPLICATES, CORRUPT, REORDERED = 0.05, 0.05, 0.1
 JITTER = Impairment(delay_seconds=30e-3, jitter_seconds=5e-3)
 RATE = 50e6
 
@@ -38,6 +40,11 @@ def wires() -> list[WireSpec]:
         *((Impairment(delay_seconds=up), Impairment(delay_seconds=down)) for up, down in DELAYS_SECONDS),
         *((Impairment(loss_ratio=loss), Impairment()) for loss in LOSS_RATIOS),
         (JITTER, Impairment()),
+        (Impairment(bursts=BURSTS), Impairment()),
+        (Impairment(duplicate_ratio=DUPLICATES), Impairment()),
+        (Impairment(corrupt_ratio=CORRUPT), Impairment()),
+        (Impairment(delay_seconds=20e-3, reorder_ratio=REORDERED), Impairment()),
+        (Impairment(), Impairment()),
         (Impairment(delay_seconds=10e-3), Impairment(delay_seconds=10e-3, loss_ratio=0.001)),
     ]
     return [
@@ -52,7 +59,7 @@ def lab() -> Iterator[WiredLab]:
         yield made
 
 
-def first(lab: WiredLab, **wanted: float) -> WireSpec:
+def first(lab: WiredLab, **wanted: object) -> WireSpec:
     """The wire whose uplink does this."""
     return next(wire for wire in lab.wires if all(getattr(wire.up, name) == value for name, value in wanted.items()))
 
@@ -70,8 +77,8 @@ def test_every_wire_is_whole_and_its_leaves_are_what_it_asks(lab: WiredLab) -> N
     leaves = shaper.leaves([port for wire in lab.wires for port in (wire.up_port, wire.down_port)])
     shaper.close()
     for wire in lab.wires:
-        for port, impairment in ((wire.up_port, wire.up), (wire.down_port, wire.down)):
-            assert leaves[port].kind == ("netem" if impairment.any else "bfifo")
+        for port in (wire.up_port, wire.down_port):
+            assert leaves[port].kind == ("netem" if wire.impaired else "bfifo")
 
 
 @pytest.mark.quiet
@@ -100,19 +107,62 @@ def test_the_round_trip_is_the_sum_of_both_ways(lab: WiredLab, up: float, down: 
     assert up + down <= median <= up + down + 2 * tolerance(up + down) + 0.5e-3
 
 
+def assert_share(measure: Callable[[], int], count: int, ratio: float) -> None:
+    """That ``measure`` gives as many of ``count`` as the 99 % interval of ``ratio`` allows.
+
+    One in a hundred lies outside by right (netem takes no seed before Linux 6.6); two in a row, one in ten thousand.
+    """
+    low, high = binom.interval(0.99, count, ratio)
+    found = []
+    for _ in range(2):
+        found.append(measure())
+        if low <= found[-1] <= high:
+            return
+    pytest.fail(f"{found} of {count}, asked for {ratio:g}: {low:.0f} to {high:.0f}")
+
+
+def uplink_train(lab: WiredLab, wire: WireSpec, count: int, interval_seconds: float = 0.0) -> Packets:
+    return send_train(
+        lab.name(wire.ue), lab.name("edge"), wire.edge_address, count, interval_seconds, drain_seconds=0.1
+    )
+
+
 @pytest.mark.parametrize("loss", LOSS_RATIOS)
 def test_losses_are_as_many_as_were_asked(lab: WiredLab, loss: float) -> None:
     wire = first(lab, loss_ratio=loss)
     count = 20_000 if loss < 0.01 else 8_000
-    low, high = binom.interval(0.99, count, loss)
-    # One train in a hundred lies outside by right (netem takes no seed before 6.6); two in a row, one in ten thousand.
-    lost = []
-    for _ in range(2):
-        packets = send_train(lab.name(wire.ue), lab.name("edge"), wire.edge_address, count, 0.0, drain_seconds=0.0)
-        lost.append(packets.lost)
-        if low <= packets.lost <= high:
-            return
-    pytest.fail(f"{lost} of {count} were lost, asked for {loss}: {low:.0f} to {high:.0f}")
+    assert_share(lambda: uplink_train(lab, wire, count).lost, count, loss)
+
+
+def test_losses_come_in_bursts_of_the_length_that_was_asked(lab: WiredLab) -> None:
+    wire = first(lab, bursts=BURSTS)
+    lengths = []
+    for _ in range(2):  # 800 bursts: 10 % are 3.3 standard errors of their mean length
+        packets = uplink_train(lab, wire, 20_000)
+        gaps = np.diff(np.sort(packets.numbers)) - 1
+        bursts = gaps[gaps > 0]
+        lengths.append(float(bursts.mean()))
+        if lengths[-1] == pytest.approx(1 / BURSTS.r, rel=0.1):
+            break
+    else:
+        pytest.fail(f"bursts of {lengths} packets, asked for {1 / BURSTS.r:g}")
+    assert packets.lost / packets.sent == pytest.approx(BURSTS.loss_ratio, rel=0.15)
+
+
+def test_duplicates_are_as_many_as_were_asked(lab: WiredLab) -> None:
+    wire = first(lab, duplicate_ratio=DUPLICATES)
+    assert_share(lambda: len(uplink_train(lab, wire, 4_000).numbers) - 4_000, 4_000, DUPLICATES)
+
+
+def test_damaged_packets_are_as_many_as_were_asked(lab: WiredLab) -> None:
+    """The receiver drops them, but for those whose sender's hardware address, 6 of 62 bytes, was hit."""
+    wire = first(lab, corrupt_ratio=CORRUPT)
+    assert_share(lambda: uplink_train(lab, wire, 4_000).lost, 4_000, CORRUPT * 56 / 62)
+
+
+def test_packets_that_overtake_are_as_many_as_were_asked(lab: WiredLab) -> None:
+    wire = first(lab, reorder_ratio=REORDERED)
+    assert_share(lambda: int(np.sum(uplink_train(lab, wire, 1_000, 1e-3).delays_seconds < 10e-3)), 1_000, REORDERED)
 
 
 def test_the_other_direction_loses_nothing(lab: WiredLab) -> None:
