@@ -300,6 +300,17 @@ class Lab:
             time.sleep(0.02)
         return False
 
+    def _stop_programs(self, timeout_seconds: float) -> None:
+        """Everything but the recorder flushes and ends: only then is there an end to what it has to write."""
+        deadline = time.monotonic() + timeout_seconds
+        for process in self.runtime.processes():
+            if process.running and process.node != "recorder":
+                terminate(process.pid)
+        while time.monotonic() < deadline:
+            if not any(process.running and process.node != "recorder" for process in self.runtime.processes()):
+                return
+            time.sleep(0.02)
+
     def save_logs(self) -> None:
         """Copy the nodes' logs into the run directory: they are part of the record."""
         target = self.run_directory / "logs"
@@ -319,6 +330,7 @@ class Lab:
             self._records.close()
             self._records = None
         with contextlib.suppress(OSError):
+            self._stop_programs(timeout_seconds=0.5)
             self.stop_recorder(timeout_seconds=3.0)
             self.save_logs()
         self.runtime.remove()

@@ -277,7 +277,8 @@ def _remove_group(path: Path, timeout_seconds: float) -> None:
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+            # EINVAL: a group below it still has a share
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY, errno.EINVAL):
                 raise
             if time.monotonic() >= deadline:
                 return
