@@ -301,15 +301,21 @@ class Lab:
         return False
 
     def _stop_programs(self, timeout_seconds: float) -> None:
-        """Everything but the recorder flushes and ends: only then is there an end to what it has to write."""
+        """Everything but the recorder flushes and ends: only then is there an end to what it has to write.
+
+        The controller goes last: agents wait for one that is gone to take their last words.
+        """
         deadline = time.monotonic() + timeout_seconds
-        for process in self.runtime.processes():
-            if process.running and process.node != "recorder":
+        for last in (False, True):
+            ending = [p for p in self._running() if p.node != "recorder" and (p.node == "controller") == last]
+            for process in ending:
                 terminate(process.pid)
-        while time.monotonic() < deadline:
-            if not any(process.running and process.node != "recorder" for process in self.runtime.processes()):
-                return
-            time.sleep(0.02)
+            pids = {process.pid for process in ending}
+            while time.monotonic() < deadline and pids & {process.pid for process in self._running()}:
+                time.sleep(0.02)
+
+    def _running(self) -> list[ProcessStatus]:
+        return [process for process in self.runtime.processes() if process.running]
 
     def save_logs(self) -> None:
         """Copy the nodes' logs into the run directory: they are part of the record."""
@@ -330,7 +336,7 @@ class Lab:
             self._records.close()
             self._records = None
         with contextlib.suppress(OSError):
-            self._stop_programs(timeout_seconds=0.5)
+            self._stop_programs(timeout_seconds=1.0)
             self.stop_recorder(timeout_seconds=3.0)
             self.save_logs()
         self.runtime.remove()
