@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from controller.contract import ModelProfile, Scenario
+from controller import registry
+from controller.contract import ModelProfile, Policy, Scenario
 from testbed.channels import make_traces, mean_states, peak_states, write_traces
+from testbed.errors import InputError
 from testbed.inference.profiles import profile_cache_path, read_profile, write_profile
 from testbed.plan import Plan, RuntimeName, make_plan
 from testbed.scenario import collect_profiles, scenario_of
 from testbed.topology import Topology
+from testbed.traces.trace import Trace
 
 Notify = Callable[[str], None]
 
@@ -37,6 +40,40 @@ def new_run_id(topology: Topology) -> str:
     return f"{topology.name}-{topology.policy.name}-{stamp}-{secrets.token_hex(2)}"
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What the testbed and the simulator share: what is measured, what the wires replay, what a policy may know."""
+
+    profiles: dict[str, ModelProfile]  # by scenario.profile_key
+    traces: dict[str, Trace]  # by UE
+    scenario: Scenario
+
+
+def gather(topology: Topology, where: str, folder: Path, duration_seconds: float | None, notify: Notify) -> Conditions:
+    """Read or make profiles and traces. ``folder`` is the lab file's: a user's model is imported from there.
+
+    Raises InputError for a profile, trace or model that does not fit.
+    """
+    profiles = collect_profiles(topology, where, lambda model: _measured(model, folder, topology.seed, notify))
+    traces = make_traces(topology, duration_seconds)
+    return Conditions(profiles, traces, scenario_of(topology, profiles, mean_states(topology, traces)))
+
+
+def make_policy(topology: Topology, scenario: Scenario, where: str, notify: Notify) -> Policy:
+    """The lab's policy, reset for it: what does not fit (a checkpoint, a cut) shows before anything is started.
+
+    Raises InputError.
+    """
+    name = topology.policy.name
+    notify(f"trying policy {name} on this lab (its first use on a host may compile for some seconds)")
+    try:
+        policy = registry.create(name, topology.policy.options)
+        policy.reset(scenario, topology.seed)
+    except ValueError as error:
+        raise InputError(f"key 'policy': {name} does not fit this lab: {error}", where=where) from error
+    return policy
+
+
 def prepare(
     topology: Topology,
     where: str,
@@ -46,24 +83,20 @@ def prepare(
     duration_seconds: float | None,
     notify: Notify,
 ) -> Ingredients:
-    """Check and write everything. ``folder`` is the lab file's: a user's model is imported from there.
-
-    Raises InputError for a profile, trace or model that does not fit; nothing is started.
-    """
-    profiles = collect_profiles(topology, where, lambda model: _measured(model, folder, topology.seed, notify))
-    traces = make_traces(topology, duration_seconds)
-    scenario = scenario_of(topology, profiles, mean_states(topology, traces))
+    """Check and write everything. Raises InputError for a profile, trace, model or policy that does not fit."""
+    conditions = gather(topology, where, folder, duration_seconds, notify)
+    make_policy(topology, conditions.scenario, where, notify)
     run_id = new_run_id(topology)
     directory = (run_directory or Path("runs") / run_id).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     return Ingredients(
         topology=topology,
-        scenario=scenario,
-        plan=make_plan(topology, runtime, peak_states(traces)),
+        scenario=conditions.scenario,
+        plan=make_plan(topology, runtime, peak_states(conditions.traces)),
         run_id=run_id,
         run_directory=directory,
-        trace_paths=write_traces(topology, traces, directory / "traces"),
-        profile_paths=_write_profiles(profiles, directory / "profiles"),
+        trace_paths=write_traces(topology, conditions.traces, directory / "traces"),
+        profile_paths=write_profiles(conditions.profiles, directory / "profiles"),
     )
 
 
@@ -80,7 +113,7 @@ def _measured(model: str, folder: Path, seed: int, notify: Notify) -> ModelProfi
     return profile
 
 
-def _write_profiles(profiles: Mapping[str, ModelProfile], folder: Path) -> dict[str, Path]:
+def write_profiles(profiles: Mapping[str, ModelProfile], folder: Path) -> dict[str, Path]:
     """The run directory keeps what stages were paced to."""
     folder.mkdir(exist_ok=True)
     paths: dict[str, Path] = {}

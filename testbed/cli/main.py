@@ -33,6 +33,7 @@ VERBS = {
     "policy": "policy",
     "down": "down",
     "run": "run",
+    "simulate": "simulate",
     "profile": "profile",
     "trace": "trace",
     "report": "report",

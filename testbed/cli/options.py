@@ -71,7 +71,8 @@ def read_lab(
     ]
     # a user's models and policies may lie beside the lab file; the lab's processes inherit this path
     sys.path.append(str(file.parent.absolute()))
-    topology = load(file, (*overrides, *more))
+    # a policy by name drops the options of the lab's own, so what --set says of the policy must come after it
+    topology = load(file, (*more, *overrides))
     checks.check_models(topology, str(file), file.parent)
     for warning in checks.warnings(topology):
         click.echo(f"warning: {warning}", err=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from testbed.errors import InputError
 from testbed.runs.fidelity import assess, write_fidelity
 from testbed.runs.finalise import finalise
-from testbed.runs.manifest import read_manifest
+from testbed.runs.manifest import SIMULATOR, read_manifest
 from testbed.runs.report import write_report
 from testbed.runs.summary import Summary, summarise, write_summary
 
@@ -17,6 +18,12 @@ def conclude(run_directory: Path, *, warm_up_seconds: float = 0.0) -> Summary:
     Works on a run that died, from what its recorder had flushed. Raises InputError for a directory without a run.
     """
     manifest = read_manifest(run_directory)
+    if manifest.runtime == SIMULATOR and manifest.runtime_features.get("mode") == "slot":
+        raise InputError(
+            "a simulation in slot mode has no tasks to report",
+            where=str(run_directory),
+            fix="Its figures are in summary.json and slots.parquet; `testbed simulate --mode event` has tasks.",
+        )
     tables = finalise(run_directory)
     fidelity = assess(tables, manifest)
     summary = summarise(tables, manifest, fidelity, run_directory, warm_up_seconds=warm_up_seconds)

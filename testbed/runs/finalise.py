@@ -71,12 +71,17 @@ def finalise(run_directory: Path) -> RunTables:
         health=streams["health"],
         events=streams["events"].sort_by("monotonic_seconds"),
     )
+    write_tables(tables, run_directory)
+    return tables
+
+
+def write_tables(tables: RunTables, run_directory: Path) -> None:
+    """One Parquet file per table."""
     for name in _TABLES:
         path = run_directory / f"{name}.parquet"
         partial = path.with_suffix(".parquet.partial")
         pq.write_table(getattr(tables, name), partial, compression="zstd")
         partial.replace(path)
-    return tables
 
 
 def _read_tables(run_directory: Path) -> RunTables:
@@ -124,6 +129,11 @@ def _join(ended: pa.Table, arrived: pa.Table, events: pa.Table) -> pa.Table:
     tasks = tasks.select([*SCHEMAS["tasks"].names, "announced", "records"]).sort_by(
         [("arrival_seconds", "ascending"), ("ue", "ascending"), ("task", "ascending")]
     )
+    return with_stages(tasks)
+
+
+def with_stages(tasks: pa.Table) -> pa.Table:
+    """Tasks with their E2E delay and stages, from their stamps."""
     stamps = [tasks[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in STAMPS]
     tasks = tasks.append_column("e2e_delay_seconds", pa.array(stamps[-1] - stamps[0]))
     for index, stage in enumerate(STAGES):

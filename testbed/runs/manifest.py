@@ -18,6 +18,8 @@ from controller.contract import Scenario
 from testbed.errors import InputError
 
 MANIFEST_VERSION = 1
+#: ``runtime`` of a run that was simulated.
+SIMULATOR = "simulator"
 PACKAGES = ("torch", "torchvision", "numpy", "pyzmq", "msgspec", "pyarrow", "split-inference-testbed")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -1,0 +1,59 @@
+"""``testbed simulate FILE``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from controller.simulation.result import Mode
+from testbed.cli import options
+from testbed.runs.report import si_seconds
+from testbed.runs.simulate import SimulationOrder, simulate_lab
+from testbed.runs.summary import Summary
+
+
+@click.command("simulate")
+@options.lab_file
+@click.option("--slots", type=click.IntRange(min=1), default=500, show_default=True, help="For how long tasks arrive.")
+@click.option(
+    "--mode",
+    type=click.Choice(["event", "slot"]),
+    default="event",
+    show_default=True,
+    help="event: every task through every queue; slot: the formula's mean of each slot.",
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run directory; default: runs/RUN_ID.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def command(
+    file: Path,
+    overrides: tuple[str, ...],
+    policy: str | None,
+    seed: int | None,
+    name: str | None,
+    slots: int,
+    mode: Mode,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """The same lab, tasks, channels and policy in the simulator."""
+    topology = options.read_lab(file, overrides, policy, seed, name)
+    order = SimulationOrder(topology, str(file), file.parent.absolute(), out, slots, mode)
+    summary = simulate_lab(order, options.notify)
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode() + "\n")
+    else:
+        print_summary(summary)
+
+
+def print_summary(summary: Summary) -> None:
+    """A few lines that a person reads first."""
+    tasks, delay = summary.tasks, summary.e2e_delay_seconds
+    click.echo(f"{summary.lab} / {summary.policy}, simulated for {summary.duration_seconds:g} s")
+    click.echo(f"  tasks      {tasks.arrived} arrived, {tasks.completed} completed, {tasks.in_flight} in flight")
+    click.echo(f"  E2E delay  mean {si_seconds(delay.mean)}, p50 {si_seconds(delay.p50)}, p95 {si_seconds(delay.p95)}")
+    if summary.energy_joules_per_slot is not None:
+        click.echo(f"  energy     {summary.energy_joules_per_slot:.3g} J per UE and slot")
+    click.echo(f"  records    {summary.run_dir}")
