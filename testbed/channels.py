@@ -43,7 +43,8 @@ def make_traces(topology: Topology, duration_seconds: float | None) -> dict[str,
     for ue in topology.expand():
         spec = ue.spec.channel
         if spec.trace is not None:
-            traces[ue.name] = load_trace(Path(spec.trace), spec.kind)
+            down = None if spec.trace_down is None else Path(spec.trace_down)
+            traces[ue.name] = load_trace(Path(spec.trace), spec.kind, down)
             continue
         channel = channel_of(ue, topology.slot)
         # A longer run must see the same beginning: steps, not the length, are what the seed draws.

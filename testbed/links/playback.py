@@ -1,7 +1,7 @@
 """From traces and decisions to shaped wires: what is in force, what the next step changes, and what was applied when.
 
 No sockets and no waiting here: the player calls :meth:`Playback.prepare` before a deadline and :meth:`Playback.step` at
-it, and everything that costs time but the change itself is done in the former.
+it, and everything that costs time but the change itself is done in the former or after the latter.
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ from controller.contract import Decision, Scenario, UeDecision
 from controller.model.radio import LinkRates, rates
 from testbed.configs import LinkConfig
 from testbed.errors import TestbedError
-from testbed.links.netlink import QdiscStatistics
+from testbed.links.ports import OUTAGE_FRAME_SECONDS, Direction, Port, Ports
 from testbed.links.shaping import Shaper
-from testbed.links.wire import DEFAULT_LEAF_BYTES
-from testbed.messages import ChannelDrops, LinkState, LinkStep, PlayerReport
+from testbed.messages import ChannelDrops, LinkState, LinkStep, PlayerReport, SetLink
 from testbed.traces.trace import State, Trace
 
-Cause = Literal["trace", "decision", "command"]
-Direction = Literal["up", "down"]
+Cause = Literal["trace", "decision", "command", "impairment"]
+#: What a trace is of: the radio channel (gains or rates), the wire's delay, or its losses.
+What = Literal["channel", "delay", "loss"]
 
-#: What a wire in outage lets through: a packet of 1514 bytes holds HTB up for 0.76 s, and that is the longest that the
-#: wire may still stand still when the outage is over.
-OUTAGE_BITS_PER_SECOND = 16e3
 #: Latenesses that the 99th percentile is taken over.
 _LATENESS_WINDOW = 1000
 
@@ -55,45 +52,24 @@ def equal_shares(scenario: Scenario) -> Decision:
 
 
 @dataclass
-class _Port:
-    """One direction of one wire."""
+class _Track:
+    """One trace of one link."""
 
-    name: str
-    ue: str
-    direction: Direction
-    applied_bits_per_second: float = math.nan
-    outage: bool = False
-    #: the leaf's limit as the wire was made; what it has when the port is not in an outage by loss
-    leaf_bytes: int | None = None
-    dropping: bool = False
-    #: dropped on purpose at some time since the last statistics
-    dropped_on_purpose: bool = False
-    command_bits_per_second: float | None = None
-    since_seconds: float = field(default_factory=time.monotonic)
-    bits: float = 0.0
-    sent_bytes: int = 0
-    sent_packets: int = 0
-    dropped_packets: int = 0
-
-    def count(self, leaf: QdiscStatistics) -> None:
-        """Counters from which the next differences are taken."""
-        self.sent_bytes, self.sent_packets = leaf.sent_bytes, leaf.sent_packets
-        self.dropped_packets = leaf.dropped_packets
-
-    def advance(self, now_seconds: float) -> None:
-        """Add the applied rate up to now."""
-        if not math.isnan(self.applied_bits_per_second):
-            self.bits += self.applied_bits_per_second * (now_seconds - self.since_seconds)
-        self.since_seconds = now_seconds
+    what: What
+    trace: Trace
+    state: State
+    next_step: int = 0
 
 
 @dataclass
 class _Link:
     config: LinkConfig
-    trace: Trace
-    ports: dict[Direction, _Port]
-    state: State
-    next_step: int = 0
+    ports: dict[Direction, Port]
+    tracks: list[_Track]  # the channel's first
+
+    @property
+    def channel(self) -> _Track:
+        return self.tracks[0]
 
 
 @dataclass
@@ -103,13 +79,17 @@ class _Prepared:
     deadline_seconds: float
     #: from when on still more would be due
     until_seconds: float = math.inf
-    stepping: list[tuple[_Link, int]] = field(default_factory=list)  # link, number of the step
-    states: dict[str, State] = field(default_factory=dict)
+    stepping: list[tuple[_Link, _Track, int, State]] = field(default_factory=list)  # with the number of the step
     rates: Mapping[str, LinkRates] = field(default_factory=dict)
+    #: by port, where the end of an outage that is in force then is near
+    outage_ends: dict[str, float] = field(default_factory=dict)
 
 
 class Playback:
-    """All links of a lab on one clock. ``record`` takes each LinkStep and must not block."""
+    """All links of a lab on one clock. ``record`` takes each LinkStep and must not block.
+
+    ``traces`` of the channels by UE; ``delays`` and ``losses`` where a link has such traces.
+    """
 
     def __init__(
         self,
@@ -118,6 +98,9 @@ class Playback:
         traces: Mapping[str, Trace],
         shaper: Shaper,
         record: Callable[[LinkStep], None],
+        *,
+        delays: Mapping[str, Trace] | None = None,
+        losses: Mapping[str, Trace] | None = None,
     ) -> None:
         names = {ue.name for ue in scenario.ues}
         if {link.ue for link in links} != names:
@@ -126,43 +109,38 @@ class Playback:
         for name, trace in traces.items():
             if trace.kind != kinds[name]:
                 raise TestbedError(f"the trace of {name!r} holds {trace.kind}s, its channel wants {kinds[name]}s")
-        self._scenario, self._shaper, self._record = scenario, shaper, record
+        self._scenario, self._record = scenario, record
         self._decision = equal_shares(scenario)
+        self._ports = Ports(links, shaper)
+        given: dict[What, Mapping[str, Trace]] = {"channel": traces, "delay": delays or {}, "loss": losses or {}}
         self._links = [
             _Link(
                 config=link,
-                trace=traces[link.ue],
                 ports={
-                    "up": _Port(link.up_port, link.ue, "up"),
-                    "down": _Port(link.down_port, link.ue, "down"),
+                    "up": self._ports.by_name[link.up_port],
+                    "down": self._ports.by_name[link.down_port],
                 },
-                state=traces[link.ue].value_at(0.0, link.at_end),
+                tracks=[
+                    _Track(what, by_ue[link.ue], by_ue[link.ue].value_at(0.0, link.at_end))
+                    for what, by_ue in given.items()
+                    if link.ue in by_ue
+                ],
             )
             for link in links
         ]
-        self._ports = {port.name: port for link in self._links for port in link.ports.values()}
         self._origin_seconds = math.inf
         self._prepared: _Prepared | None = None
         self._reported_seconds = time.monotonic()
         self._latenesses: deque[float] = deque(maxlen=_LATENESS_WINDOW)
         self.steps = 0
         self.skipped_steps = 0
-        self._find_leaves()
+        for link in self._links:
+            for track in link.tracks:
+                _play(link, track)
         self._apply(rates(scenario, self._gains({}), self._decision))
 
-    def _find_leaves(self) -> None:
-        leaves = self._shaper.leaves(list(self._ports))
-        for link in self._links:
-            for port in link.ports.values():
-                leaf = leaves.get(port.name)
-                if leaf is None:
-                    raise TestbedError(f"the port {port.name!r} has no shaper: is the lab's network up?")
-                if leaf.limit_bytes is None and link.config.outage == "loss":
-                    raise TestbedError(f"an outage by loss needs a bfifo leaf; {port.name!r} has a {leaf.kind}")
-                # 0: a player died in the middle of an outage by loss
-                port.leaf_bytes = DEFAULT_LEAF_BYTES if leaf.limit_bytes == 0 else leaf.limit_bytes
-                port.dropping = leaf.limit_bytes == 0
-                port.count(leaf)
+    def close(self) -> None:
+        self._ports.close()
 
     # ------------------------------------------------------------------------------------------------------- stepping
 
@@ -171,7 +149,8 @@ class Playback:
         self._origin_seconds = origin_seconds
         self._prepared = None
         for link in self._links:
-            link.next_step = 0
+            for track in link.tracks:
+                track.next_step = 0
 
     @property
     def origin_seconds(self) -> float:
@@ -180,7 +159,10 @@ class Playback:
 
     def next_deadline_seconds(self) -> float:
         """When the next step of any link is due; inf if never."""
-        return min((self._step_seconds(link, link.next_step) for link in self._links), default=math.inf)
+        return min(
+            (self._step_seconds(link, track, track.next_step) for link in self._links for track in link.tracks),
+            default=math.inf,
+        )
 
     def prepare(self) -> None:
         """Work out what the next deadline changes, if that is not done yet."""
@@ -204,31 +186,55 @@ class Playback:
             prepared = _Prepared(prepared.deadline_seconds)
             self._collect(prepared, now)
         self._prepared = None
-        for link, _ in prepared.stepping:
-            link.state = prepared.states[link.config.ue]
-        applied_seconds = self._apply(prepared.rates)
-        for link, number in prepared.stepping:
-            self.skipped_steps += number - link.next_step
+        for link, track, number, state in prepared.stepping:
+            self.skipped_steps += number - track.next_step
+            track.state, track.next_step = state, number + 1
+            _play(link, track)
+        applied_seconds = self._apply(prepared.rates, prepared.outage_ends)
+        for link, track, number, _ in prepared.stepping:
             self.steps += 1
-            link.next_step = number + 1
-            planned_seconds = self._step_seconds(link, number)
+            planned_seconds = self._step_seconds(link, track, number)
             self._latenesses.append(applied_seconds - planned_seconds)
-            self._record_step(link, prepared.rates, planned_seconds, applied_seconds, "trace")
+            cause: Cause = "trace" if track.what == "channel" else "impairment"
+            self._record_step(link, prepared.rates, planned_seconds, applied_seconds, cause)
+        self._ports.settle()
 
     def _collect(self, prepared: _Prepared, until_seconds: float) -> None:
-        """The newest step of each link that is due by a time, and the rates of all links with them."""
+        """The newest step of each trace that is due by a time, and the rates of all links with them."""
+        states: dict[str, State] = {}
         for link in self._links:
-            following = link.next_step
-            while (due_seconds := self._step_seconds(link, following)) <= until_seconds:
-                following += 1
-            prepared.until_seconds = min(prepared.until_seconds, due_seconds)
-            if following > link.next_step:
-                prepared.stepping.append((link, following - 1))
-                prepared.states[link.config.ue] = link.trace.step_state(following - 1, link.config.at_end)
-        prepared.rates = rates(self._scenario, self._gains(prepared.states), self._decision)
+            for track in link.tracks:
+                following = track.next_step
+                while (due_seconds := self._step_seconds(link, track, following)) <= until_seconds:
+                    following += 1
+                prepared.until_seconds = min(prepared.until_seconds, due_seconds)
+                if following > track.next_step:
+                    state = track.trace.step_state(following - 1, link.config.at_end)
+                    prepared.stepping.append((link, track, following - 1, state))
+                    if track.what == "channel":
+                        states[link.config.ue] = state
+        prepared.rates = rates(self._scenario, self._gains(states), self._decision)
+        stepped = {id(track): number + 1 for _, track, number, _ in prepared.stepping}
+        for link in self._links:
+            following = stepped.get(id(link.channel), link.channel.next_step)
+            prepared.outage_ends |= self._outage_ends(link, prepared.rates[link.config.ue], following)
 
-    def _step_seconds(self, link: _Link, number: int) -> float:
-        return self._origin_seconds + link.trace.step_time(number, link.config.at_end)
+    def _outage_ends(self, link: _Link, planned: LinkRates, following: int) -> dict[str, float]:
+        """When the outages of a link's ports end, if one of the next steps of its channel ends them soon."""
+        floor = link.config.outage_floor_bits_per_second
+        out = [port for port in link.ports.values() if _wanted(port, planned) < floor]
+        ends: dict[str, float] = {}
+        begin = self._step_seconds(link, link.channel, following - 1) if following else self._origin_seconds
+        while out and (due := self._step_seconds(link, link.channel, following)) < begin + OUTAGE_FRAME_SECONDS:
+            state = link.channel.trace.step_state(following, link.config.at_end)
+            later = rates(self._scenario, self._gains({link.config.ue: state}), self._decision)[link.config.ue]
+            ends |= {port.name: due for port in out if _wanted(port, later) >= floor}
+            out = [port for port in out if port.name not in ends]
+            following += 1
+        return ends
+
+    def _step_seconds(self, link: _Link, track: _Track, number: int) -> float:
+        return self._origin_seconds + track.trace.step_time(number, link.config.at_end)
 
     # ---------------------------------------------------------------------------------------- decisions and commands
 
@@ -247,19 +253,26 @@ class Playback:
         self._change("decision", now, self._links)
         return True
 
-    def command(self, ue: str, commanded: Mapping[Direction, float], *, reset: bool = False) -> None:
-        """Fix the rates of directions of a link, or give them back to trace and decision.
+    def command(self, request: SetLink) -> None:
+        """Fix parts of a link (both directions where a part has no own), or give them back to lab and trace.
 
-        Raises TestbedError for an unknown UE.
+        Raises TestbedError for an unknown UE and for what this link cannot do; nothing has changed then.
         """
         now = time.monotonic()
-        link = self._link(ue)
-        for port in link.ports.values():
-            if reset:
-                port.command_bits_per_second = None
-            if port.direction in commanded:
-                port.command_bits_per_second = commanded[port.direction]
-        self._change("command", now, [link])
+        link = self._link(request.node)
+        before = {direction: _commanded(port) for direction, port in link.ports.items()}
+        for direction, port in link.ports.items():
+            if request.reset:
+                port.reset()
+            rate = request.rate_up_bits_per_second if direction == "up" else request.rate_down_bits_per_second
+            asked = (rate, request.delay_seconds, request.jitter_seconds, request.loss_ratio)
+            _command(port, [new if new is not None else old for new, old in zip(asked, _commanded(port), strict=True)])
+        try:
+            self._change("command", now, [link])
+        except TestbedError:
+            for direction, port in link.ports.items():
+                _command(port, before[direction])
+            raise
 
     def _change(self, cause: Cause, now_seconds: float, recorded: Sequence[_Link]) -> None:
         self._prepared = None
@@ -276,39 +289,17 @@ class Playback:
 
     def _gains(self, states: Mapping[str, State]) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
         """Channel states in the shape that the radio model takes: ``states``, else what is in force."""
-        current = {link.config.ue: states.get(link.config.ue, link.state) for link in self._links}
+        current = {link.config.ue: states.get(link.config.ue, link.channel.state) for link in self._links}
         return {name: ((state.up,), (state.down,)) for name, state in current.items()}
 
     # ------------------------------------------------------------------------------------------------------- applying
 
-    def _apply(self, planned: Mapping[str, LinkRates]) -> float:
+    def _apply(self, planned: Mapping[str, LinkRates], outage_ends: Mapping[str, float] | None = None) -> float:
         """Bring the kernel to the planned rates; returns when it had acknowledged."""
-        changed: dict[str, float] = {}
-        limits: dict[str, int] = {}
-        touched: list[tuple[_Port, float, bool]] = []
-        for link in self._links:
-            for port in link.ports.values():
-                wanted = _wanted(port, planned[link.config.ue])
-                outage = wanted < link.config.outage_floor_bits_per_second
-                target = OUTAGE_BITS_PER_SECOND if outage else wanted
-                if target != port.applied_bits_per_second:
-                    changed[port.name] = target
-                dropping = outage and link.config.outage == "loss"
-                if dropping != port.dropping and port.leaf_bytes is not None:
-                    limits[port.name] = 0 if dropping else port.leaf_bytes
-                touched.append((port, target, outage))
-        if limits:
-            self._shaper.set_leaf_limits(limits)
-        self._shaper.set_rates(changed)
-        now = time.monotonic()
-        for port, target, outage in touched:
-            port.advance(now)
-            port.applied_bits_per_second = target
-            port.outage = outage
-            if port.name in limits:
-                port.dropping = limits[port.name] == 0
-            port.dropped_on_purpose |= port.dropping
-        return now
+        wanted = {
+            port.name: _wanted(port, planned[link.config.ue]) for link in self._links for port in link.ports.values()
+        }
+        return self._ports.apply(wanted, self.next_deadline_seconds(), outage_ends)
 
     def _record_step(
         self,
@@ -327,8 +318,10 @@ class Playback:
                     applied_seconds=applied_seconds,
                     planned_bits_per_second=_wanted(port, planned[port.ue]),
                     applied_bits_per_second=port.applied_bits_per_second,
-                    gain=link.state.up if port.direction == "up" else link.state.down,
+                    gain=_value(link.channel.state, port.direction),
                     cause=cause,
+                    delay_seconds=port.impairment.delay_seconds if port.impairment else 0.0,
+                    loss_ratio=port.impairment.mean_loss_ratio if port.impairment else 0.0,
                 )
             )
 
@@ -341,13 +334,14 @@ class Playback:
         start = slot * slot_seconds
         states = []
         for link in self._links:
-            mean = link.state if slot < 0 else link.trace.mean(start, start + slot_seconds, link.config.at_end)
+            channel = link.channel
+            mean = channel.state if slot < 0 else channel.trace.mean(start, start + slot_seconds, link.config.at_end)
             up, down = link.ports["up"], link.ports["down"]
             states.append(
                 LinkState(
                     node=link.config.ue,
-                    gain_up=(link.state.up,),
-                    gain_down=(link.state.down,),
+                    gain_up=(channel.state.up,),
+                    gain_down=(channel.state.down,),
                     mean_gain_up=(mean.up,),
                     mean_gain_down=(mean.down,),
                     rate_up_bits_per_second=up.applied_bits_per_second,
@@ -366,42 +360,53 @@ class Playback:
         )
 
     def drops(self) -> list[ChannelDrops]:
-        """What each leaf sent, and dropped though nobody ordered it, since the last call."""
-        now = time.monotonic()
-        result = []
-        for name, leaf in self._shaper.leaves(list(self._ports)).items():
-            port = self._ports[name]
-            dropped = leaf.dropped_packets - port.dropped_packets
-            by_order = port.dropped_on_purpose or leaf.loss_ratio > 0
-            result.append(
-                ChannelDrops(
-                    ue=port.ue,
-                    direction=port.direction,
-                    monotonic_seconds=now,
-                    sent_bytes=leaf.sent_bytes - port.sent_bytes,
-                    dropped_packets=0 if by_order else dropped,
-                    backlog_bytes=leaf.backlog_bytes,
-                    sent_packets=leaf.sent_packets - port.sent_packets,
-                    lost_packets=dropped if leaf.loss_ratio > 0 else 0,
-                )
-            )
-            port.count(leaf)
-            port.dropped_on_purpose = port.dropping
-        return result
+        """What each leaf sent, lost by order, and dropped though nobody ordered it, since the last call."""
+        return self._ports.drops()
 
     def _lateness_p99(self) -> float:
         ordered = sorted(self._latenesses)
         return ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))] if ordered else 0.0
 
 
-def _wanted(port: _Port, planned: LinkRates) -> float:
+def _value(state: State, direction: Direction) -> float:
+    return state.up if direction == "up" else state.down
+
+
+def _play(link: _Link, track: _Track) -> None:
+    """Tell the ports what a trace of delays or losses says."""
+    for direction, port in link.ports.items():
+        if track.what == "delay":
+            port.played_delay_seconds = _value(track.state, direction)
+        elif track.what == "loss":
+            port.played_loss_ratio = _value(track.state, direction)
+
+
+def _commanded(port: Port) -> list[float | None]:
+    return [
+        port.command_bits_per_second,
+        port.command_delay_seconds,
+        port.command_jitter_seconds,
+        port.command_loss_ratio,
+    ]
+
+
+def _command(port: Port, values: Sequence[float | None]) -> None:
+    (
+        port.command_bits_per_second,
+        port.command_delay_seconds,
+        port.command_jitter_seconds,
+        port.command_loss_ratio,
+    ) = values
+
+
+def _wanted(port: Port, planned: LinkRates) -> float:
     """The rate that a port should have, before the outage floor."""
     if port.command_bits_per_second is not None:
         return port.command_bits_per_second
     return planned.up_bits_per_second if port.direction == "up" else planned.down_bits_per_second
 
 
-def _mean_rate(port: _Port, now_seconds: float, elapsed_seconds: float) -> float:
+def _mean_rate(port: Port, now_seconds: float, elapsed_seconds: float) -> float:
     """Mean of the applied rate since the last call."""
     port.advance(now_seconds)
     bits, port.bits = port.bits, 0.0

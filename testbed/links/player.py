@@ -20,7 +20,7 @@ import zmq
 from testbed.agents.control import ControlLink, HelloTimer
 from testbed.configs import PlayerConfig, read_config, read_scenario
 from testbed.errors import TestbedError
-from testbed.links.playback import Direction, Playback
+from testbed.links.playback import Playback
 from testbed.links.realtime import be_punctual, is_realtime, sleep_until
 from testbed.links.shaping import Shaper
 from testbed.messages import Apply, Control, Hello, Reply, SetLink, Start, Stop, Welcome
@@ -69,7 +69,11 @@ class Player:
         scenario = read_scenario(Path(config.scenario_path))
         kinds = {str(ue.name): ue.channel_kind for ue in scenario.ues}
         traces = {entry.ue: load_trace(Path(entry.trace_path), kinds.get(entry.ue)) for entry in config.links}
-        self._playback = Playback(scenario, config.links, traces, self._shaper, link.record)
+        delays = {ln.ue: load_trace(Path(ln.delay_trace_path), "delay") for ln in config.links if ln.delay_trace_path}
+        losses = {ln.ue: load_trace(Path(ln.loss_trace_path), "loss") for ln in config.links if ln.loss_trace_path}
+        self._playback = Playback(
+            scenario, config.links, traces, self._shaper, link.record, delays=delays, losses=losses
+        )
         self._slot_seconds = scenario.slot_seconds
         self._next_slot = 0
         self._statistics_due = math.inf
@@ -102,6 +106,7 @@ class Player:
             f"{self._stop_reason}: {playback.steps} steps, {playback.skipped_steps} skipped, "
             f"{self._link.dropped} records dropped",
         )
+        self._playback.close()
         self._shaper.close()
 
     # ------------------------------------------------------------------------------------------------------ messages
@@ -152,22 +157,12 @@ class Player:
         self._statistics_due = max(start.origin_seconds, time.monotonic())
 
     def _set_link(self, request: SetLink) -> None:
-        if any(value is not None for value in (request.delay_seconds, request.jitter_seconds, request.loss_ratio)):
-            text = "delay, jitter and loss of a link cannot be changed while the lab runs; its rates can"
-            self._link.send(Reply(ok=False, text=text))
-            return
-        rates: dict[Direction, float] = {}
-        if request.rate_up_bits_per_second is not None:
-            rates["up"] = request.rate_up_bits_per_second
-        if request.rate_down_bits_per_second is not None:
-            rates["down"] = request.rate_down_bits_per_second
         try:
-            self._playback.command(request.node, rates, reset=request.reset)
+            self._playback.command(request)
         except TestbedError as error:
             self._link.send(Reply(ok=False, text=str(error)))
             return
-        said = ", ".join(f"{direction} {rate / 1e6:g} Mbit/s" for direction, rate in rates.items())
-        text = f"link {request.node}: {said or 'trace and decision again'}"
+        text = f"link {request.node}: {_said(request)}"
         self._link.event("link", text)
         self._link.send(Reply(ok=True, text=text))
 
@@ -197,3 +192,16 @@ class Player:
         for drops in self._playback.drops():
             self._link.record(drops)
         self._statistics_due = now + _STATISTICS_SECONDS
+
+
+def _said(request: SetLink) -> str:
+    """What a command fixed, in words."""
+    parts = [
+        (request.rate_up_bits_per_second, "up {:g} Mbit/s", 1e-6),
+        (request.rate_down_bits_per_second, "down {:g} Mbit/s", 1e-6),
+        (request.delay_seconds, "delay {:g} ms", 1e3),
+        (request.jitter_seconds, "jitter {:g} ms", 1e3),
+        (request.loss_ratio, "loss {:g} %", 100.0),
+    ]
+    said = [text.format(value * scale) for value, text, scale in parts if value is not None]
+    return ", ".join(said) or "lab, trace and decision again"

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from testbed.errors import TestbedError
+from testbed.links.impairment import Impairment
+from testbed.links.netem import distribution_table, netem_options
 from testbed.links.netlink import RTM_NEWQDISC, RTM_NEWTCLASS, QdiscStatistics, RouteSocket, attribute, tc_message
 
 #: an Ethernet frame without its check sequence: what the kernel counts
@@ -22,6 +24,7 @@ _MINIMUM_BURST_BYTES = 64
 MINIMUM_BITS_PER_SECOND = 8.0  # HTB counts whole bytes and refuses 0
 
 ROOT_HANDLE, CLASS_HANDLE, LEAF_HANDLE = 0x1_0000, 0x1_0001, 0xA_0000  # 1:, 1:1, a:
+NETEM_HANDLE = 0xB_0000  # b:, of a netem that came later
 
 _TCA_HTB_PARMS, _TCA_HTB_RATE64, _TCA_HTB_CEIL64 = 1, 6, 7
 _LINKLAYER_ETHERNET = 1  # without it the kernel wants iproute2's rate tables
@@ -56,6 +59,11 @@ class Shaper:
         self._route = RouteSocket(namespace)
         self._names = {index: name for name, index in self._route.interfaces.items()}
         self._templates: dict[str, tuple[bytearray, int, int]] = {}
+        self._leaf_handles: dict[str, int] = {}
+
+    @property
+    def namespace(self) -> str:
+        return self._namespace
 
     def close(self) -> None:
         self._route.close()
@@ -85,14 +93,48 @@ class Shaper:
             ]
         )
 
+    def set_netem(self, wanted: Mapping[str, tuple[Impairment, int]]) -> None:
+        """Change the ``netem`` leaves of ports: what each does, and how many packets it may hold.
+
+        Every value is sent, because the kernel keeps some and overwrites others; queues, seed and distribution stay.
+        """
+        self._route.change(
+            [
+                tc_message(
+                    RTM_NEWQDISC,
+                    self._index(port),
+                    self._leaf_handles.get(port, LEAF_HANDLE),
+                    CLASS_HANDLE,
+                    "netem",
+                    netem_options(impairment, limit),
+                )
+                for port, (impairment, limit) in wanted.items()
+            ]
+        )
+
+    def put_netem(self, port: str, impairment: Impairment, limit_packets: int) -> None:
+        """Give a port a ``netem`` leaf instead of the one it has; what is queued in that one is lost."""
+        options = netem_options(impairment, limit_packets) + distribution_table(impairment.distribution)
+        self._route.change(
+            [tc_message(RTM_NEWQDISC, self._index(port), NETEM_HANDLE, CLASS_HANDLE, "netem", options, replace=True)]
+        )
+        self._leaf_handles[port] = NETEM_HANDLE
+
+    def counters(self, ports: Sequence[str]) -> dict[str, QdiscStatistics]:
+        """Counters of the leaves of a few ports that :meth:`leaves` has found before."""
+        asked = [(self._index(port), self._leaf_handles[port]) for port in ports]
+        return dict(zip(ports, self._route.statistics_of(asked), strict=True))
+
     def leaves(self, ports: Sequence[str]) -> dict[str, QdiscStatistics]:
         """Counters of the ports' leaves. Ports without one are left out."""
         wanted = {self._index(port): port for port in ports}
-        return {
+        found = {
             wanted[entry.interface]: entry
             for entry in self._route.statistics()
             if entry.parent == CLASS_HANDLE and entry.interface in wanted
         }
+        self._leaf_handles.update({port: leaf.handle for port, leaf in found.items()})
+        return found
 
     def _index(self, port: str) -> int:
         index = self._route.interfaces.get(port)

@@ -19,6 +19,8 @@ import math
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from testbed.errors import InputError
 from testbed.traces.mahimahi import read_mahimahi
 from testbed.traces.trace import Kind, Trace
@@ -43,18 +45,41 @@ def write_trace(trace: Trace, path: Path, note: str = "") -> None:
     path.write_text("\n".join(lines) + "\n", encoding="ascii" if note.isascii() else "utf-8", newline="\n")
 
 
-def load_trace(path: Path, kind: Kind | None = None) -> Trace:
+def load_trace(path: Path, kind: Kind | None = None, down: Path | None = None) -> Trace:
     """A trace file of ours or, by its suffix ``.up`` or ``.down``, of Mahimahi (the same way up and down).
 
-    ``kind``: what the reader expects. Raises InputError with file and line.
+    ``kind``: what the reader expects. ``down``: the downlink's own file, of the same kind; of ours its ``down`` column
+    counts. Raises InputError with file and line.
     """
+    files = [path] if down is None else [path, down]
     if path.suffix in MAHIMAHI_SUFFIXES:
-        if kind == "gain":
+        if kind not in (None, "rate"):
             raise InputError(
                 "a Mahimahi file holds rates", where=str(path), value=kind, allowed="rate", fix="Say kind: rate."
             )
-        return read_mahimahi(path)
-    return read_trace(path, kind)
+        if any(each.suffix not in MAHIMAHI_SUFFIXES for each in files):
+            raise InputError("the uplink's trace is Mahimahi's, the downlink's is not", where=str(down))
+        return read_mahimahi(path, down)
+    if down is None:
+        return read_trace(path, kind)
+    if down.suffix in MAHIMAHI_SUFFIXES:
+        raise InputError("the downlink's trace is Mahimahi's, the uplink's is not", where=str(down))
+    return _joined(read_trace(path, kind), read_trace(down, kind), str(down))
+
+
+def _joined(up: Trace, down: Trace, where: str) -> Trace:
+    """Up of one, down of the other; the shorter one repeats."""
+    if up.kind != down.kind:
+        raise InputError("the two directions are of different kinds", where=where, value=down.kind, allowed=up.kind)
+    duration = max(up.duration_seconds, down.duration_seconds)
+    times = {0.0}
+    for trace in (up, down):
+        number = 0
+        while (time := trace.step_time(number, "loop")) < duration:
+            times.add(time)
+            number += 1
+    ordered = np.array(sorted(times))
+    return Trace(ordered, up.sampled(ordered)[0], down.sampled(ordered)[1], up.kind, duration)
 
 
 def read_trace(path: Path, kind: Kind | None = None) -> Trace:
@@ -130,7 +155,9 @@ def _trace(rows: list[tuple[float, float, float]], header: dict[str, str], kind:
         raise InputError("the trace is of another kind than it is used for", where=where, value=named, allowed=kind)
     resolved = next((known for known in kinds if known == (named or kind)), None)
     if resolved is None:
-        raise InputError("the kind is not known", where=where, fix="Add a line '# kind=gain' or '# kind=rate'.")
+        raise InputError(
+            "the kind is not known", where=where, fix=f"Add a line '# kind=KIND', one of {', '.join(kinds)}."
+        )
     times, up, down = zip(*rows, strict=True)
     duration = 2 * times[-1] - times[-2] if len(times) > 1 else 1.0
     if "duration_seconds" in header:
@@ -143,4 +170,6 @@ def _trace(rows: list[tuple[float, float, float]], header: dict[str, str], kind:
             raise InputError(
                 "duration_seconds is not a value", where=where, value=text, allowed=f"a number above {times[-1]:g}"
             )
+    if resolved == "loss" and max(*up, *down) > 1:
+        raise InputError("a loss is more than 1", where=where, value=max(*up, *down), allowed="ratios, 0 to 1")
     return Trace(times, up, down, resolved, duration)  # type: ignore[arg-type]  # tuples become arrays

@@ -14,9 +14,13 @@ _SAMPLES_PER_BIN = 8
 
 
 def _scaled(trace: Trace, values: Floats) -> tuple[Floats, str]:
-    """What is drawn: gains in dB (a gain of 0 as the lowest other one), rates in Mbit/s."""
+    """What is drawn: gains in dB (a gain of 0 as the lowest other one), rates in Mbit/s, delays in ms, losses in %."""
     if trace.kind == "rate":
         return values / 1e6, "Mbit/s"
+    if trace.kind == "delay":
+        return values * 1e3, "ms"
+    if trace.kind == "loss":
+        return values * 100, "%"
     positive = values[values > 0]
     floor = float(positive.min()) if positive.size else 1e-30
     return 10 * np.log10(np.maximum(values, floor)), "dB"
@@ -53,7 +57,7 @@ def text_plot(trace: Trace, width: int = 72, height: int = 8) -> str:
         scaled, unit = _scaled(trace, values)
         bins = scaled.reshape(width, _SAMPLES_PER_BIN).mean(axis=1)
         low, high = float(bins.min()), float(bins.max())
-        if trace.kind == "rate":
+        if trace.kind != "gain":
             low = 0.0
         span = high - low if high > low else 1.0
         filled = np.rint((bins - low) / span * (height * 8 - 1)).astype(int) + 1  # in eighths of a line; never empty

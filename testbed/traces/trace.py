@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-Kind = Literal["gain", "rate"]
+Kind = Literal["gain", "rate", "delay", "loss"]
 AtEnd = Literal["loop", "hold", "clear"]
 
 #: After the end of a trace with ``at_end: clear`` nothing impairs the channel: no loss at all, or a rate that no wire
 #: of ours reaches.
-CLEAR_STATE: dict[Kind, float] = {"gain": 1.0, "rate": 10e9}
+CLEAR_STATE: dict[Kind, float] = {"gain": 1.0, "rate": 10e9, "delay": 0.0, "loss": 0.0}
 
 
 class State(NamedTuple):
-    """Channel state: linear power gain, or bit/s at the radio's whole spectrum."""
+    """Channel state: linear power gain, bit/s at the radio's whole spectrum, seconds of delay, or ratio of losses."""
 
     up: float
     down: float
@@ -30,7 +30,7 @@ class Trace:
     """``up[i]`` and ``down[i]`` hold from ``times_seconds[i]`` to the next time; the last until ``duration_seconds``.
 
     ``times_seconds`` starts at 0 and rises strictly. ``kind`` "gain": linear power gains; "rate": bit/s at layer 2 with
-    the radio's whole spectrum. Raises ValueError for anything else.
+    the radio's whole spectrum; "delay": seconds; "loss": a ratio. Raises ValueError for anything else.
 
     ``at_end`` of the look-ups: "loop" starts again, "hold" keeps the last value, "clear" ends the impairment
     (:data:`CLEAR_STATE`). Time before 0 has the first value.
@@ -58,6 +58,8 @@ class Trace:
         for values in (self.up, self.down):
             if not np.all(np.isfinite(values)) or np.any(values < 0):
                 raise ValueError("the values of a trace are finite and not negative")
+            if self.kind == "loss" and np.any(values > 1):
+                raise ValueError("losses are ratios: at most 1")
         widths = np.diff(self.times_seconds, append=self.duration_seconds)
         integrals = tuple(np.concatenate(([0.0], np.cumsum(values * widths))) for values in (self.up, self.down))
         object.__setattr__(self, "_integrals", integrals)

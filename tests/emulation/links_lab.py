@@ -86,6 +86,7 @@ class PlayerRun:
     at_end: str = "loop"
     outage: str = "hold"
     realtime_priority: int = 10
+    more_traces: dict[tuple[str, str], Trace] = field(default_factory=dict)  # by UE and "delay" or "loss"
     reports: list[PlayerReport] = field(default_factory=list)
     others: list[Control] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
@@ -111,6 +112,10 @@ class PlayerRun:
                     at_end=self.at_end,  # type: ignore[arg-type]
                     outage=self.outage,  # type: ignore[arg-type]
                     outage_floor_bits_per_second=100e3,
+                    impairment_up=wire.up,
+                    impairment_down=wire.down,
+                    delay_trace_path=self._written(wire.ue, "delay"),
+                    loss_trace_path=self._written(wire.ue, "loss"),
                 )
             )
         config = PlayerConfig(
@@ -139,6 +144,13 @@ class PlayerRun:
         self.process.join(5)
         self.process.kill()
         self._context.destroy(linger=0)
+
+    def _written(self, ue: str, what: str) -> str:
+        if (ue, what) not in self.more_traces:
+            return ""
+        path = self.directory / f"{ue}.{what}.csv"
+        write_trace(self.more_traces[ue, what], path)
+        return str(path)
 
     def send(self, message: Control) -> None:
         self.router.send_multipart([b"player", encode(message)])

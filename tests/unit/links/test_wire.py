@@ -43,6 +43,6 @@ def test_offload_is_off_up_to_100_megabits() -> None:
     assert wire(0, max_rate_bits_per_second=101e6).offload
 
 
-def test_a_burst_is_a_frame_at_least() -> None:
-    assert burst_bytes(16e3) == 1514
-    assert burst_bytes(100e6) == 50_000
+def test_a_burst_is_half_a_millisecond() -> None:
+    assert burst_bytes(16e3) == 64
+    assert burst_bytes(100e6) == 6_250
