@@ -70,7 +70,9 @@ def make_policy(topology: Topology, scenario: Scenario, where: str, notify: Noti
         policy = registry.create(name, topology.policy.options)
         policy.reset(scenario, topology.seed)
     except ValueError as error:
-        raise InputError(f"key 'policy': {name} does not fit this lab: {error}", where=where) from error
+        raise InputError(
+            f"key 'policy': {name} does not fit this lab: {str(error).rstrip('.')}", where=where
+        ) from error
     return policy
 
 

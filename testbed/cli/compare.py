@@ -12,6 +12,7 @@ from rich.table import Table
 
 from testbed.errors import InputError
 from testbed.runs.compare import ComparedRun, compare, draw, labels_of
+from testbed.runs.gap import Gap
 from testbed.runs.report import si_seconds
 
 IMAGES = (".png", ".svg", ".pdf")
@@ -49,12 +50,35 @@ def _table(runs: Sequence[ComparedRun]) -> Table:
     return table
 
 
+def _gap_table(gap: Gap) -> Table:
+    title = f"gap of {gap.policy}: {gap.arrivals.compared} tasks that completed in both"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    table.add_column("mean of")
+    for header in ("simulated", "measured", "difference", "ratio"):
+        table.add_column(header, justify="right")
+    rows = {"E2E delay": gap.e2e_seconds, **gap.stages_seconds, **gap.ues_seconds}
+    for name, pair in rows.items():
+        difference = None if pair.simulated is None or pair.measured is None else pair.measured - pair.simulated
+        table.add_row(
+            name,
+            si_seconds(pair.simulated),
+            si_seconds(pair.measured),
+            "–" if difference is None else f"{difference * 1e3:+.1f} ms",
+            "–" if pair.ratio is None else f"{pair.ratio:.3f}",
+        )
+    energy = gap.energy_joules_per_slot
+    if energy.simulated is not None and energy.measured is not None:
+        ratio = "–" if energy.ratio is None else f"{energy.ratio:.3f}"
+        table.add_row("energy per slot", f"{energy.simulated:.3g} J", f"{energy.measured:.3g} J", "", ratio)
+    return table
+
+
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="IMAGE", help="Draw a figure (.png, .svg or .pdf).")
 def command(runs: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
-    """Several runs side by side: delay with its 95 % interval, energy, cuts, validity."""
+    """Several runs side by side; between a run and its simulation, the gap and where it comes from."""
     if out is not None and out.suffix not in IMAGES:
         raise InputError("unknown kind of image", where="--out", value=str(out), allowed=", ".join(IMAGES))
     rows = compare(runs)
@@ -66,3 +90,10 @@ def command(runs: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
         return
     console = Console(width=None if Console().is_terminal else 160)
     console.print(_table(rows), highlight=False)
+    for gap in (row.gap for row in rows if row.gap is not None):
+        console.print()
+        console.print(_gap_table(gap), highlight=False)
+        arrivals = "equal" if gap.arrivals.equal else "NOT equal"
+        console.print(f"arrivals {arrivals}: {gap.arrivals.simulated} simulated, {gap.arrivals.measured} measured")
+        for reason in gap.reasons:
+            console.print(f"- {reason}", highlight=False)

@@ -34,10 +34,12 @@ VERBS = {
     "down": "down",
     "run": "run",
     "simulate": "simulate",
+    "train": "train",
     "profile": "profile",
     "trace": "trace",
     "report": "report",
     "compare": "compare",
+    "sweep": "sweep",
     "images": "images",
 }
 

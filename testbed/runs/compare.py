@@ -15,6 +15,8 @@ from scipy import stats
 from testbed.errors import InputError
 from testbed.runs.figures import COLOURS, STAGE_LABELS, colour, styled
 from testbed.runs.finalise import column
+from testbed.runs.gap import Gap, find_simulation, gap_of
+from testbed.runs.manifest import SIMULATOR
 from testbed.runs.summary import Summary, read_summary
 
 #: Delays of neighbouring tasks are alike (a queue joins them): the interval is taken over the means of so many batches.
@@ -36,11 +38,23 @@ class ComparedRun(msgspec.Struct, frozen=True):
     energy_joules_per_slot: float | None
     stages_seconds: dict[str, float | None]
     cuts: dict[str, float]
+    runtime: str = ""
+    #: to the simulation of the same policy, seed and UEs, if that is among the runs that are compared
+    gap: Gap | None = None
 
 
 def compare(run_directories: Sequence[Path]) -> list[ComparedRun]:
     """One row per run, in the order given. Raises InputError for a directory without a finished run."""
-    return [_row(directory, read_summary(directory)) for directory in run_directories]
+    rows = [_row(directory, read_summary(directory)) for directory in run_directories]
+    simulations = [directory for directory, row in zip(run_directories, rows, strict=True) if row.runtime == SIMULATOR]
+    return [_with_gap(row, simulations) for row in rows]
+
+
+def _with_gap(row: ComparedRun, simulations: Sequence[Path]) -> ComparedRun:
+    if row.runtime == SIMULATOR or not simulations:
+        return row
+    simulation = find_simulation(Path(row.run_dir), simulations)
+    return row if simulation is None else msgspec.structs.replace(row, gap=gap_of(simulation, Path(row.run_dir)))
 
 
 def _row(directory: Path, summary: Summary) -> ComparedRun:
@@ -67,6 +81,7 @@ def _row(directory: Path, summary: Summary) -> ComparedRun:
         energy_joules_per_slot=summary.energy_joules_per_slot,
         stages_seconds=summary.stages_seconds,
         cuts=summary.cuts,
+        runtime=summary.runtime,
     )
 
 
@@ -85,7 +100,7 @@ def batch_means_half_width(values: NDArray[np.float64]) -> float | None:
 
 def labels_of(runs: Sequence[ComparedRun]) -> list[str]:
     """The policy of each run, with what is needed to tell equal ones apart."""
-    names = [run.policy for run in runs]
+    names = [f"{run.policy}, simulated" if run.runtime == SIMULATOR else run.policy for run in runs]
     if len({run.lab for run in runs}) > 1:
         names = [f"{run.lab}: {name}" for run, name in zip(runs, names, strict=True)]
     if len(set(names)) < len(names):

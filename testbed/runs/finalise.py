@@ -61,7 +61,7 @@ def finalise(run_directory: Path) -> RunTables:
     """
     directory = streams_directory(run_directory)
     if not stream_parts(directory, "tasks"):
-        return _read_tables(run_directory)
+        return read_tables(run_directory)
     streams = {name: read_stream(directory, name) for name in SCHEMAS}
     tables = RunTables(
         tasks=_join(streams["tasks"], streams["arrivals"], streams["events"]),
@@ -84,7 +84,8 @@ def write_tables(tables: RunTables, run_directory: Path) -> None:
         partial.replace(path)
 
 
-def _read_tables(run_directory: Path) -> RunTables:
+def read_tables(run_directory: Path) -> RunTables:
+    """The tables of a finished run. Raises InputError where they are not."""
     try:
         return RunTables(**{name: pq.read_table(run_directory / f"{name}.parquet") for name in _TABLES})
     except FileNotFoundError as error:

@@ -1,0 +1,65 @@
+"""``testbed train POLICY FILE``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from controller.learning.actor import LearningCurve
+from testbed.cli import options
+from testbed.runs.train import DEFAULT_UPDATES, Learner, TrainingOrder, require_trainable, train
+
+
+def _progress(update: int, curve: LearningCurve) -> None:
+    options.notify(
+        f"update {update}: {curve.steps[-1]} slots in {curve.seconds[-1]:.0f} s, reward {curve.reward[-1]:.4g}, behind "
+        f"coordinate descent by {curve.likely_gap[-1]:+.2%} (most likely cuts), {curve.best_gap[-1]:+.2%} (best of 8)"
+    )
+
+
+@click.command("train")
+@click.argument("policy")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the lab.")
+@click.option("--learner", type=click.Choice(["ppo", "lydroo"]), default="ppo", show_default=True)
+@click.option("--updates", type=click.IntRange(min=1), default=DEFAULT_UPDATES, show_default=True, metavar="N")
+@click.option("--seed", type=int, default=1, show_default=True, metavar="S", help="Of the training.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CHECKPOINT",
+    help="Default: checkpoints/LAB.npz beside the lab file.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the training state beside the checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    policy: str,
+    file: Path,
+    overrides: tuple[str, ...],
+    learner: Learner,
+    updates: int,
+    seed: int,
+    out: Path | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train a learning policy for a lab in the simulator."""
+    require_trainable(policy)
+    # the checkpoint is what this makes: one that the lab names need not exist yet
+    given = (*overrides, "policy.checkpoint=")
+    topology = options.read_lab(file, given, policy, None, None)
+    path = out or file.parent / "checkpoints" / f"{file.stem}.npz"
+    if path.suffix != ".npz":
+        raise click.BadParameter(f"{path} must end in .npz", param_hint="--out")
+    order = TrainingOrder(topology, str(file), file.parent.absolute(), learner, updates, seed, path, resume)
+    summary = train(order, options.notify, _progress)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode())
+        return
+    click.echo(
+        f"{summary.checkpoint}: {summary.checkpoint_bytes / 1e3:.0f} kB, {summary.steps} slots in "
+        f"{summary.seconds:.0f} s, behind coordinate descent by {summary.best_gap:+.2%} (best of 8)"
+    )
+    click.echo(f"learning curve: {summary.curve_png}")
