@@ -96,6 +96,7 @@ class ControllerConfig(Config, frozen=True):
 
 class RecorderConfig(Config, frozen=True):
     run_directory: str
+    cpu_groups: dict[str, str] = {}  # by node: its directory in the CPU controller
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

@@ -12,9 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
@@ -26,6 +27,7 @@ from testbed.errors import InputError, TestbedError
 from testbed.lab_configs import ConfigMaker
 from testbed.links.plumbing import connect
 from testbed.messages import Message, Status, encode, records_endpoint
+from testbed.monitoring.config import MONITORING_NODES
 from testbed.plan import (
     AwaitReady,
     CreateNodes,
@@ -40,10 +42,14 @@ from testbed.prepare import Ingredients
 from testbed.runtime import rootless
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, Runtime
 from testbed.runtime.discovery import list_owned, remove, state_root
+from testbed.runtime.engine import list_containers, remove_containers
 from testbed.runtime.rootless import Holder
 from testbed.runtime.zygote import Call
-from testbed.topology import Topology
+from testbed.topology import Topology, Wanted
 from testbed.traces.files import load_trace
+
+if TYPE_CHECKING:
+    from testbed.monitoring.bringup import Monitoring
 
 Notify = Callable[[str], None]
 
@@ -85,6 +91,7 @@ class Lab:
         self.directory = state_root() / state.name
         self._client: ControlClient | None = None
         self._records: zmq.Socket[bytes] | None = None
+        self._monitoring: Future[Monitoring] | None = None
 
     # -------------------------------------------------------------------------------------------------- bring it up
 
@@ -121,6 +128,7 @@ class Lab:
                     self.runtime.create(nodes)
                     self._write_state()
                     write_scenario(ingredients.scenario, self.directory / "config" / "scenario.json")
+                    self._begin_monitoring(topology, notify)
                 case CreateWires(radio, wires):
                     notify(f"connecting {len(wires)} wires")
                     connect(wires, self.runtime.netns_name, radio=radio)
@@ -130,11 +138,48 @@ class Lab:
                 case AwaitReady(nodes, timeout_seconds):
                     notify(f"waiting until {len(nodes)} nodes are ready")
                     self.await_ready(timeout_seconds)
+                    self._await_monitoring(notify)
                 case MakeRealtime(nodes, priority):
                     self._make_realtime(nodes, priority)
 
+    def _begin_monitoring(self, topology: Topology, notify: Notify) -> None:
+        """In a thread: the lab does not wait for Prometheus, nor for the registry that may have Grafana."""
+        wanted = topology.monitoring
+        if wanted.prometheus == wanted.grafana == "off":
+            return
+
+        def start() -> Monitoring:
+            from testbed.monitoring.bringup import start_monitoring
+
+            return start_monitoring(
+                self.runtime,
+                run_id=self.state.run_id,
+                policy=self.state.policy,
+                lab_directory=self.directory,
+                run_directory=self.run_directory,
+                scenario_path=self.directory / "config" / "scenario.json",
+                prometheus=wanted.prometheus,
+                grafana=wanted.grafana,
+                notify=notify,
+            )
+
+        starter = ThreadPoolExecutor(1)
+        self._monitoring = starter.submit(start)
+        starter.shutdown(wait=False)
+
+    def _await_monitoring(self, notify: Notify) -> None:
+        """Raises HostError if the lab requires what this host has not."""
+        if self._monitoring is None:
+            return
+        monitoring = self._monitoring.result()
+        for note in monitoring.notes:
+            notify(note)
+        self.state = msgspec.structs.replace(self.state, urls=monitoring.urls)
+        self._write_state()
+
     def _configure(self, ingredients: Ingredients, action: StartPrograms) -> list[ProcessSpec]:
-        maker = ConfigMaker(ingredients, self.directory, self.runtime.netns_name("radio"))
+        groups = {name: str(path) for name in self.node_names() if (path := self.runtime.cpu_directory(name))}
+        maker = ConfigMaker(ingredients, self.directory, self.runtime.netns_name("radio"), groups)
         specs: list[ProcessSpec] = []
         for program in action.programs:
             path = self.directory / "config" / f"{program.node}.json"
@@ -176,7 +221,7 @@ class Lab:
         raise TestbedError(f"not ready after {timeout_seconds:g} s: {absent}.{self._last_words(absent)}")
 
     def _raise_if_dead(self) -> None:
-        dead = [process for process in self.runtime.processes() if not process.running]
+        dead = [one for one in self.runtime.processes() if not one.running and one.node not in MONITORING_NODES]
         if dead:
             first = dead[0]
             raise TestbedError(
@@ -186,7 +231,10 @@ class Lab:
 
     def log_text(self, node: str) -> str:
         """What a node's programs wrote; empty if there is nothing."""
-        log = self.runtime.logs(node)
+        try:
+            log = self.runtime.logs(node)
+        except TestbedError as error:
+            return f"{error}\n"
         if isinstance(log, str):
             return log
         return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
@@ -240,6 +288,11 @@ class Lab:
 
     def node_names(self) -> list[str]:
         return [node.name for node in self.state.nodes]
+
+    def logged_nodes(self) -> list[str]:
+        """Names that :meth:`log_text` knows."""
+        watching = MONITORING_NODES if self.state.urls else ()
+        return [*self.node_names(), "zygote", *watching]
 
     def peak_states(self) -> dict[str, float]:
         """The best channel state of each UE's trace, from the traces that are being played."""
@@ -306,8 +359,9 @@ class Lab:
         The controller goes last: agents wait for one that is gone to take their last words.
         """
         deadline = time.monotonic() + timeout_seconds
+        kept = ("recorder", *MONITORING_NODES)
         for last in (False, True):
-            ending = [p for p in self._running() if p.node != "recorder" and (p.node == "controller") == last]
+            ending = [p for p in self._running() if p.node not in kept and (p.node == "controller") == last]
             for process in ending:
                 terminate(process.pid)
             pids = {process.pid for process in ending}
@@ -323,7 +377,7 @@ class Lab:
         if not self.run_directory.is_dir():
             return
         target.mkdir(exist_ok=True)
-        for node in (*self.node_names(), "zygote"):
+        for node in self.logged_nodes():
             if text := self.log_text(node):
                 (target / f"{node}.log").write_text(text, encoding="utf-8")
 
@@ -335,11 +389,23 @@ class Lab:
         if self._records is not None:
             self._records.close()
             self._records = None
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, TestbedError):
             self._stop_programs(timeout_seconds=1.0)
             self.stop_recorder(timeout_seconds=3.0)
+        with contextlib.suppress(OSError, TestbedError):
+            self._stop_monitoring()
+        with contextlib.suppress(OSError):
             self.save_logs()
         self.runtime.remove()
+
+    def _stop_monitoring(self) -> None:
+        if self._monitoring is not None:
+            wait([self._monitoring])
+        if self.state.urls or self._monitoring is not None:
+            from testbed.monitoring.bringup import stop_monitoring
+
+            stop_monitoring(self.runtime)
+        self._monitoring = None
 
 
 def _preload(topology: Topology) -> list[Call]:
@@ -358,18 +424,20 @@ def terminate(pid: int) -> None:
 
 def existing() -> list[str]:
     """Names of all labs that have anything on this system, alive or in pieces."""
-    labs = {owned.lab for owned in list_owned()}
+    labs = {owned.lab for owned in (*list_owned(), *list_containers())}
     if rootless.needed():
         labs |= {holder.lab for holder in rootless.holders()}
     return sorted(labs)
 
 
-def runtime_of(kind: RuntimeName, lab: str, run_id: str) -> Runtime:
-    """The runtime object of a lab."""
+def runtime_of(
+    kind: RuntimeName, lab: str, run_id: str, *, gpu: Wanted = "off", notify: Notify = lambda _: None
+) -> Runtime:
+    """The runtime object of a lab. ``gpu`` and ``notify`` matter to one that is to be created."""
     if kind == "docker":
         from testbed.runtime.docker import DockerRuntime
 
-        return DockerRuntime(lab, state_root() / lab, run_id)
+        return DockerRuntime(lab, state_root() / lab, run_id, gpu=gpu, progress=notify)
     from testbed.runtime.netns import NetnsRuntime
 
     return NetnsRuntime(lab, state_root() / lab, run_id)
@@ -385,8 +453,10 @@ def remove_labs(names: list[str]) -> Iterator[tuple[str, str]]:
             rootless.remove(name)
             continue
         except (InputError, msgspec.DecodeError):
+            remove_containers(name)
             remove(name)
             yield name, "its pieces were removed"
             continue
         lab.remove()
+        remove_containers(name)  # Grafana's, of a netns lab whose creator was killed
         yield name, f"removed; its records are in {lab.state.run_directory}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from testbed.configs import (
     DATA_PORT,
@@ -30,11 +31,18 @@ DECIDE_DEADLINE_RATIO = 0.5
 class ConfigMaker:
     """``config_of(program)`` for every program of one lab. ``profile_paths`` by :func:`profile_key`."""
 
-    def __init__(self, ingredients: Ingredients, directory: Path, radio_namespace: str) -> None:
+    def __init__(
+        self,
+        ingredients: Ingredients,
+        directory: Path,
+        radio_namespace: str,
+        cpu_groups: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._ingredients = ingredients
         self._topology = ingredients.topology
         self._directory = directory
         self._radio_namespace = radio_namespace
+        self._cpu_groups = dict(cpu_groups)
         self._ues: Mapping[str, ExpandedUe] = {ue.name: ue for ue in self._topology.expand()}
         actions = ingredients.plan.actions
         wires = next(action.wires for action in actions if isinstance(action, CreateWires))
@@ -52,7 +60,11 @@ class ConfigMaker:
             case "controller":
                 return self._controller()
             case "recorder":
-                return RecorderConfig(**self._base("recorder"), run_directory=str(self._ingredients.run_directory))
+                return RecorderConfig(
+                    **self._base("recorder"),
+                    run_directory=str(self._ingredients.run_directory),
+                    cpu_groups=self._cpu_groups,
+                )
             case _:
                 raise ValueError(f"no config is known for role {program.role!r}")
 

@@ -14,7 +14,7 @@ from testbed.lab import Lab
 def command(node: str, lab: str | None) -> None:
     """Print what a node's programs wrote to their standard output and error."""
     found = Lab.find(lab)
-    known = (*found.node_names(), "zygote")
+    known = found.logged_nodes()
     if node not in known:
         raise InputError(f"lab {found.state.name!r} has no such node", value=node, allowed=", ".join(known))
     click.echo(found.log_text(node), nl=False)

@@ -28,7 +28,7 @@ def command(
 ) -> None:
     """Print what `up` would do, and do nothing."""
     topology = options.read_lab(file, overrides, policy, seed, name)
-    plan = make_plan(topology, select(runtime), peak_states(make_traces(topology, None))).to_json()
+    plan = make_plan(topology, select(runtime, options.notify), peak_states(make_traces(topology, None))).to_json()
     if as_json:
         click.echo(json.dumps(plan, indent=1))
         return

@@ -44,7 +44,7 @@ def command(
     """Bring a lab up, measure, report, take it down."""
     topology = options.read_lab(file, overrides, policy, seed, name)
     enter(topology.name)
-    order = Order(topology, str(file), file.parent.absolute(), select(runtime), out, duration)
+    order = Order(topology, str(file), file.parent.absolute(), select(runtime, options.notify), out, duration)
     summary = execute(
         order, options.notify, lambda lab: LiveTable(str(lab.directory), duration, policy=lab.state.policy)
     )

@@ -32,7 +32,7 @@ def command(
     """Bring a lab up and serve until `down`. Idempotent: repairs what is missing, says what differs."""
     topology = options.read_lab(file, overrides, policy, seed, name)
     enter(topology.name)
-    order = Order(topology, str(file), file.parent.absolute(), select(runtime), out, None)
+    order = Order(topology, str(file), file.parent.absolute(), select(runtime, options.notify), out, None)
     lab, did = serve(order, options.notify)
     if as_json:
         click.echo(

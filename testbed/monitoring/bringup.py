@@ -8,24 +8,25 @@ import signal
 import socket
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from testbed.configs import write_config
 from testbed.errors import HostError
-from testbed.monitoring.config import CommandConfig, ExporterConfig
+from testbed.monitoring.config import EXPORTER, GRAFANA, PROMETHEUS, CommandConfig, ExporterConfig
 from testbed.runtime.base import ProcessSpec, Runtime
 from testbed.runtime.docker_build import connect, project_root
-from testbed.runtime.docker_services import Service, remove_services, start_service
+from testbed.runtime.docker_services import Service, remove_services, restart_service, start_service
+from testbed.runtime.host import in_user_namespace
 from testbed.runtime.images import ensure_grafana_image, ensure_prometheus_image
 
 Mode = Literal["auto", "off", "required"]
 
-EXPORTER, PROMETHEUS, GRAFANA = "exporter", "prometheus", "grafana"
 READY_SECONDS = 10.0
 #: The last values are scraped once more before the exporter goes (scrape interval 1 s).
-SETTLE_SECONDS = 2.2
+SETTLE_SECONDS = 1.2
 GRAFANA_HOME = Path("/usr/share/grafana")
 
 
@@ -46,6 +47,7 @@ class _Place:
     policy: str
     lab_directory: Path
     run_directory: Path
+    notify: Callable[[str], None]
 
     @property
     def folder(self) -> Path:
@@ -70,12 +72,13 @@ def start_monitoring(
     scenario_path: Path,
     prometheus: Mode = "auto",
     grafana: Mode = "auto",
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Monitoring:
     """Start exporter, Prometheus and Grafana for a lab whose recorder runs or is about to.
 
     "auto" starts what this host has and notes what it has not; "required" raises HostError instead.
     """
-    place = _Place(runtime, run_id, policy, lab_directory, run_directory)
+    place = _Place(runtime, run_id, policy, lab_directory, run_directory, notify)
     if prometheus == "off":
         if grafana == "required":
             raise HostError("Grafana is required, and Prometheus, which it shows, is off", fix="Set prometheus: auto.")
@@ -103,6 +106,19 @@ def start_monitoring(
         if name in urls and not _await(urls[name] + probe):
             notes.append(f"{name} does not answer yet; see `testbed logs {name}`.")
     return Monitoring(urls, tuple(notes))
+
+
+def repair_monitoring(runtime: Runtime, lab_directory: Path) -> list[str]:
+    """Start again what was started for this lab and has died; returns its names. Nobody waits for it."""
+    last = {status.node: status for status in runtime.processes()}
+    dead = [node for node in (EXPORTER, PROMETHEUS, GRAFANA) if node in last and not last[node].running]
+    for node in dead:
+        path = lab_directory / "config" / f"{node}.json"
+        if path.exists():
+            runtime.start([ProcessSpec(node, last[node].program, path)])
+        else:
+            restart_service(runtime.lab, node)
+    return dead
 
 
 def stop_monitoring(runtime: Runtime, *, settle_seconds: float = SETTLE_SECONDS) -> None:
@@ -165,6 +181,11 @@ def prometheus_arguments(folder: Path, data: Path, port: int) -> tuple[str, ...]
 
 def _prometheus_starter(place: _Place) -> _PrometheusProgram | _PrometheusContainer:
     """How Prometheus can be started here. Raises HostError when it cannot."""
+    if in_user_namespace():
+        raise HostError(
+            "Prometheus was not started: a lab without root has a loopback of its own, which no browser reaches",
+            fix="Run as root to watch a lab.",
+        )
     if place.runtime.name == "docker":
         return _PrometheusContainer(place)
     return _PrometheusProgram(place)
@@ -192,7 +213,7 @@ class _PrometheusProgram:
 class _PrometheusContainer:
     def __init__(self, place: _Place) -> None:
         self._place = place
-        self._image = ensure_prometheus_image(connect(), lambda _: None)
+        self._image = ensure_prometheus_image(connect(), place.notify)
 
     def __call__(self) -> str:
         port = free_port()

@@ -6,6 +6,8 @@ import msgspec
 
 from testbed.configs import Config
 
+EXPORTER, PROMETHEUS, GRAFANA = MONITORING_NODES = ("exporter", "prometheus", "grafana")
+
 
 class ExporterConfig(Config, frozen=True):
     policy: str

@@ -15,6 +15,7 @@ from testbed.errors import InputError, TestbedError
 from testbed.lab import Lab, existing, runtime_of
 from testbed.links.plumbing import link_backend
 from testbed.messages import Event
+from testbed.monitoring.config import MONITORING_NODES
 from testbed.plan import CreateWires, RuntimeName
 from testbed.prepare import Ingredients, prepare
 from testbed.runs.conclude import conclude
@@ -54,7 +55,7 @@ def bring_up(order: Order, notify: Notify) -> Lab:
     ingredients = prepare(
         topology, order.where, order.folder, order.runtime, order.run_directory, order.duration_seconds, notify
     )
-    runtime = runtime_of(order.runtime, topology.name, ingredients.run_id)
+    runtime = runtime_of(order.runtime, topology.name, ingredients.run_id, gpu=topology.edge.gpu, notify=notify)
     lab = Lab.create(ingredients, runtime, notify)
     try:
         write_manifest(_manifest(order, ingredients, lab), ingredients.run_directory)
@@ -103,9 +104,11 @@ def execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Sum
         close_manifest(lab.run_directory)
     finally:
         notify("taking the lab down")
-        lab.remove()
-        notify("writing tables and report")
-        summary = conclude(lab.run_directory)
+        try:
+            lab.remove()
+        finally:  # what was recorded is worth a report, whatever stays behind
+            notify("writing tables and report")
+            summary = conclude(lab.run_directory)
     return summary
 
 
@@ -119,7 +122,8 @@ class DeathWatch:
 
     def look(self) -> None:
         """Called a few times a second."""
-        gone = [process for process in self._lab.runtime.processes() if not process.running]
+        processes = self._lab.runtime.processes()
+        gone = [one for one in processes if not one.running and one.node not in MONITORING_NODES]
         # Its exit code is written a moment after it is gone; None for longer means that its parent was killed, too.
         dead = [p for p in gone if p.exit_code not in (0, None) or (p.exit_code is None and p.pid in self._gone)]
         self._gone = {process.pid for process in gone}

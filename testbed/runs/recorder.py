@@ -17,7 +17,8 @@ import msgspec
 import zmq
 
 from testbed.configs import RecorderConfig, read_config
-from testbed.messages import decode_record, live_endpoint, records_endpoint
+from testbed.messages import decode_record, encode, live_endpoint, records_endpoint
+from testbed.runs.node_health import NodeSampler
 from testbed.runs.streams import SCHEMAS, STREAM_OF, HostHealth, Row, StreamWriter, streams_directory
 
 FLUSH_SECONDS = 1.0
@@ -100,6 +101,7 @@ def record(config: RecorderConfig) -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     recorder = Recorder(Path(config.run_directory))
     sampler = HostSampler()
+    nodes = NodeSampler(config.cpu_groups)
     with zmq.Context() as context, context.socket(zmq.PULL) as source, context.socket(zmq.PUB) as live:
         source.set_hwm(0)  # a record must not be lost because the recorder is nice to the emulation
         live.setsockopt(zmq.LINGER, 0)
@@ -118,17 +120,23 @@ def record(config: RecorderConfig) -> None:
                 recorder.take(parts)
                 taken += 1
 
+        def sample() -> None:
+            recorder.add(sampler.sample(recorder.malformed))
+            for health in nodes.sample():
+                recorder.add(health)
+                live.send(encode(health))
+
         next_flush = time.monotonic() + FLUSH_SECONDS
         while not stopping:
             time.sleep(GULP_SECONDS)
             gulp()
             if time.monotonic() >= next_flush:
-                recorder.add(sampler.sample(recorder.malformed))
+                sample()
                 recorder.flush()
                 next_flush = time.monotonic() + FLUSH_SECONDS
         while gulp() or source.poll(int(QUIET_SECONDS * 1000)):
             pass
-        recorder.add(sampler.sample(recorder.malformed))
+        sample()
         recorder.close()
     log.info("recorder ended; %d malformed records", recorder.malformed)
 

@@ -83,4 +83,8 @@ def _repair(lab: Lab, order: Order, notify: Notify) -> str:
         notify(f"restarting {', '.join(program.node for program in dead)}")
         lab.restart(dead, STAGE_PRIORITY)
         repaired += [program.node for program in dead]
+    if lab.state.urls:
+        from testbed.monitoring.bringup import repair_monitoring
+
+        repaired += repair_monitoring(lab.runtime, lab.directory)
     return f"repaired: {', '.join(repaired)}" if repaired else "already up"

@@ -89,6 +89,9 @@ class Runtime(Protocol):
     def make_realtime(self, node: str, tid: int, priority: int) -> bool:
         """SCHED_FIFO for one thread (tid as the node sees it), from outside. False where the host refuses."""
 
+    def cpu_directory(self, node: str) -> Path | None:
+        """The node's group in the CPU controller, with ``cpu.stat`` and ``cgroup.procs``; None where it has none."""
+
     def processes(self) -> list[ProcessStatus]:
         """Processes of this lab, alive or dead."""
 

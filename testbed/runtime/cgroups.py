@@ -66,6 +66,10 @@ class Cgroups(ABC):
         """Directories that a process of the node has to join; those that exist."""
         return [path for tree in self.trees() if (path := tree / lab / node).is_dir()]
 
+    def cpu_group(self, lab: str, node: str) -> Path | None:
+        """Where the CPU controller accounts for a node, if it does."""
+        return next((group for group in self.groups(lab, node) if (group / "cpu.stat").is_file()), None)
+
     def labs(self) -> set[str]:
         """Labs that have a group. Groups of ours that belong to no lab start with a dot."""
         return {

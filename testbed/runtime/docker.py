@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from testbed.runtime import docker_nodes as nodes_on_engine
 from testbed.runtime import realtime
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
 from testbed.runtime.cgroups import PERIOD_MICROSECONDS, detect, quota_microseconds
+from testbed.runtime.child import start_ticks
 from testbed.runtime.discovery import system_lock
 from testbed.runtime.docker_build import Flavor, connect, project_root
 from testbed.runtime.docker_entry import Order, order_path, warm_path
@@ -45,6 +47,10 @@ IMPORTS: Mapping[str, tuple[str, ...]] = {
 #: Against the 1024 of a UE: the few processes that steer a lab.
 CONTROLLER_SHARES = 4096
 WARM_SECONDS = 120.0
+#: How long what the engine said of living containers is believed.
+ASK_SECONDS = 2.0
+#: An engine that is restarted answers again after a few seconds.
+RESTART_SECONDS = 15.0
 
 
 class DockerRuntime:
@@ -77,6 +83,8 @@ class DockerRuntime:
         self._client = connect()
         self._cgroups: dict[str, ContainerCgroup] = {}
         self._quotas: dict[str, float] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._asked_seconds = 0.0
 
     @cached_property
     def gpu(self) -> bool:
@@ -115,6 +123,7 @@ class DockerRuntime:
             made = [pool.submit(self._create_one, node, images, present.get(node.name)) for node in missing]
             for future in made:
                 future.result()
+        self._seen.clear()
         self._quotas.update({node.name: node.quota_host_cores for node in wanted})
         for node in missing:
             self._cgroups.pop(node.name, None)
@@ -177,6 +186,7 @@ class DockerRuntime:
             partial = path.with_suffix(".partial")
             partial.write_bytes(msgspec.json.encode(Order(process.program, str(process.config.absolute()))))
             partial.rename(path)
+        self._seen.clear()
         self._await_warm([process.node for process in inside])
         for process in inside:
             # One that has failed by now is reported by processes(), with its log.
@@ -237,9 +247,28 @@ class DockerRuntime:
         with system_lock():
             return realtime.make_fifo(detect(), number, priority)
 
+    def cpu_directory(self, node: str) -> Path | None:
+        """The node's group in the CPU controller; None for a node without limits."""
+        if node not in self._containers():
+            return self._host.cpu_directory(node)
+        return self._cgroup(node).directory
+
     def processes(self) -> list[ProcessStatus]:
-        """Programs of containers and host, alive or dead."""
-        return [*self._host.processes(), *(self._status(node, one) for node, one in self._containers().items())]
+        """Programs of containers and host, alive or dead.
+
+        An engine that has gone away has taken its containers along; it is not needed to see that.
+        """
+        # A run looks several times a second, and the engine takes milliseconds of CPU for each container.
+        fresh = time.monotonic() < self._asked_seconds + ASK_SECONDS
+        if not self._seen or not fresh or not all(seen.alive() for seen in self._seen.values()):
+            try:
+                found = {node: self._status(node, one) for node, one in self._containers().items()}
+                self._asked_seconds = time.monotonic()
+                self._seen = {node: _Seen(status, start_ticks(status.pid)) for node, status in found.items()}
+            except TestbedError:
+                if not self._seen:
+                    raise
+        return [*self._host.processes(), *(seen.now() for seen in self._seen.values())]
 
     def cpu_seconds(self, node: str) -> float:
         """CPU time used by a node so far."""
@@ -273,18 +302,48 @@ class DockerRuntime:
 
     def remove(self) -> None:
         """Remove everything of this lab but its results. Idempotent; also after a crash or a restart of the engine."""
-        nodes_on_engine.remove(self._client, self.lab)
-        self._cgroups.clear()
-        self._host.remove()
+        try:
+            self._remove_containers()
+        finally:
+            self._cgroups.clear()
+            self._seen.clear()
+            self._host.remove()
+
+    def _remove_containers(self) -> None:
+        deadline = time.monotonic() + RESTART_SECONDS
+        while True:
+            try:
+                nodes_on_engine.remove(self._client, self.lab)
+            except TestbedError:  # it may be restarting: what it knows of ours would come back with it
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+            else:
+                return
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A program as the engine last described it."""
+
+    status: ProcessStatus
+    start_ticks: int
+
+    def alive(self) -> bool:
+        return self.status.running and start_ticks(self.status.pid) == self.start_ticks
+
+    def now(self) -> ProcessStatus:
+        return self.status if self.alive() or not self.status.running else replace(self.status, running=False)
 
 
 def _user_paths() -> list[str]:
     """Folders that this process imports from beside its installation: a user's models and policies."""
     known = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
-    known.append(project_root())
-    found = []
+    found: list[str] = []
     for entry in sys.path:
         path = Path(entry or ".").resolve()
+        if path == project_root():  # it is in the image
+            continue
         if path.is_dir() and not any(path.is_relative_to(prefix) for prefix in known) and str(path) not in found:
             found.append(str(path))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ LABEL_ROLE = "testbed.role"
 LABEL_NODE = "testbed.node"
 #: The engine does much of a creation one at a time; more requests than this only queue up in it.
 PARALLEL = 8
+_umask_lock = threading.Lock()
 
 
 def owner() -> str:
@@ -46,14 +48,19 @@ def find(client: docker.DockerClient, lab: str | None = None) -> list[Container]
     labels = [f"{LABEL_OWNER}={owner()}", LABEL_LAB if lab is None else f"{LABEL_LAB}={lab}"]
     try:
         return client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
-    except DockerException as error:
+    except (DockerException, OSError) as error:  # OSError: requests' own, when the engine goes away
         raise TestbedError(f"the Docker Engine did not list containers: {error}") from error
 
 
 def list_owned(client: docker.DockerClient, lab: str | None = None) -> list[Owned]:
-    """What ``discovery`` cannot see in /proc and /run: containers."""
+    """What ``discovery`` cannot see in /proc and /run: containers. One request, whatever their number."""
+    labels = [f"{LABEL_OWNER}={owner()}", LABEL_LAB if lab is None else f"{LABEL_LAB}={lab}"]
+    try:
+        found = client.api.containers(all=True, filters={"label": labels})
+    except (DockerException, OSError) as error:
+        raise TestbedError(f"the Docker Engine did not list containers: {error}") from error
     return sorted(
-        (Owned(one.labels[LABEL_LAB], "container", str(one.name)) for one in find(client, lab)),
+        (Owned(one["Labels"][LABEL_LAB], "container", one["Names"][0].lstrip("/")) for one in found),
         key=lambda owned: (owned.lab, owned.name),
     )
 
@@ -154,11 +161,12 @@ def group_may_write() -> Iterator[None]:
 
     A default ACL would not do: bind(2) applies the umask before the file system sees the mode.
     """
-    before = os.umask(0o002)
-    try:
-        yield
-    finally:
-        os.umask(before)
+    with _umask_lock:  # the umask is the process's, and monitoring is started by a thread of its own
+        before = os.umask(0o002)
+        try:
+            yield
+        finally:
+            os.umask(before)
 
 
 def _cgroup_mounts() -> dict[str, str]:

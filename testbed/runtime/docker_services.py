@@ -57,6 +57,17 @@ def start_service(lab: str, run_id: str, service: Service) -> None:
     )
 
 
+def restart_service(lab: str, node: str) -> None:
+    """Start a service that has ended once more. Raises HostError without an engine, TestbedError when it refuses."""
+    client = connect()
+    try:
+        client.containers.get(docker_nodes.container_name(lab, node)).start()
+    except APIError as error:
+        raise TestbedError(f"the engine did not start {node!r} again: {error.explanation}") from error
+    finally:
+        client.close()
+
+
 def remove_services(lab: str) -> None:
     """Remove a lab's services. Nothing happens without an engine: then none runs."""
     try:

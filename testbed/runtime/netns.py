@@ -193,6 +193,10 @@ class NetnsRuntime:
             statuses.append(ProcessStatus(event.node, event.program, event.pid, running, code))
         return statuses
 
+    def cpu_directory(self, node: str) -> Path | None:
+        """The node's group in the CPU controller; None where this host gives us none."""
+        return self._cgroups.cpu_group(self.lab, node)
+
     def cpu_seconds(self, node: str) -> float:
         """CPU time used by the living processes of a node."""
         ticks = 0

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+
+from testbed.errors import HostError
 from testbed.plan import RuntimeName
+from testbed.runtime.engine import client_if_any
 
 RUNTIME_CHOICES = ("auto", "docker", "netns")
 
 
-def select(choice: str) -> RuntimeName:
-    """``auto`` is the embedded runtime until the docker runtime is there."""
+def select(choice: str, notify: Callable[[str], None]) -> RuntimeName:
+    """``auto`` is docker where an engine answers and has this checkout's node image, else netns; says which."""
     if choice == "docker":
         return "docker"
-    return "netns"
+    if choice == "netns":
+        return "netns"
+    runtime, reason = _choose()
+    notify(f"runtime {runtime}: {reason}")
+    return runtime
+
+
+def _choose() -> tuple[RuntimeName, str]:
+    if os.geteuid() != 0:
+        return "netns", "the docker runtime needs root"
+    client = client_if_any()
+    if client is None:
+        return "netns", "no Docker Engine answers"
+    from testbed.runtime.docker_build import has_image
+    from testbed.runtime.images import node_tag
+
+    try:
+        if has_image(client, node_tag()):
+            return "docker", "an engine answers and has the node image"
+    except HostError:
+        return "netns", "images are built from a checkout of the project, and this is none"
+    finally:
+        client.close()
+    return "netns", "the engine has no node image of this code (`testbed images build` makes it)"

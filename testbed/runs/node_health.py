@@ -1,0 +1,46 @@
+"""CPU accounting of a lab's nodes, read from their cgroups, wherever the nodes live."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from testbed.messages import NodeHealth
+from testbed.runtime.child import stat_fields
+
+
+class NodeSampler:
+    """Samples the nodes of one lab. ``groups``: the directory of each node in the CPU controller."""
+
+    def __init__(self, groups: Mapping[str, str]) -> None:
+        self._groups = {node: Path(directory) for node, directory in groups.items()}
+
+    def sample(self) -> list[NodeHealth]:
+        """Nodes whose group is gone are left out."""
+        found = []
+        for node, directory in self._groups.items():
+            try:
+                periods, seconds = throttled(directory)
+                used = cpu_seconds(directory)
+            except OSError:  # ENOENT, and ENODEV for a group that is going
+                continue
+            found.append(NodeHealth(node, time.monotonic(), used, periods, seconds))
+        return found
+
+
+def throttled(directory: Path) -> tuple[int, float]:
+    """(periods, seconds) that a group's cap has held it back so far. Raises OSError if there is no such group."""
+    fields = dict(line.split() for line in (directory / "cpu.stat").read_text().splitlines())
+    # cgroup v1 says throttled_time in ns, v2 throttled_usec; without a cap v2 says neither
+    seconds = int(fields.get("throttled_time", 0)) / 1e9 + int(fields.get("throttled_usec", 0)) / 1e6
+    return int(fields.get("nr_throttled", 0)), seconds
+
+
+def cpu_seconds(directory: Path) -> float:
+    """CPU time used by the living processes of a group. Raises OSError if there is no such group."""
+    # Not the group's own account: stage threads leave the group when they become SCHED_FIFO (cgroup v1).
+    pids = (directory / "cgroup.procs").read_text().split()
+    fields = [found for pid in pids if (found := stat_fields(int(pid)))]
+    return sum(int(found[11]) + int(found[12]) for found in fields) / os.sysconf("SC_CLK_TCK")
