@@ -1,0 +1,78 @@
+"""The whole command line as an ordinary user: a run, and a lab that stays, inside a user namespace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.runtime import host
+from tests.emulation.conftest import LABS
+from tests.emulation.test_rootless import STATE, USER, command_as_user, environment
+
+pytestmark = pytest.mark.root
+
+NAME = "rootless-lab"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder of the user's: pytest's own are closed to others."""
+    error = host.user_namespace_error()
+    if error:
+        pytest.skip(f"needs user namespaces: {error}")
+    folder = Path(f"/tmp/testbed-rootless-lab-{os.getpid()}")
+    folder.mkdir()
+    os.chown(folder, USER.pw_uid, USER.pw_gid)
+    yield folder
+    testbed(folder, "down", NAME)
+    shutil.rmtree(folder)
+    shutil.rmtree(STATE, ignore_errors=True)
+
+
+def testbed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command_as_user(sys.executable, "-P", "-m", "testbed", *arguments),
+        env={**environment(), "XDG_CACHE_HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_run_without_root(folder: Path) -> None:
+    out = folder / "run"
+    result = testbed(
+        folder,
+        *("run", str(LABS / "tiny.yaml"), "--name", NAME, "--duration", "5 s", "--runtime", "netns", "--json"),
+        *("--out", str(out)),
+    )
+    assert result.returncode in (0, 4), result.stderr  # ordinary scheduling may miss even the wider limits
+    tasks = json.loads(result.stdout)["tasks"]
+    assert tasks["completed"] > 20
+    assert tasks["arrived"] == tasks["completed"] + tasks["failed"] + tasks["in_flight"]
+    features = json.loads((out / "manifest.json").read_text())["runtime_features"]
+    assert features["rootless"] is True
+    assert features["realtime"] is False
+
+
+def test_up_ps_exec_and_down_without_root(folder: Path) -> None:
+    up = testbed(
+        folder, "up", str(LABS / "tiny.yaml"), "--name", NAME, "--runtime", "netns", "--out", str(folder / "up")
+    )
+    assert up.returncode == 0, up.stderr
+    rows = json.loads(testbed(folder, "ps", "--json").stdout)
+    assert [(row["lab"], row["state"]) for row in rows] == [(NAME, "running")]
+    inside = testbed(folder, "exec", "ue1", "--", "ip", "-br", "address")
+    assert "eth1" in inside.stdout, inside.stderr
+    assert testbed(folder, "down", "--all").returncode == 0
+    assert json.loads(testbed(folder, "ps", "--json").stdout) == []
+    report = testbed(folder, "report", str(folder / "up"))
+    assert report.returncode == 0, report.stderr
