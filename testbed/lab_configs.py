@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -77,7 +78,14 @@ class ConfigMaker:
         }
 
     def _profile_path(self, ue: ExpandedUe) -> str:
-        return str(self._ingredients.profile_paths[profile_key(ue)])
+        return self._shared(self._ingredients.profile_paths[profile_key(ue)])
+
+    def _shared(self, path: Path) -> str:
+        """Path of a copy that every node sees: a container has the lab's directory, and not the run's."""
+        target = self._directory / "config" / path.name
+        if not target.exists():
+            shutil.copyfile(path, target)
+        return str(target)
 
     def _ue(self, node: str) -> UeConfig:
         ue, wire = self._ues[node], self._wires[node]
@@ -151,7 +159,12 @@ class ConfigMaker:
             **self._base("controller"),
             scenario_path=self._scenario_path(),
             policy=policy.name,
-            policy_options_json=json.dumps(policy.options),
+            policy_options_json=json.dumps(
+                {
+                    key: self._shared(Path(value)) if isinstance(value, str) and Path(value).is_file() else value
+                    for key, value in policy.options.items()
+                }
+            ),
             seed=self._topology.seed,
             expected=self._expected,
             decide_deadline_seconds=DECIDE_DEADLINE_RATIO * self._topology.slot,

@@ -19,8 +19,9 @@ LABS = Path(__file__).parent / "labs"
 class Bench:
     """Runs ``testbed`` for one test, in its own folder, with lab names nobody else has."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, runtime: str = "netns") -> None:
         self.folder = folder
+        self.runtime = runtime
         self.names: list[str] = []
 
     def name(self) -> str:
@@ -47,13 +48,13 @@ class Bench:
     def run(self, name: str, *arguments: str, code: int | None = 0) -> dict[str, Any]:
         """``testbed run`` of the tiny lab; its summary."""
         lab = str(LABS / "tiny.yaml")
-        answer = self.call("run", lab, "--name", name, "--runtime", "netns", "--json", *arguments, code=code)
+        answer = self.call("run", lab, "--name", name, "--runtime", self.runtime, "--json", *arguments, code=code)
         summary: dict[str, Any] = json.loads(answer.stdout)
         return summary
 
     def up(self, name: str, *arguments: str) -> dict[str, Any]:
         lab = str(LABS / "tiny.yaml")
-        answer = self.call("up", lab, "--name", name, "--runtime", "netns", "--json", *arguments)
+        answer = self.call("up", lab, "--name", name, "--runtime", self.runtime, "--json", *arguments)
         result: dict[str, Any] = json.loads(answer.stdout)
         return result
 

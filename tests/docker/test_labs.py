@@ -1,0 +1,224 @@
+"""Whole labs in containers, from the command line: whatever is killed, records stay, and everything of ours goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from testbed.runtime.discovery import list_owned
+from testbed.runtime.docker_build import connect
+from testbed.runtime.docker_nodes import LABEL_OWNER, container_name
+from testbed.runtime.engine import list_containers
+from tests.emulation.conftest import LABS, Bench
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+TINY = str(LABS / "tiny.yaml")
+RESTART_SECONDS = 60.0
+
+
+@pytest.fixture
+def docker_bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path, "docker")
+    yield bench
+    for name in bench.names:
+        bench.call("down", name)
+
+
+def left(name: str) -> list[object]:
+    return [*list_owned(name), *list_containers(name)]
+
+
+def await_tasks(run_directory: Path, process: subprocess.Popen[str] | None = None, seconds: float = 60.0) -> None:
+    """Until the recorder has flushed some finished tasks."""
+    stream = run_directory / "streams" / "tasks.arrows"
+    deadline = time.monotonic() + seconds
+    while not stream.exists() or stream.stat().st_size < 6000:
+        assert time.monotonic() < deadline, "no task was recorded"
+        if process is not None and process.poll() is not None:
+            raise AssertionError(process.communicate()[1])
+        time.sleep(0.1)
+
+
+def start_run(bench: Bench, name: str, seconds: int) -> tuple[subprocess.Popen[str], Path]:
+    out = bench.folder / name
+    arguments = ("--name", name, "--runtime", "docker", "--duration", f"{seconds} s", "--out", str(out))
+    process = bench.start("run", TINY, *arguments)
+    await_tasks(out, process)
+    return process, out
+
+
+def summary_of(bench: Bench, run_directory: Path) -> dict[str, Any]:
+    if not (run_directory / "summary.json").exists():
+        bench.call("report", str(run_directory), code=None)
+    summary: dict[str, Any] = json.loads((run_directory / "summary.json").read_text())
+    return summary
+
+
+def check_books(summary: dict[str, Any]) -> None:
+    """Every task is counted once, and finished ones are there."""
+    tasks = summary["tasks"]
+    assert tasks["completed"] > 10
+    assert tasks["arrived"] == tasks["completed"] + tasks["failed"] + tasks["in_flight"]
+
+
+def killed(process: subprocess.Popen[str], name: str, node: str, client: docker.DockerClient) -> str:
+    """What the command line said after a node's container was killed while it ran."""
+    client.containers.get(container_name(name, node)).kill("SIGKILL")
+    return process.communicate(timeout=90)[1]
+
+
+def test_a_killed_ue_is_in_the_summary_and_the_others_go_on(docker_bench: Bench, client: docker.DockerClient) -> None:
+    name = docker_bench.name()
+    process, out = start_run(docker_bench, name, 10)
+    error = killed(process, name, "ue2", client)
+    assert process.returncode == 4, error
+    assert not left(name)
+    summary = summary_of(docker_bench, out)
+    check_books(summary)
+    assert not summary["valid"]
+    assert any("processes_died" in reason or "died" in reason for reason in summary["invalid_reasons"])
+    assert "died" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("node", ["edge", "controller"])
+def test_a_killed_edge_or_controller_leaves_all_records_and_nothing_else(
+    docker_bench: Bench, client: docker.DockerClient, node: str
+) -> None:
+    name = docker_bench.name()
+    process, out = start_run(docker_bench, name, 8)
+    error = killed(process, name, node, client)
+    assert process.returncode in (1, 4), error
+    assert not left(name)
+    summary = summary_of(docker_bench, out)
+    check_books(summary)
+    assert not summary["valid"]
+    assert summary["invalid_reasons"]
+    if node == "controller":  # the next one is clean
+        assert docker_bench.run(name, "--duration", "3 s", code=None)["tasks"]["completed"] > 10
+        assert not left(name)
+
+
+def test_a_killed_command_line_leaves_what_down_removes(docker_bench: Bench) -> None:
+    name = docker_bench.name()
+    process, out = start_run(docker_bench, name, 120)
+    process.kill()
+    process.communicate()
+    assert left(name)
+    docker_bench.call("down", name)
+    assert not left(name)
+    check_books(summary_of(docker_bench, out))
+
+
+def test_containers_go_by_their_labels_when_all_else_is_lost(docker_bench: Bench) -> None:
+    name = docker_bench.name()
+    docker_bench.up(name)
+    for pid in docker_bench.processes(name).values():
+        os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(Path("/run/testbed") / name)  # as after a reboot
+    assert name in {owned.lab for owned in list_containers()}
+    docker_bench.call("down", name)
+    assert not left(name)
+
+
+def test_labs_of_both_runtimes_side_by_side_do_not_meet(docker_bench: Bench) -> None:
+    first, second, third = (docker_bench.name() for _ in range(3))
+    docker_bench.up(first)
+    docker_bench.up(second)
+    docker_bench.up(third, "--runtime", "netns")
+    runtimes = {row["lab"]: row["runtime"] for row in json.loads(docker_bench.call("ps", "--json").stdout)}
+    assert (runtimes[first], runtimes[second], runtimes[third]) == ("docker", "docker", "netns")
+    docker_bench.call("down", first)
+    assert not left(first)
+    everyone = {"ue1", "ue2", "edge", "controller", "player", "recorder"}
+    assert everyone <= set(docker_bench.processes(second))
+    assert everyone <= set(docker_bench.processes(third))
+
+
+def test_up_is_idempotent_and_repairs(docker_bench: Bench, client: docker.DockerClient) -> None:
+    name = docker_bench.name()
+    assert docker_bench.up(name)["did"] == "up"
+    assert docker_bench.up(name)["did"] == "already up"
+    client.containers.get(container_name(name, "ue2")).kill("SIGKILL")
+    time.sleep(0.5)
+    did = docker_bench.up(name)["did"]
+    assert did.startswith("repaired: ")
+    assert "ue2" in did
+    assert "ue2" in docker_bench.processes(name)
+
+
+def test_link_policy_logs_and_exec_on_a_running_lab(docker_bench: Bench) -> None:
+    name = docker_bench.name()
+    docker_bench.up(name)
+    docker_bench.call("link", "set", "--lab", name, "ue1", "--rate", "2 Mbit/s")
+    time.sleep(0.5)
+    states = json.loads(docker_bench.call("link", "show", "--lab", name, "--json").stdout)
+    assert {state["rate_bits_per_second"] for state in states if state["ue"] == "ue1"} == {2e6}
+    docker_bench.call("link", "reset", "--lab", name, "ue1")
+    docker_bench.call("policy", "set", "--lab", name, "device-only")
+    assert json.loads(docker_bench.call("ps", name, "--json").stdout)[0]["policy"] == "device-only"
+    assert "ue1" in docker_bench.call("exec", "--lab", name, "ue1", "--", "hostname").stdout
+    docker_bench.call("logs", "--lab", name, "edge")
+
+
+def _engine_is_ours_to_restart(client: docker.DockerClient) -> str:
+    """Why the engine must not be restarted here; empty if it may be."""
+    ours = client.containers.list(all=True, filters={"label": LABEL_OWNER})
+    if len(client.containers.list()) > len([one for one in ours if one.status == "running"]):
+        return "needs an engine that runs nobody else's containers"
+    if shutil.which("dockerd") is None:
+        return "needs an engine on this host"
+    return ""
+
+
+def restart_engine() -> None:
+    """Kill dockerd (its containers die: containerd, which it started, goes too) and start another."""
+    answer = subprocess.run(["pidof", "dockerd"], capture_output=True, text=True, check=True)
+    (pid,) = (int(word) for word in answer.stdout.split())
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + RESTART_SECONDS
+    while Path(f"/proc/{pid}").exists() and _state(pid) not in "ZX":
+        assert time.monotonic() < deadline, "the engine did not end"
+        time.sleep(0.1)
+    log = Path("/tmp/dockerd-restarted.log").open("ab")  # noqa: SIM115
+    subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+    while subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
+        assert time.monotonic() < deadline, "the engine did not come back"
+        time.sleep(0.2)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def test_an_engine_restarted_in_the_middle_of_a_run(docker_bench: Bench, client: docker.DockerClient) -> None:
+    if reason := _engine_is_ours_to_restart(client):
+        pytest.skip(reason)
+    name = docker_bench.name()
+    process, out = start_run(docker_bench, name, 60)
+    restart_engine()
+    error = process.communicate(timeout=90)[1]
+    assert process.returncode == 1, error
+    docker_bench.call("down", name)
+    assert not left(name)
+    summary = summary_of(docker_bench, out)
+    check_books(summary)
+    assert not summary["valid"]
+    assert summary["invalid_reasons"]
+    connect().close()
+    assert docker_bench.run(name, "--duration", "3 s", code=None)["tasks"]["completed"] > 10
+    assert not left(name)
