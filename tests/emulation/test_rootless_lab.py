@@ -31,12 +31,12 @@ def folder() -> Iterator[Path]:
     folder.mkdir()
     os.chown(folder, USER.pw_uid, USER.pw_gid)
     yield folder
-    testbed(folder, "down", NAME)
+    verb_as_user(folder, "down", NAME)
     shutil.rmtree(folder)
     shutil.rmtree(STATE, ignore_errors=True)
 
 
-def testbed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def verb_as_user(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command_as_user(sys.executable, "-P", "-m", "testbed", *arguments),
         env={**environment(), "XDG_CACHE_HOME": str(folder)},
@@ -68,11 +68,11 @@ def test_up_ps_exec_and_down_without_root(folder: Path) -> None:
         folder, "up", str(LABS / "tiny.yaml"), "--name", NAME, "--runtime", "netns", "--out", str(folder / "up")
     )
     assert up.returncode == 0, up.stderr
-    rows = json.loads(testbed(folder, "ps", "--json").stdout)
+    rows = json.loads(verb_as_user(folder, "ps", "--json").stdout)
     assert [(row["lab"], row["state"]) for row in rows] == [(NAME, "running")]
-    inside = testbed(folder, "exec", "ue1", "--", "ip", "-br", "address")
+    inside = verb_as_user(folder, "exec", "ue1", "--", "ip", "-br", "address")
     assert "eth1" in inside.stdout, inside.stderr
-    assert testbed(folder, "down", "--all").returncode == 0
-    assert json.loads(testbed(folder, "ps", "--json").stdout) == []
-    report = testbed(folder, "report", str(folder / "up"))
+    assert verb_as_user(folder, "down", "--all").returncode == 0
+    assert json.loads(verb_as_user(folder, "ps", "--json").stdout) == []
+    report = verb_as_user(folder, "report", str(folder / "up"))
     assert report.returncode == 0, report.stderr
