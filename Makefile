@@ -1,14 +1,14 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 TESTBED := .venv/bin/testbed
-.PHONY: demo test test-netem lint bench clean setup-demo setup-test
+.PHONY: demo test test-netem lint engine bench clean setup-demo setup-test
 
 ## demo: set up, then run the quickstart lab: real split inference across fading links, with a report
 demo: setup-demo
 	$(TESTBED) run topologies/quickstart.yaml --duration 30s
 
 ## test: set up, then run every test that this machine can run
-test: setup-test lint
+test: setup-test lint engine
 	.venv/bin/python -m pytest
 
 ## test-netem: the tests that need a kernel with netem and cgroup v2, in a User-Mode Linux guest
@@ -29,6 +29,10 @@ bench: setup-test
 clean:
 	-$(TESTBED) down --all
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+## engine: start a Docker Engine if none answers, and build the images
+engine: setup-test
+	@scripts/engine
 
 setup-demo:
 	@scripts/setup demo
