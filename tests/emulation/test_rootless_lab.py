@@ -49,7 +49,7 @@ def verb_as_user(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 def test_run_without_root(folder: Path) -> None:
     out = folder / "run"
-    result = testbed(
+    result = verb_as_user(
         folder,
         *("run", str(LABS / "tiny.yaml"), "--name", NAME, "--duration", "5 s", "--runtime", "netns", "--json"),
         *("--out", str(out)),
@@ -64,7 +64,7 @@ def test_run_without_root(folder: Path) -> None:
 
 
 def test_up_ps_exec_and_down_without_root(folder: Path) -> None:
-    up = testbed(
+    up = verb_as_user(
         folder, "up", str(LABS / "tiny.yaml"), "--name", NAME, "--runtime", "netns", "--out", str(folder / "up")
     )
     assert up.returncode == 0, up.stderr
