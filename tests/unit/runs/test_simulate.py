@@ -1,0 +1,134 @@
+"""A lab in the simulator leaves what a run leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from simulated_lab import LAB, simulated
+
+from controller.contract import STAGES
+from testbed.cli.simulate import command
+from testbed.errors import InputError
+from testbed.runs.compare import compare
+from testbed.runs.conclude import conclude
+from testbed.runs.fidelity import NOT_MEASURED
+from testbed.runs.finalise import column, read_tables
+from testbed.runs.manifest import read_manifest
+from testbed.runs.simulate import channel_states
+from testbed.runs.streams import SCHEMAS
+from testbed.runs.summary import Summary, read_summary
+from testbed.topology import load
+from testbed.traces.trace import Trace
+
+
+def test_summary_is_that_of_a_run(tmp_path: Path) -> None:
+    summary = simulated(tmp_path / "run")
+    assert summary == read_summary(tmp_path / "run")
+    assert (summary.runtime, summary.policy, summary.duration_seconds) == ("simulator", "edge-only", 40.0)
+    counts = summary.tasks
+    assert counts.arrived == counts.completed + counts.in_flight > 100
+    stages = [seconds for seconds in summary.stages_seconds.values() if seconds is not None]
+    assert sum(stages) == pytest.approx(summary.e2e_delay_seconds.mean, rel=1e-9)
+    assert set(msgspec.to_builtins(summary.fidelity).values()) == {NOT_MEASURED}
+    assert summary.valid
+    assert read_manifest(tmp_path / "run").runtime_features == {"mode": "event"}
+
+
+def test_tables_have_the_columns_of_a_run(tmp_path: Path) -> None:
+    simulated(tmp_path / "run", "policy=device-only")
+    tables = read_tables(tmp_path / "run")
+    assert tables.slots.schema.names == SCHEMAS["slots"].names
+    wanted = [*SCHEMAS["tasks"].names, "announced", "records", "e2e_delay_seconds"]
+    assert tables.tasks.schema.names == [*wanted, *(f"stage_{stage}_seconds" for stage in STAGES)]
+    assert len(tables.slots) == 20 * 4
+    local = tables.tasks.filter(column(tables.tasks, "status") == "completed")
+    assert set(column(local, "cut")) == {"local"}
+    assert np.all(column(local, "wire_bytes") == 0)
+    assert np.all(column(local, "result_received_seconds") == column(local, "head_end_seconds"))
+
+
+def test_report_and_compare_read_it(tmp_path: Path) -> None:
+    first = simulated(tmp_path / "run")
+    assert conclude(tmp_path / "run") == first
+    assert "edge-only" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    (row,) = compare([tmp_path / "run"])
+    assert (row.runtime, row.tasks, row.gap) == ("simulator", first.tasks.completed, None)
+
+
+def test_arrivals_depend_on_the_seed_only(tmp_path: Path) -> None:
+    """Two policies under one seed meet the same tasks; another seed brings others."""
+    for name, overrides in (
+        ("edge", ()),
+        ("device", ("policy=device-only",)),
+        ("other", ("seed=12",)),
+    ):
+        simulated(tmp_path / name, *overrides)
+    edge, device, other = (
+        column(read_tables(tmp_path / name).tasks, "arrival_seconds") for name in ("edge", "device", "other")
+    )
+    assert np.array_equal(edge, device)
+    assert not np.array_equal(edge[: len(other)], other[: len(edge)])
+
+
+def test_slot_mode_has_a_summary_and_no_tasks(tmp_path: Path) -> None:
+    summary = simulated(tmp_path / "run", "policy=device-only", mode="slot")
+    assert summary.e2e_delay_seconds.mean is not None
+    stages = [seconds for seconds in summary.stages_seconds.values() if seconds is not None]
+    assert sum(stages) == pytest.approx(summary.e2e_delay_seconds.mean)
+    assert summary.cuts == {"local": 1.0}
+    assert len(read_tables(tmp_path / "run").tasks) == 0
+    with pytest.raises(InputError, match="slot mode has no tasks"):
+        conclude(tmp_path / "run")
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    simulated(tmp_path / "run", slots=2)
+    with pytest.raises(InputError, match="there is a run already"):
+        simulated(tmp_path / "run", slots=2)
+
+
+def test_states_follow_traces_of_different_steps() -> None:
+    topology = load(LAB, ["ues.0.count=2"])
+    traces = {
+        "ue1": Trace(np.array([0.0, 0.2]), np.array([1.0, 2.0]), np.array([1.0, 2.0]), "gain", 0.4),
+        "ue2": Trace(np.array([0.0, 0.3]), np.array([3.0, 4.0]), np.array([5.0, 6.0]), "gain", 0.6),
+    }
+    states = channel_states(topology, traces, 1.0)
+    assert states.step_seconds == pytest.approx(0.1)
+    assert states.up[:, 0].tolist() == [1, 1, 2, 2, 1, 1, 2, 2, 1, 1]
+    assert states.down[:, 1].tolist() == [5, 5, 5, 6, 6, 6, 5, 5, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--set", "policy.checkpoint=checkpoints/none.npz"], "policy.checkpoint"),
+        (["--set", "policy.checkpoint=checkpoints/lymdo-30ues.npz"], "number of UEs 30, the lab has 4"),
+        (["--set", "policy.checkpoint=checkpoints/lymdo-resnet18.npz"], "alexnet"),
+        (["--set", "policy.V=0.7"], "trained for V"),
+        (["--policy", "fixed", "--set", "policy.cut=nowhere"], "nowhere"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused_before_anything_is_written(
+    arguments: list[str], says: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = CliRunner().invoke(command, [str(LAB), "--slots", "2", "--out", str(out), *arguments])
+    assert isinstance(result.exception, InputError)
+    assert says in str(result.exception)
+    assert not out.exists()
+
+
+def test_command_with_the_lab_s_own_checkpoint(tmp_path: Path) -> None:
+    """``--policy`` with the lab's own policy keeps its options."""
+    out = tmp_path / "run"
+    result = CliRunner().invoke(
+        command, [str(LAB), "--policy", "lymdo", "--slots", "10", "--out", str(out), "--json"], catch_exceptions=False
+    )
+    assert msgspec.json.decode(result.stdout, type=Summary) == read_summary(out)
+    options = read_manifest(out).policy_options
+    assert options == {"V": 0.3, "checkpoint": str(LAB.parent / "checkpoints" / "lymdo.npz")}
