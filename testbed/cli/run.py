@@ -13,6 +13,7 @@ from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
 from testbed.runs.execute import Order, execute
 from testbed.runs.live import LiveTable
+from testbed.runs.report import si_seconds
 from testbed.runs.summary import Summary
 from testbed.runtime.select import select
 from testbed.units import DURATION
@@ -59,7 +60,21 @@ def command(
 def print_summary(summary: Summary) -> None:
     """A few lines that a person reads first."""
     tasks, delay = summary.tasks, summary.e2e_delay_seconds
-    click.echo(f"{summary.lab} / {summary.policy}: {'valid' if summary.valid else 'INVALID'}")
-    click.echo(f"  tasks      {tasks}")
-    click.echo(f"  E2E delay  {delay}")
+    click.echo(f"{summary.lab}, policy {summary.policy}: {'valid' if summary.valid else 'INVALID'}")
+    click.echo(
+        f"  tasks      {tasks.completed} completed of {tasks.arrived}, "
+        f"{tasks.failed} failed, {tasks.in_flight} in flight at the end"
+    )
+    if delay.mean is not None:
+        figures = (("mean", delay.mean), ("p50", delay.p50), ("p95", delay.p95), ("p99", delay.p99))
+        click.echo("  E2E delay  " + ", ".join(f"{name} {si_seconds(value)}" for name, value in figures))
+        stages = ((stage, value) for stage, value in summary.stages_seconds.items() if value)
+        click.echo("  of which   " + ", ".join(f"{stage} {si_seconds(value)}" for stage, value in stages))
+    cuts = sorted(summary.cuts.items(), key=lambda item: -item[1])
+    click.echo("  cuts       " + ", ".join(f"{label} {share:.0%}" for label, share in cuts))
+    fidelity = msgspec.structs.asdict(summary.fidelity)
+    shown = (
+        f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}" for name, value in fidelity.items()
+    )
+    click.echo("  fidelity   " + ", ".join(shown))
     click.echo(f"  report     {Path(summary.run_dir) / 'report.html'}")
