@@ -100,7 +100,7 @@ def execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Sum
     try:
         with view_of(lab) as view:
             lab.client.begin(order.duration_seconds, DRAIN_SECONDS)
-            _wait(lab, order.duration_seconds + DRAIN_SECONDS + 30.0, view)
+            _wait(lab, order.duration_seconds, view)
         close_manifest(lab.run_directory)
     finally:
         notify("taking the lab down")
@@ -115,29 +115,37 @@ def execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Sum
 class DeathWatch:
     """Records the death of a program during a run: a dead UE's tasks have then failed, and the run is invalid."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, duration_seconds: float) -> None:
         self._lab = lab
-        self._known: set[int] = set()
-        self._gone: set[int] = set()
+        self._end = time.monotonic() + duration_seconds - 1.0  # before it a program has no reason to end
+        self._known: set[str] = set()
+        self._gone: set[str] = set()
 
     def look(self) -> None:
         """Called a few times a second."""
         processes = self._lab.runtime.processes()
         gone = [one for one in processes if not one.running and one.node not in MONITORING_NODES]
         # Its exit code is written a moment after it is gone; None for longer means that its parent was killed, too.
-        dead = [p for p in gone if p.exit_code not in (0, None) or (p.exit_code is None and p.pid in self._gone)]
-        self._gone = {process.pid for process in gone}
+        dead = [p for p in gone if p.exit_code not in (0, None) or (p.exit_code is None and p.node in self._gone)]
+        if self.early():  # an engine that goes away ends its containers in good order
+            dead += [process for process in gone if process.exit_code == 0]
+        self._gone = {process.node for process in gone}
         for process in dead:
-            if process.pid not in self._known:
-                self._known.add(process.pid)
+            if process.node not in self._known:  # not its pid: the engine forgets those of the dead
+                self._known.add(process.node)
                 text = f"{process.program} (pid {process.pid}) died with exit code {process.exit_code}"
                 self._lab.record(Event(time.monotonic(), process.node, "died", text))
 
+    def early(self) -> bool:
+        """Whether tasks should still be arriving."""
+        return time.monotonic() < self._end
 
-def _wait(lab: Lab, limit_seconds: float, view: View) -> None:
-    """Until the controller says that it has stopped. Raises TestbedError when it dies or takes too long."""
+
+def _wait(lab: Lab, duration_seconds: float, view: View) -> None:
+    """Until the controller says that it has stopped. Raises TestbedError when it dies, ends early or takes too long."""
+    limit_seconds = duration_seconds + DRAIN_SECONDS + 30.0
     deadline = time.monotonic() + limit_seconds
-    watch = DeathWatch(lab)
+    watch = DeathWatch(lab, duration_seconds)
     while time.monotonic() < deadline:
         watch.look()
         try:
@@ -145,13 +153,20 @@ def _wait(lab: Lab, limit_seconds: float, view: View) -> None:
         except ControllerSilentError:
             controller = lab.process_of("controller")
             if controller is not None and not controller.running:
-                if controller.exit_code == 0:
+                if controller.exit_code == 0 and not watch.early():
                     return
+                watch.look()
                 raise TestbedError(
-                    f"the controller died (exit code {controller.exit_code}); finished tasks are in {lab.run_directory}"
+                    f"the controller ended before the run (exit code {controller.exit_code}); "
+                    f"finished tasks are in {lab.run_directory}"
                 ) from None
             raise
         if status.state == "stopped":
+            if watch.early():
+                watch.look()
+                raise TestbedError(
+                    f"the lab was stopped before the run's end; finished tasks are in {lab.run_directory}"
+                )
             return
         view.update()
         time.sleep(POLL_SECONDS)
