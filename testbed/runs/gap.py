@@ -66,7 +66,8 @@ class _Side:
     def comparable_tasks(self, suffix: str) -> pa.Table:
         kept = [
             *("ue", "task", "status", "cut", "arrival_seconds", "e2e_delay_seconds"),
-            *("head_target_seconds", "tail_target_seconds", *STAGE_COLUMNS.values()),
+            *("decision_sequence", "head_start_seconds", "head_target_seconds", "tail_target_seconds"),
+            *STAGE_COLUMNS.values(),
         ]
         tasks = self.tables.tasks.select(kept)
         return tasks.rename_columns([name if name in ("ue", "task") else name + suffix for name in kept])
@@ -129,6 +130,7 @@ def gap_of(simulation: Path, run: Path) -> Gap:
         reasons=[
             *_differences(simulated.manifest, measured.manifest, arrivals),
             *_largest(causes, e2e, same_cut),
+            *_late_starts(done.filter(~same_cut), measured),
             *_records(fidelity, measured),
         ],
     )
@@ -199,6 +201,29 @@ def _largest(causes: dict[str, float], e2e: Pair, same_cut: NDArray[np.bool_]) -
     threshold = WORTH_SAYING_RATIO * (e2e.measured or 0.0)
     worth = sorted((item for item in causes.items() if abs(item[1]) >= threshold), key=lambda item: -abs(item[1]))
     return [f"{texts[name]}: {seconds * 1e3:+.1f} ms of the mean" for name, seconds in worth]
+
+
+def _late_starts(other_cut: pa.Table, measured: _Side) -> list[str]:
+    """Tasks whose head started in a slot before that slot's decision had reached their UE."""
+    slots = measured.tables.slots
+    keys = zip(column(slots, "ue"), column(slots, "slot"), strict=True)
+    decided = dict(zip(keys, column(slots, "decision_sequence"), strict=True))
+    late = []
+    for ue, start, sequence in zip(
+        column(other_cut, "ue"),
+        column(other_cut, "head_start_seconds_m") - measured.origin,
+        column(other_cut, "decision_sequence_m"),
+        strict=True,
+    ):
+        slot, since = divmod(start, measured.manifest.slot_seconds)
+        if sequence < decided.get((ue, int(slot)), sequence):
+            late.append(since)
+    if not late:
+        return []
+    return [
+        f"of these, {len(late)} started up to {max(late) * 1e3:.1f} ms into a slot, before its decision was in force; "
+        "the simulator's are in force at once"
+    ]
 
 
 def _differences(simulated: Manifest, measured: Manifest, arrivals: ArrivalsPair) -> list[str]:

@@ -110,6 +110,16 @@ def test_causes_sum_to_the_difference(simulation: Path, tmp_path: Path) -> None:
     assert gap.causes_seconds["other cut"] > 0
 
 
+def test_a_start_before_the_decision_was_in_force_is_named(simulation: Path, tmp_path: Path) -> None:
+    def stale(columns: dict[str, NDArray[Any]]) -> None:
+        row = int(np.argmax(columns["head_start_seconds"] > START + 10))
+        columns["cut"][row] = "elsewhere"
+        columns["decision_sequence"][row] -= 1
+
+    reasons = gap_of(simulation, as_run(simulation, tmp_path / "run", stale)).reasons
+    assert any(reason.startswith("of these, 1 started up to") for reason in reasons)
+
+
 def test_other_arrivals_are_noticed(simulation: Path, tmp_path: Path) -> None:
     def moved(columns: dict[str, NDArray[Any]]) -> None:
         columns["arrival_seconds"][5] -= 0.003
