@@ -82,8 +82,15 @@ def _links() -> list[Finding]:
             "netem",
             found.netem,
             "sch_netem" if found.netem else "not in this kernel",
-            "links cannot have delay, jitter or loss; labs that ask for them end with exit code 3",
+            "links cannot reorder or damage packets; delay, jitter and loss are vde's, if that is there",
             "modprobe sch_netem, or a kernel that has it",
+        ),
+        Finding(
+            "vde",
+            found.vde,
+            "wirefilter and TAPs" if found.vde else "no wirefilter, or no TAP can be made",
+            "without netem, labs that ask for delay, jitter or loss end with exit code 3",
+            "apt install vde2, run as root with /dev/net/tun",
         ),
         Finding(
             "congestion control",

@@ -44,7 +44,8 @@ class Port:
     direction: Direction
     config: LinkConfig
     lab: Impairment
-    applied_bits_per_second: float = math.nan  # without what is made up for
+    planned_bits_per_second: float = math.nan
+    applied_bits_per_second: float = math.nan  # planned, or an outage's; without what is made up for
     sent_to_kernel: float = math.nan
     outage: bool = False
     #: the leaf's limit as the wire was made; what it has when the port is not in an outage by loss
@@ -52,6 +53,8 @@ class Port:
     #: of a netem leaf
     leaf_packets: int | None = None
     impairment: Impairment | None = None  # in force; None: not known
+    #: the greatest loss that was in force since the last statistics
+    lossiest: Impairment | None = None
     dropping: bool = False
     #: dropped on purpose at some time since the last statistics
     dropped_on_purpose: bool = False
@@ -63,7 +66,7 @@ class Port:
     command_loss_ratio: float | None = None
     since_seconds: float = field(default_factory=time.monotonic)
     bits: float = 0.0
-    #: the applied rate since the last :meth:`Ports.settle`
+    #: the planned rate since the last :meth:`Ports.settle`
     unsettled_bits: float = 0.0
     #: what was missing (or too much) then
     owed_bits: float = 0.0
@@ -90,11 +93,11 @@ class Port:
         return played.merged(self.command_delay_seconds, self.command_jitter_seconds, self.command_loss_ratio)
 
     def advance(self, now_seconds: float) -> None:
-        """Add the applied rate up to now."""
+        """Add the rates up to now."""
         if not math.isnan(self.applied_bits_per_second):
-            passed = self.applied_bits_per_second * (now_seconds - self.since_seconds)
-            self.bits += passed
-            self.unsettled_bits += passed
+            elapsed = now_seconds - self.since_seconds
+            self.bits += self.applied_bits_per_second * elapsed
+            self.unsettled_bits += self.planned_bits_per_second * elapsed
         self.since_seconds = now_seconds
 
     def made_up(self, bits_per_second: float, seconds: float) -> float:
@@ -188,6 +191,7 @@ class Ports:
         for name, target in targets.items():
             port = self.by_name[name]
             port.advance(now)
+            port.planned_bits_per_second = wanted_bits_per_second[name]
             port.applied_bits_per_second = target
             port.sent_to_kernel = rates.get(name, port.sent_to_kernel)
             port.outage = outages[name]
@@ -214,6 +218,8 @@ class Ports:
             else:
                 self._put_netem(port, wanted, max(needed, packets_of(port.leaf_bytes or DEFAULT_LEAF_BYTES)))
             port.impairment = wanted
+            if port.lossiest is None or wanted.mean_loss_ratio > port.lossiest.mean_loss_ratio:
+                port.lossiest = wanted
         self._shaper.set_netem(by_netem)
         self._filters.set(by_filter)
 
@@ -277,7 +283,7 @@ class Ports:
                 )
             )
             port.count(leaf)
-            port.dropped_on_purpose = port.dropping
+            port.dropped_on_purpose, port.lossiest = port.dropping, port.impairment
         return result
 
 
@@ -286,7 +292,7 @@ def _ordered(gone: int, sent: int, port: Port) -> int:
 
     Losses of a vde wire are none of its leaf's.
     """
-    impairment = port.impairment
+    impairment = port.lossiest
     if port.leaf_packets is None or impairment is None or not impairment.mean_loss_ratio:
         return 0
     loss = impairment.mean_loss_ratio

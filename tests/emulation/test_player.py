@@ -20,7 +20,8 @@ from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
 from testbed.messages import Apply, ChannelDrops, Reply, SetLink
 from testbed.runtime.namespaces import run_inside
-from testbed.traces import Trace
+from testbed.traces import Trace, read_mahimahi
+from testbed.traces.mahimahi import DELIVERY_BITS
 from tests.emulation.links_lab import PlayerRun, rate_scenario, wired
 
 pytestmark = pytest.mark.root
@@ -204,3 +205,34 @@ def test_a_wire_is_back_in_service_after_an_outage(tmp_path: Path, outage: str, 
         assert inside < 100e3, "an outage lets next to nothing through"
         assert arrivals.first_after(back) - back <= limit
         assert arrivals.bits_per_second(back + limit, back + limit + 0.4) > 5e6
+
+
+@pytest.mark.quiet
+def test_a_mahimahi_trace_carries_its_bytes(tmp_path: Path) -> None:
+    """Over every 5 s, and over all; with bins in which nothing may be delivered, and rates from 0.1 to 20 Mbit/s."""
+    rng = np.random.default_rng(5)
+    seconds, state, chances = 30, 0.0, []
+    for start in range(0, seconds * 1000, 100):
+        state = 0.9 * state + rng.normal(0, 0.45)
+        mean = 0.0 if rng.random() < 0.05 else min(20e6, 3e6 * np.exp(state)) * 0.1 / DELIVERY_BITS
+        chances += sorted(start + rng.integers(0, 100, rng.poisson(mean)))
+    file = tmp_path / "made.up"
+    file.write_text("".join(f"{time}\n" for time in chances))
+    trace = read_mahimahi(file)
+    with (
+        wired("pl-mahi", wires(1)) as lab,
+        PlayerRun(lab, tmp_path, rate_scenario(["ue0"]), {"ue0": trace}) as run,
+        Flow(lab.name("ue0"), lab.name("edge"), lab.wires[0].edge_address, send_buffer=1 << 18) as flow,
+    ):
+        origin = time.monotonic() + 0.2
+        run.start(origin)
+        run.poll(seconds + 0.5)
+        run.stop()
+        arrivals = flow.arrivals()
+
+    def error(begin: float, end: float) -> float:
+        return abs(arrivals.bits_per_second(origin + begin, origin + end) / trace.mean(begin, end).up - 1)
+
+    begin = 3.0  # TCP has filled the leaf by then
+    assert max(error(k, k + 5) for k in np.arange(begin, seconds - 5.5, 1.0)) <= 0.01
+    assert error(begin, seconds - 0.5) <= 0.002
