@@ -128,3 +128,18 @@ def test_nodes_report_their_cpu(watched: tuple[Path, list[str]]) -> None:
     with kept_data(run_directory) as url:
         nodes = {one["metric"]["node"] for one in ask(url, "last_over_time(testbed_node_cpu_seconds_total[30m]) > 0")}
     assert {"ue1", "ue2", "ue3", "edge", "controller"} <= nodes
+
+
+@pytest.mark.quiet
+def test_both_runtimes_give_the_same_mean_delay(tmp_path: Path) -> None:
+    """Same lab, same seed: within 10 %, both runs valid."""
+    bench = Bench(tmp_path)
+    means = {}
+    for runtime in ("netns", "docker"):
+        name = bench.name()
+        monitoring = ("--set", "monitoring.prometheus=off", "--set", "monitoring.grafana=off")
+        answer = bench.call(
+            *("run", QUICKSTART, "--name", name, "--runtime", runtime, "--duration", "30 s", "--json", *monitoring)
+        )
+        means[runtime] = json.loads(answer.stdout)["e2e_delay_seconds"]["mean"]
+    assert means["docker"] == pytest.approx(means["netns"], rel=0.1)
