@@ -36,6 +36,7 @@ from testbed.runtime.docker_nodes import LABEL_NODE, PARALLEL, ContainerCgroup, 
 from testbed.runtime.docker_services import run_container
 from testbed.runtime.images import CONTAINER_UID, ensure_node_image
 from testbed.runtime.netns import NetnsRuntime
+from testbed.runtime.zygote import Call, Preparation
 
 CONTAINER_ROLES = ("ue", "edge", "controller")
 #: What a container imports before it is told its program. The agents pull in the rest.
@@ -83,6 +84,7 @@ class DockerRuntime:
         self._client = connect()
         self._cgroups: dict[str, ContainerCgroup] = {}
         self._quotas: dict[str, float] = {}
+        self._calls: tuple[Call, ...] = ()
         self._seen: dict[str, _Seen] = {}
         self._asked_seconds = 0.0
 
@@ -104,8 +106,9 @@ class DockerRuntime:
 
     # ------------------------------------------------------------------------------------------------------ bring-up
 
-    def prewarm(self, imports: Iterable[str] = (), calls: Iterable[object] = ()) -> None:
-        """Nothing to do: a container imports what its role needs as soon as it exists."""
+    def prewarm(self, imports: Iterable[str] = (), calls: Iterable[Call] = ()) -> None:
+        """Remember what nodes with stages load as soon as they exist. A container imports what its role needs."""
+        self._calls = tuple(calls)
 
     def create(self, nodes: Sequence[NodeSpec]) -> None:
         """Create what is missing of the containers and, on the host, of the radio. Raises HostError, TestbedError."""
@@ -166,7 +169,7 @@ class DockerRuntime:
             image=images[self._flavor(node)],
             command=[
                 *("python3", "-m", "testbed.runtime.docker_entry"),
-                *(str(self.lab_directory), node.name, *IMPORTS[node.role]),
+                *(str(self.lab_directory), node.name, msgspec.json.encode(self._preparation(node)).decode()),
             ],
             mounts=mounts,
             network_mode="none",
@@ -174,6 +177,10 @@ class DockerRuntime:
             environment=environment,
             **options,
         )
+
+    def _preparation(self, node: NodeSpec) -> Preparation:
+        # Loading a model under a cap of 0.3 cores would take 12 s.
+        return Preparation(IMPORTS[node.role], self._calls if node.role in ("ue", "edge") else ())
 
     def start(self, processes: Sequence[ProcessSpec]) -> None:
         """Tell each container its program; the others start on the host. Raises TestbedError if a container died."""

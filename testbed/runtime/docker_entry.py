@@ -1,7 +1,7 @@
-"""What a container runs: ``python3 -m testbed.runtime.docker_entry LAB_DIRECTORY NODE``.
+"""What a container runs: ``python3 -m testbed.runtime.docker_entry LAB_DIRECTORY NODE PREPARATION``.
 
-It imports what its program will need while the host still plumbs the wires, says so (``ipc/warm.NODE``), waits for
-its order (``config/NODE.start``), and then *is* the program: the container ends when the program does.
+It imports and loads what its program will need while the host still plumbs the wires, says so (``ipc/warm.NODE``),
+waits for its order (``config/NODE.start``), and then *is* the program: the container ends when the program does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import msgspec
+
+from testbed.runtime.zygote import Preparation, carry_out
 
 POLL_SECONDS = 0.01
 
@@ -39,15 +41,12 @@ def wait_for_order(lab_directory: Path, node: str) -> Order:
     return msgspec.json.decode(path.read_bytes(), type=Order)
 
 
-def main(lab_directory: Path, node: str, imports: list[str]) -> None:
-    for name in imports:
-        module = importlib.import_module(name)
-        if name == "torch":
-            module.set_num_threads(1)
+def main(lab_directory: Path, node: str, preparation: Preparation) -> None:
+    carry_out(preparation)
     warm_path(lab_directory, node).touch()
     order = wait_for_order(lab_directory, node)
     importlib.import_module(order.program).main(Path(order.config))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2], msgspec.json.decode(sys.argv[3], type=Preparation))

@@ -142,6 +142,17 @@ class ZygoteClient:
 
 def prepare(preparation: Preparation) -> None:
     """Import and call what the children shall share. Raises TestbedError if that started threads."""
+    carry_out(preparation)
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads != 1:
+        raise TestbedError(f"{threads} threads before the first fork: children would hang; a model starts threads")
+    # Objects of the parent would otherwise be written to, and so copied, by each child's first collection.
+    gc.collect()
+    gc.freeze()
+
+
+def carry_out(preparation: Preparation) -> None:
+    """Import, then call, with one thread for torch."""
     for name in preparation.imports:
         module = importlib.import_module(name)
         if name == "torch":
@@ -149,12 +160,6 @@ def prepare(preparation: Preparation) -> None:
     for call in preparation.calls:
         module_name, _, function = call.target.partition(":")
         getattr(importlib.import_module(module_name), function)(*call.arguments)
-    threads = len(list(Path("/proc/self/task").iterdir()))
-    if threads != 1:
-        raise TestbedError(f"{threads} threads before the first fork: children would hang; a model starts threads")
-    # Objects of the parent would otherwise be written to, and so copied, by each child's first collection.
-    gc.collect()
-    gc.freeze()
 
 
 def serve(listener: socket.socket, lab_directory: Path) -> ChildSpec | None:
