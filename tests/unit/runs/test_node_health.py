@@ -1,0 +1,28 @@
+"""CPU accounting of nodes, from both forms of cgroup files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from testbed.runs.node_health import NodeSampler
+
+V1 = "nr_periods 900\nnr_throttled 12\nthrottled_time 2500000000\n"
+V2 = "usage_usec 7\nuser_usec 5\nsystem_usec 2\nnr_periods 900\nnr_throttled 12\nthrottled_usec 2500000\n"
+V2_WITHOUT_CAP = "usage_usec 7\nuser_usec 5\nsystem_usec 2\n"
+
+
+@pytest.mark.parametrize(("text", "expected"), [(V1, (12, 2.5)), (V2, (12, 2.5)), (V2_WITHOUT_CAP, (0, 0.0))])
+def test_throttling_in_seconds_and_periods(tmp_path: Path, text: str, expected: tuple[int, float]) -> None:
+    (tmp_path / "cpu.stat").write_text(text)
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    (health,) = NodeSampler({"ue1": str(tmp_path)}).sample()
+    assert (health.throttled_periods, health.throttled_seconds) == expected
+    assert health.node == "ue1"
+    assert health.cpu_seconds > 0
+
+
+def test_a_node_whose_group_is_gone_is_left_out(tmp_path: Path) -> None:
+    assert NodeSampler({"ue1": str(tmp_path / "gone")}).sample() == []
