@@ -196,9 +196,15 @@ class DockerRuntime:
         self._seen.clear()
         self._await_warm([process.node for process in inside])
         for process in inside:
-            # One that has failed by now is reported by processes(), with its log.
-            if process.node in self._quotas and self._cgroup(process.node).directory.exists():
-                self.set_cpu(process.node, self._quotas[process.node])
+            if process.node not in self._quotas:
+                continue
+            cgroup = self._cgroup(process.node)
+            try:
+                cgroup.set_quota(self._quotas[process.node])
+            except HostError:
+                if cgroup.directory.exists():
+                    raise
+                # The program has failed by now: processes() tells, with its log.
 
     def _await_warm(self, names: Sequence[str]) -> None:
         deadline = time.monotonic() + WARM_SECONDS

@@ -26,6 +26,7 @@ def test_a_quota_below_1_ms_is_refused_by_every_kind(cores: float, tmp_path: Pat
 
 
 def test_version_2_hands_down_controllers_then_limits(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     cgroups = CgroupsV2(tmp_path)
     cgroups.create("lab", UE)
     for parent in (tmp_path, tmp_path / "testbed", tmp_path / "testbed" / "lab"):
@@ -41,6 +42,7 @@ def test_version_2_hands_down_controllers_then_limits(tmp_path: Path) -> None:
 
 
 def test_what_steers_a_lab_outweighs_a_ue(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     cgroups = CgroupsV2(tmp_path)
     cgroups.create("lab", NodeSpec("controller", "controller", network=False))
     assert (tmp_path / "testbed" / "lab" / "controller" / "cpu.weight").read_text() == "400\n"
