@@ -101,8 +101,15 @@ class Fidelity(msgspec.Struct, frozen=True):
 def assess(tables: RunTables, manifest: Manifest) -> Fidelity:
     """All figures of a run. A figure that this run cannot give is ``not_measured`` and passes."""
     realtime = bool(manifest.runtime_features.get("realtime"))
+    lossy = set(column(tables.links, "ue")[column(tables.links, "loss_ratio").astype(float) > 0])
     uplinks = {
-        ue: uplink_of(tables, ue, rate, manifest.ues[ue].uplink_delay_seconds if ue in manifest.ues else 0.0)
+        ue: uplink_of(
+            tables,
+            ue,
+            rate,
+            manifest.ues[ue].uplink_delay_seconds if ue in manifest.ues else 0.0,
+            lossy=ue in lossy,
+        )
         for ue, rate in applied_rates(tables.links, "up").items()
     }
     figures = list(_figures(tables, manifest, REALTIME if realtime else ORDINARY, list(uplinks.values())))
@@ -163,7 +170,7 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, uplinks: lis
         "uplink_integral_error",
         _error(sum(u.integral_bits for u in uplinks), sum(u.bits for u in uplinks)),
         "ratio",
-        "integral of the applied rate over all transfers against the bits that were on the wire",
+        "integral of the applied rate over the transfers of 5 ms and more against the bits that were on the wire",
         limits.uplink_integral_error,
     )
     yield figure(

@@ -10,10 +10,13 @@ from controller.contract import cut_label
 from testbed.runs.finalise import RunTables, column
 from testbed.runs.rates import AppliedRate
 
+#: Below this a transfer is mostly the latency of programs and of the shaper's first frame (0.3-0.5 ms), not the rate's.
+JUDGED_SECONDS = 5e-3
+
 
 @dataclass(frozen=True)
 class Uplink:
-    """Transfers of one UE, in sums."""
+    """Transfers of one UE, in sums; ``bits`` and ``integral_bits`` of those that are judged: long enough, no loss."""
 
     tasks: int
     bits: float
@@ -25,8 +28,8 @@ class Uplink:
     saturated_seconds: float
 
 
-def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: float) -> Uplink:
-    """Compare the transfers of one UE with the applied rate.
+def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: float, *, lossy: bool = False) -> Uplink:
+    """Compare the transfers of one UE with the applied rate. On a ``lossy`` wire retransmissions are not judged.
 
     A transfer lasts from its start (the head ended, or the previous task had left the wire) until the edge had it
     all, less the link's delay.
@@ -43,11 +46,12 @@ def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: floa
     predicted = rate.time_of(rate.bits_until(start) + bits) - start + delay_seconds
     # A task that follows its predecessor without a gap kept the link saturated from that one's end to its own.
     follows = np.concatenate([[False], start[1:] <= end[:-1] + 1e-6]) if len(start) else np.zeros(0, dtype=bool)
+    judged = (predicted - delay_seconds >= JUDGED_SECONDS) & (not lossy)
     span = np.where(follows, end - start, 0.0)
     return Uplink(
         tasks=len(start),
-        bits=float(bits.sum()),
-        integral_bits=float(integral.sum()),
+        bits=float(bits[judged].sum()),
+        integral_bits=float(integral[judged].sum()),
         stage_seconds=float((end - start).sum() + delay_seconds * len(start)),
         predicted_seconds=float(predicted.sum()),
         saturated_bits=float(bits[follows].sum()),
