@@ -15,6 +15,7 @@ from typing import Any
 import docker
 import pytest
 
+from testbed.lab import existing
 from testbed.runtime.discovery import list_owned
 from testbed.runtime.docker_nodes import LABEL_OWNER, container_name
 from testbed.runtime.engine import list_containers
@@ -142,6 +143,18 @@ def test_labs_of_both_runtimes_side_by_side_do_not_meet(docker_bench: Bench) -> 
     everyone = {"ue1", "ue2", "edge", "controller", "player", "recorder"}
     assert everyone <= set(docker_bench.processes(second))
     assert everyone <= set(docker_bench.processes(third))
+
+
+def test_down_of_all_labs_twice(docker_bench: Bench) -> None:
+    if others := existing():
+        pytest.skip(f"needs a machine without other labs; up are {', '.join(others)}")
+    name, other = docker_bench.name(), docker_bench.name()
+    docker_bench.up(name)
+    docker_bench.up(other, "--runtime", "netns")
+    for _ in range(2):
+        docker_bench.call("down", "--all")
+        assert not left(name)
+        assert not left(other)
 
 
 def test_up_is_idempotent_and_repairs(docker_bench: Bench, client: docker.DockerClient) -> None:
