@@ -63,8 +63,8 @@ def test_every_cut_gives_the_unsplit_answer_and_stages_sum(tmp_path: Path) -> No
             stages = ledger.stage_seconds(task)
             assert all(seconds >= 0 for seconds in stages.values()), stages
             assert sum(stages.values()) == pytest.approx(task.result_received_seconds - task.arrival_seconds, abs=1e-9)
-            assert stages["head"] >= task.head_target_seconds
-            assert stages["tail"] >= task.tail_target_seconds
+            assert stages["head"] >= task.head_target_seconds - 1e-9  # rounding of the stamps
+            assert stages["tail"] >= task.tail_target_seconds - 1e-9
             assert task.boundary_bytes == lab.profile.boundary_bytes(applied[task.decision_sequence], "fp32")
             assert task.wire_bytes > task.boundary_bytes or task.cut == "local"
             expected = 2.0 * stages["head"] if task.head_target_seconds else 0.0

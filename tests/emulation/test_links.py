@@ -140,8 +140,10 @@ def test_the_rate_of_a_wire_is_within_one_percent(direction: str) -> None:
         ue, edge = lab.name("ue0"), lab.name("edge")
         sender, receiver, address = (ue, edge, wire.edge_address) if direction == "up" else (edge, ue, wire.ue_address)
         for rate in (1e6, 5e6, 20e6, 100e6):
+            # what the flow before left in the queue must not take part
+            shaper.set_rates({wire.up_port: 1e9, wire.down_port: 1e9})
+            time.sleep(0.3)
             shaper.set_rates({wire.up_port: rate, wire.down_port: rate})
-            time.sleep(0.1)
             # 1 Mbit/s: a frame is 1.2 % of a second
             measured = measure_rate(sender, receiver, address, 4.0 if rate < 5e6 else 2.0)
             assert measured == pytest.approx(rate, rel=0.01)
