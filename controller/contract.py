@@ -25,7 +25,7 @@ ALL_ON_EDGE: Cut = ("input",)
 ALL_ON_DEVICE: Cut = ()
 
 #: The part of spectrum and of edge compute that a UE keeps although its new cut needs none: its older tasks are still
-#: in those queues (DESIGN section 3; without it the mean E2E delay diverges).
+#: in those queues (without it the mean E2E delay diverges: docs/architecture.md).
 RESIDUAL_SHARE = 0.05
 
 
@@ -65,7 +65,7 @@ class CodecTimes(Struct, frozen=True):
 
 
 class ReferenceCore(Struct, frozen=True):
-    """What "speed 1.0" means: a stated fraction of the core that was measured (DESIGN section 6)."""
+    """What "speed 1.0" means: a stated fraction of the core that was measured (docs/architecture.md, "A slow UE")."""
 
     fraction: float  # of the measured host's core; times in the profile are host times / fraction
     host_cpu: str

@@ -1,4 +1,4 @@
-"""From channel state to link rates. :func:`rates` is the only formula from gains to rates (DESIGN section 3)."""
+"""From channel state to link rates. :func:`rates` is the only formula from gains to rates."""
 
 from __future__ import annotations
 

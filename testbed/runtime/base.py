@@ -18,7 +18,7 @@ class NodeSpec:
     role: Role
     #: Reference cores that its stages may use (a UE's maximum speed, the edge's cpus); 0: not limited.
     cpus: float = 0.0
-    #: cgroup cap in host cores over a 10 ms period (DESIGN section 6: max(2 s, s + 0.2) reference cores); 0: none
+    #: cgroup cap in host cores over a 10 ms period: max(2 s, s + 0.2) reference cores at speed s; 0: none
     quota_host_cores: float = 0.0
     memory_bytes: int = 0
     network: bool = True
