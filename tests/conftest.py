@@ -54,6 +54,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="comma-separated: a skip for lack of these is a failure")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is judged by the clock is tried again on a machine that was not quiet; a fault fails every time."""
+    for item in items:
+        if item.get_closest_marker("quiet") is not None:
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     required = {part for part in str(item.config.getoption("--require")).split(",") if part}
     for mark, lacking in LACKING.items():
