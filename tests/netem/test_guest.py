@@ -23,7 +23,7 @@ SUITE = (
     "tests/emulation/test_rootless.py",
 )
 #: Of the tests above, those that only repeat on one more kernel what takes long or does not depend on it.
-LEFT_OUT = "not outage and not two_labs_side_by_side and not names_that_could_lead_elsewhere"
+LEFT_OUT = "not within_one_percent and not outage and not two_labs_side_by_side and not names_that_could_lead_elsewhere"
 
 
 @pytest.fixture
