@@ -73,11 +73,6 @@ class _Side:
         return tasks.rename_columns([name if name in ("ue", "task") else name + suffix for name in kept])
 
 
-def is_simulated(directory: Path) -> bool:
-    """Raises InputError for a directory without a run."""
-    return read_manifest(directory).runtime == SIMULATOR
-
-
 def find_simulation(run: Path, among: Sequence[Path]) -> Path | None:
     """The event-mode simulation of the same policy, seed and UEs as ``run``; the first if there are several."""
     wanted = read_manifest(run)
