@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +38,7 @@ from testbed.plan import (
     RuntimeName,
     StartPrograms,
 )
-from testbed.prepare import Ingredients
+from testbed.prepare import Ingredients, Notify
 from testbed.runtime import rootless
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, Runtime
 from testbed.runtime.discovery import list_owned, remove, state_root
@@ -51,7 +51,6 @@ from testbed.traces.files import load_trace
 if TYPE_CHECKING:
     from testbed.monitoring.bringup import Monitoring
 
-Notify = Callable[[str], None]
 
 STATE_FILE = "lab.json"
 RESTART_SECONDS = 30.0

@@ -17,11 +17,9 @@ from testbed.units import DURATION, FREQUENCY
 @click.command("graph")
 @options.lab_file
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Write an SVG (needs Graphviz's dot).")
-def command(
-    file: Path, overrides: tuple[str, ...], policy: str | None, seed: int | None, name: str | None, svg: Path | None
-) -> None:
+def command(lab: options.LabChoice, svg: Path | None) -> None:
     """Print a lab as a Graphviz graph, or draw it."""
-    topology = options.read_lab(file, overrides, policy, seed, name)
+    topology = lab.read()
     text = dot(topology)
     if svg is None:
         click.echo(text, nl=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -37,8 +39,47 @@ class Quantity(click.ParamType["float"]):
         return parsed
 
 
+@dataclass(frozen=True)
+class LabChoice:
+    """FILE and the options that override it: everything that decides what the lab is."""
+
+    file: Path
+    overrides: tuple[str, ...] = ()
+    policy: str | None = None
+    seed: int | None = None
+    name: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent.absolute()
+
+    def also(self, *overrides: str) -> LabChoice:
+        """The same with more overrides, which come last."""
+        return replace(self, overrides=(*self.overrides, *overrides))
+
+    def read(self) -> Topology:
+        """The lab as asked for, its models checked; warnings go to stderr. Raises InputError."""
+        named = (("policy", self.policy), ("seed", self.seed), ("name", self.name))
+        more = [f"{key}={value}" for key, value in named if value is not None]
+        # a user's models and policies may lie beside the lab file; the lab's processes inherit this path
+        sys.path.append(str(self.folder))
+        # a policy by name drops the options of the lab's own, so what --set says of the policy must come after it
+        topology = load(self.file, (*more, *self.overrides))
+        checks.check_models(topology, str(self.file), self.file.parent)
+        for warning in checks.warnings(topology):
+            click.echo(f"warning: {warning}", err=True)
+        return topology
+
+
 def lab_file(function: F) -> F:
-    """FILE, --set, --policy, --seed, --name: everything that decides what the lab is."""
+    """FILE, --set, --policy, --seed, --name: the verb gets them as one `LabChoice`, its argument ``lab``."""
+
+    @functools.wraps(function)
+    def verb(
+        file: Path, overrides: tuple[str, ...], policy: str | None, seed: int | None, name: str | None, **rest: Any
+    ) -> Any:
+        return function(lab=LabChoice(file, overrides, policy, seed, name), **rest)
+
     for option in reversed(
         (
             click.argument("file", type=click.Path(path_type=Path)),
@@ -48,8 +89,8 @@ def lab_file(function: F) -> F:
             click.option("--name", metavar="N", help="Use this name instead of the lab's."),
         )
     ):
-        function = option(function)
-    return function
+        verb = option(verb)
+    return cast(F, verb)
 
 
 def runtime(function: F) -> F:
@@ -60,23 +101,6 @@ def runtime(function: F) -> F:
         show_default=True,
         help="Where nodes live; auto: docker where an engine answers and the images are built, else netns.",
     )(function)
-
-
-def read_lab(
-    file: Path, overrides: tuple[str, ...], policy: str | None, seed: int | None, name: str | None
-) -> Topology:
-    """The lab as asked for, its models checked; warnings go to stderr. Raises InputError."""
-    more = [
-        f"{key}={value}" for key, value in (("policy", policy), ("seed", seed), ("name", name)) if value is not None
-    ]
-    # a user's models and policies may lie beside the lab file; the lab's processes inherit this path
-    sys.path.append(str(file.parent.absolute()))
-    # a policy by name drops the options of the lab's own, so what --set says of the policy must come after it
-    topology = load(file, (*more, *overrides))
-    checks.check_models(topology, str(file), file.parent)
-    for warning in checks.warnings(topology):
-        click.echo(f"warning: {warning}", err=True)
-    return topology
 
 
 def notify(text: str) -> None:

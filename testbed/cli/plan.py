@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
@@ -18,16 +17,12 @@ from testbed.runtime.select import select
 @options.runtime
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(
-    file: Path,
-    overrides: tuple[str, ...],
-    policy: str | None,
-    seed: int | None,
-    name: str | None,
+    lab: options.LabChoice,
     runtime: str,
     as_json: bool,
 ) -> None:
     """Print what `up` would do, and do nothing."""
-    topology = options.read_lab(file, overrides, policy, seed, name)
+    topology = lab.read()
     plan = make_plan(topology, select(runtime, options.notify), peak_states(make_traces(topology, None))).to_json()
     if as_json:
         click.echo(json.dumps(plan, indent=1))

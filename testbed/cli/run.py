@@ -32,22 +32,18 @@ from testbed.units import DURATION
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run directory; default: runs/RUN_ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
-    file: Path,
-    overrides: tuple[str, ...],
-    policy: str | None,
-    seed: int | None,
-    name: str | None,
+    lab: options.LabChoice,
     runtime: str,
     duration: float,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Bring a lab up, measure, report, take it down."""
-    topology = options.read_lab(file, overrides, policy, seed, name)
+    topology = lab.read()
     enter(topology.name)
-    order = Order(topology, str(file), file.parent.absolute(), select(runtime, options.notify), out, duration)
+    order = Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, duration)
     summary = execute(
-        order, options.notify, lambda lab: LiveTable(str(lab.directory), duration, policy=lab.state.policy)
+        order, options.notify, lambda running: LiveTable(str(running.directory), duration, policy=running.state.policy)
     )
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode() + "\n")

@@ -28,19 +28,15 @@ from testbed.runs.summary import Summary
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run directory; default: runs/RUN_ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
-    file: Path,
-    overrides: tuple[str, ...],
-    policy: str | None,
-    seed: int | None,
-    name: str | None,
+    lab: options.LabChoice,
     slots: int,
     mode: Mode,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """The same lab, tasks, channels and policy in the simulator."""
-    topology = options.read_lab(file, overrides, policy, seed, name)
-    order = SimulationOrder(topology, str(file), file.parent.absolute(), out, slots, mode)
+    topology = lab.read()
+    order = SimulationOrder(topology, str(lab.file), lab.folder, out, slots, mode)
     summary = simulate_lab(order, options.notify)
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode() + "\n")

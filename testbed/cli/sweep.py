@@ -59,11 +59,7 @@ def _table(points: Sequence[Point], key: str) -> Table:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: runs/sweep-LAB-TIME.")
 @click.option("--json", "as_json", is_flag=True, help="Print the points as JSON.")
 def command(
-    file: Path,
-    overrides: tuple[str, ...],
-    policy: str | None,
-    seed: int | None,
-    name: str | None,
+    lab: options.LabChoice,
     runtime: str,
     key: str,
     values: str,
@@ -80,14 +76,14 @@ def command(
         raise InputError("--duration is for runs", where="--duration", value=duration, fix="Use --slots.")
     wanted = split_values(values)
     # all values are checked before the first is measured
-    labs = {value: options.read_lab(file, (*overrides, f"{key}={value}"), policy, seed, name) for value in wanted}
+    labs = {value: lab.also(f"{key}={value}").read() for value in wanted}
     first = labs[wanted[0]]
     folder = out or Path("runs") / f"sweep-{first.name}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}"
     if simulated:
 
         def measure(value: str, directory: Path) -> None:
             options.notify(f"{key} = {value}")
-            order = SimulationOrder(labs[value], str(file), file.parent.absolute(), directory, slots or 500, "event")
+            order = SimulationOrder(labs[value], str(lab.file), lab.folder, directory, slots or 500, "event")
             simulate_lab(order, options.notify)
 
     else:
@@ -98,9 +94,9 @@ def command(
             options.notify(f"{key} = {value}")
             seconds = duration or 60.0
             execute(
-                Order(labs[value], str(file), file.parent.absolute(), kind, directory, seconds),
+                Order(labs[value], str(lab.file), lab.folder, kind, directory, seconds),
                 options.notify,
-                lambda lab: LiveTable(str(lab.directory), seconds, policy=lab.state.policy),
+                lambda running: LiveTable(str(running.directory), seconds, policy=running.state.policy),
             )
 
     points = sweep(wanted, folder, measure)

@@ -48,12 +48,12 @@ def command(
     """Train a learning policy for a lab in the simulator."""
     require_trainable(policy)
     # the checkpoint is what this makes: one that the lab names need not exist yet
-    given = (*overrides, "policy.checkpoint=")
-    topology = options.read_lab(file, given, policy, None, None)
+    lab = options.LabChoice(file, (*overrides, "policy.checkpoint="), policy)
+    topology = lab.read()
     path = out or file.parent / "checkpoints" / f"{file.stem}.npz"
     if path.suffix != ".npz":
         raise click.BadParameter(f"{path} must end in .npz", param_hint="--out")
-    order = TrainingOrder(topology, str(file), file.parent.absolute(), learner, updates, seed, path, resume)
+    order = TrainingOrder(topology, str(file), lab.folder, learner, updates, seed, path, resume)
     summary = train(order, options.notify, _progress)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode())

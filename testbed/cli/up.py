@@ -20,37 +20,33 @@ from testbed.runtime.select import select
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run directory; default: runs/RUN_ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    file: Path,
-    overrides: tuple[str, ...],
-    policy: str | None,
-    seed: int | None,
-    name: str | None,
+    lab: options.LabChoice,
     runtime: str,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Bring a lab up and serve until `down`. Idempotent: repairs what is missing, says what differs."""
-    topology = options.read_lab(file, overrides, policy, seed, name)
+    topology = lab.read()
     enter(topology.name)
-    order = Order(topology, str(file), file.parent.absolute(), select(runtime, options.notify), out, None)
-    lab, did = serve(order, options.notify)
+    order = Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, None)
+    running, did = serve(order, options.notify)
     if as_json:
         click.echo(
             json.dumps(
                 {
-                    "lab": lab.state.name,
-                    "run_id": lab.state.run_id,
-                    "runtime": lab.state.runtime,
+                    "lab": running.state.name,
+                    "run_id": running.state.run_id,
+                    "runtime": running.state.runtime,
                     "did": did,
-                    "run_dir": lab.state.run_directory,
-                    "urls": lab.state.urls,
+                    "run_dir": running.state.run_directory,
+                    "urls": running.state.urls,
                 },
                 indent=1,
             )
         )
         return
-    click.echo(f"lab {lab.state.name}: {did}; policy {lab.state.policy}, runtime {lab.state.runtime}")
-    click.echo(f"  records  {lab.state.run_directory}")
-    for title, url in lab.state.urls.items():
+    click.echo(f"lab {running.state.name}: {did}; policy {running.state.policy}, runtime {running.state.runtime}")
+    click.echo(f"  records  {running.state.run_directory}")
+    for title, url in running.state.urls.items():
         click.echo(f"  {title}  {url}")
-    click.echo(f"  take it down with: testbed down {lab.state.name}")
+    click.echo(f"  take it down with: testbed down {running.state.name}")

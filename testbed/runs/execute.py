@@ -17,13 +17,11 @@ from testbed.links.plumbing import link_backend
 from testbed.messages import Event
 from testbed.monitoring.config import MONITORING_NODES
 from testbed.plan import CreateWires, RuntimeName
-from testbed.prepare import Ingredients, prepare
+from testbed.prepare import Ingredients, Notify, prepare
 from testbed.runs.conclude import conclude
 from testbed.runs.manifest import Manifest, close_manifest, describe_run, write_manifest
 from testbed.runs.summary import Summary
 from testbed.topology import Topology
-
-Notify = Callable[[str], None]
 
 #: After the arrivals end, what is in flight may finish; what has not by then is counted as in flight.
 DRAIN_SECONDS = 10.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 from testbed.control import ControllerSilentError
@@ -11,9 +10,8 @@ from testbed.errors import InputError
 from testbed.lab import Lab, existing, remove_labs
 from testbed.links.plumbing import repair
 from testbed.plan import STAGE_PRIORITY, CreateWires, make_plan
+from testbed.prepare import Notify
 from testbed.runs.execute import DRAIN_SECONDS, Order, bring_up
-
-Notify = Callable[[str], None]
 
 
 def serve(order: Order, notify: Notify) -> tuple[Lab, str]:
