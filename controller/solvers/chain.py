@@ -11,6 +11,7 @@ from controller.contract import RESIDUAL_SHARE, Cut, ModelProfile, Observation, 
 from controller.model.delay import chain_work
 from controller.model.radio import shannon_bits_per_second
 from controller.solvers.problem import Demands, FloatArray, Limits, UeConstants
+from controller.solvers.stopping import merged_points
 
 CutArray = NDArray[np.int64]
 
@@ -21,13 +22,7 @@ def useful_cuts(profile: ModelProfile, up_bits: FloatArray) -> tuple[int, ...]:
     A cut behind a smaller tensor pays with the device's time and energy and with the uplink for nothing but a little
     of the edge's time.
     """
-    kept = []
-    least = np.inf
-    for index in range(len(profile.chain_cuts)):
-        if up_bits[index] < least or index == 0:
-            kept.append(index)
-            least = up_bits[index]
-    return tuple(kept)
+    return merged_points(up_bits.tolist())
 
 
 @dataclass(frozen=True)
