@@ -49,7 +49,12 @@ class CutCosts:
     @classmethod
     def of(cls, device: ArrayLike, edge: ArrayLike, transfer: ArrayLike, remote: float = 0.0) -> CutCosts:
         """From anything array-like."""
-        return cls(*(np.asarray(values, dtype=np.float64) for values in (device, edge, transfer)), float(remote))
+        return cls(
+            np.asarray(device, dtype=np.float64),
+            np.asarray(edge, dtype=np.float64),
+            np.asarray(transfer, dtype=np.float64),
+            float(remote),
+        )
 
 
 class MinimumCut(NamedTuple):
@@ -115,16 +120,17 @@ class CutGraph:
     def cost(self, costs: CutCosts, on_device: Bools) -> float:
         """What a device set costs; it must hold the input and everything that its nodes read."""
         total = float(costs.device[on_device].sum() + costs.edge[~on_device].sum())
-        crossing = self._crossing(on_device)
+        crossing = self.crossing(on_device)
         if crossing.size:
             total += float(costs.transfer[crossing].sum()) + costs.remote
         return total
 
     def cut(self, on_device: Bools) -> Cut:
         """The canonical cut of a device set; ``()`` for all nodes."""
-        return tuple(self.names[index] for index in self._crossing(on_device))
+        return tuple(self.names[index] for index in self.crossing(on_device))
 
-    def _crossing(self, on_device: Bools) -> NDArray[np.int64]:
+    def crossing(self, on_device: Bools) -> NDArray[np.int64]:
+        """Indices of the values that cross, in the order of the nodes; none if everything is on the device."""
         values, readers = self._pairs[:, 0], self._pairs[:, 1]
         return np.unique(values[on_device[values] & ~on_device[readers]])
 
