@@ -33,6 +33,8 @@ class Hello(Message, frozen=True):
     pid: int
     stage_tid: int = 0  # thread that computes stages, to be made SCHED_FIFO from outside
     extra_tids: tuple[int, ...] = ()  # threads that end stages on time and do I/O: the same, or one above it
+    device: str = ""  # what computes its stages: "cpu", or "cuda: NAME"
+    device_reason: str = ""  # why it is the CPU
 
 
 class UeReport(Message, frozen=True):
@@ -277,11 +279,15 @@ class LinkStep(Message, frozen=True):
     planned_seconds: float
     applied_seconds: float  # after the kernel's acknowledgement
     planned_bits_per_second: float  # from the formula, before the outage floor
-    applied_bits_per_second: float
+    applied_bits_per_second: float  # what the wire carries: planned, in an outage what is let through nevertheless
     gain: float
-    cause: str  # "trace" | "decision" | "command" | "impairment" (a step of a delay or loss trace)
+    #: "trace" | "decision" | "command" | "impairment" (a step of a delay or loss trace) | "ahead" (nothing but what HTB
+    #: is told changes, shortly before a step)
+    cause: str
     delay_seconds: float = 0.0  # in force
     loss_ratio: float = 0.0
+    #: what HTB was told, so that a frame that is under way at the next step takes its time (links/frames.py)
+    shaper_bits_per_second: float = 0.0
 
 
 class ChannelDrops(Message, frozen=True):
@@ -309,9 +315,45 @@ class NodeHealth(Message, frozen=True):
 
 
 class EdgeHealth(Message, frozen=True):
+    """The receiver over the last slot; what tails took of a GPU, cumulative (zeros where the CPU computes)."""
+
     monotonic_seconds: float
     receiver_lateness_p99_seconds: float
     malformed_frames: int
+    device_tails: int = 0
+    device_tail_seconds: float = 0.0  # the device's own time, copies not included
+    device_upload_seconds: float = 0.0
+    device_download_seconds: float = 0.0
+    device_uploaded_bytes: int = 0
+    device_downloaded_bytes: int = 0
+
+
+class HostHealth(Message, frozen=True):
+    """How the host did over the ``elapsed_seconds`` before ``monotonic_seconds``."""
+
+    monotonic_seconds: float
+    busy_ratio: float  # of all cores
+    steal_ratio: float  # time that the hypervisor gave to others
+    running_tasks: int  # run queue of the whole host, running ones included
+    malformed_records: int  # frames that the recorder could not decode, cumulative
+    elapsed_seconds: float = 1.0
+    lab_cores: float = 0.0  # CPU time of the lab's processes, in cores
+    foreign_cores: float = 0.0  # ... of processes that are not the lab's
+    foreign_top: str = ""  # the one of them that took most: name, pid and, if it has one, real-time priority
+    foreign_top_cores: float = 0.0
+
+
+class RoundTrips(Message, frozen=True):
+    """Echoes through one wire before the first task; times are nan where none came back."""
+
+    ue: str
+    monotonic_seconds: float
+    sent: int
+    answered: int
+    median_seconds: float
+    mean_seconds: float
+    configured_seconds: float  # delay of the wire, there and back
+    jitter_seconds: float  # of a round trip
 
 
 class Event(Message, frozen=True):
@@ -341,7 +383,18 @@ Control = (
     | StopLab
     | Reply
 )
-Record = TaskArrived | TaskRecord | SlotRecord | LinkStep | ChannelDrops | NodeHealth | EdgeHealth | Event
+Record = (
+    TaskArrived
+    | TaskRecord
+    | SlotRecord
+    | LinkStep
+    | ChannelDrops
+    | NodeHealth
+    | EdgeHealth
+    | HostHealth
+    | RoundTrips
+    | Event
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _control_decoder: msgspec.msgpack.Decoder[Control] = msgspec.msgpack.Decoder(Control)

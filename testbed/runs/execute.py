@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from testbed.checks import host_record
 from testbed.control import ControllerSilentError
 from testbed.errors import InputError, TestbedError
-from testbed.lab import Lab, existing, runtime_of
+from testbed.lab import Lab, check_gpu, existing, runtime_of
 from testbed.links.plumbing import link_backend
+from testbed.links.wire import WireSpec
 from testbed.messages import Event
 from testbed.monitoring.config import MONITORING_NODES
 from testbed.plan import CreateWires, RuntimeName
 from testbed.prepare import Ingredients, Notify, prepare
 from testbed.runs.conclude import conclude
+from testbed.runs.idle_round_trips import record_round_trips
 from testbed.runs.manifest import Manifest, close_manifest, describe_run, write_manifest
 from testbed.runs.summary import Summary
 from testbed.topology import Topology
@@ -41,7 +44,10 @@ class Order:
 
 
 def bring_up(order: Order, notify: Notify) -> Lab:
-    """Prepare and create the lab, and write the run's manifest. Raises InputError if a lab of that name exists."""
+    """Prepare and create the lab, and write the run's manifest.
+
+    Raises InputError if a lab of that name exists, HostError if the lab requires a GPU that its edge cannot have.
+    """
     topology = order.topology
     if topology.name in existing():
         raise InputError(
@@ -50,6 +56,7 @@ def bring_up(order: Order, notify: Notify) -> Lab:
             value=topology.name,
             fix=f"Take it down first (testbed down {topology.name}), or give this one another name: --set name=NAME.",
         )
+    check_gpu(order.runtime, topology.edge.gpu)
     ingredients = prepare(
         topology, order.where, order.folder, order.runtime, order.run_directory, order.duration_seconds, notify
     )
@@ -57,6 +64,7 @@ def bring_up(order: Order, notify: Notify) -> Lab:
     lab = Lab.create(ingredients, runtime, notify)
     try:
         write_manifest(_manifest(order, ingredients, lab), ingredients.run_directory)
+        record_round_trips(lab, topology, _wires(ingredients))
     except BaseException:
         lab.remove()
         raise
@@ -73,16 +81,21 @@ def _manifest(order: Order, ingredients: Ingredients, lab: Lab) -> Manifest:
         policy=topology.policy.name,
         policy_options=topology.policy.options,
         runtime=order.runtime,
-        runtime_features={**lab.runtime.features, "realtime": lab.state.realtime},
+        runtime_features={**lab.runtime.features, **lab.edge_device(), "realtime": lab.state.realtime},
         link_backend=_link_backend(ingredients),
         duration_seconds=order.duration_seconds,
         trace_paths=list(ingredients.trace_paths.values()),
         command_line=sys.argv,
+        host=host_record(topology),
     )
 
 
 def _link_backend(ingredients: Ingredients) -> str:
-    return link_backend(next(action.wires for action in ingredients.plan.actions if isinstance(action, CreateWires)))
+    return link_backend(_wires(ingredients))
+
+
+def _wires(ingredients: Ingredients) -> tuple[WireSpec, ...]:
+    return next(action.wires for action in ingredients.plan.actions if isinstance(action, CreateWires))
 
 
 class View(AbstractContextManager["View"], Protocol):

@@ -28,7 +28,7 @@ STAMPS = (
     "result_received_seconds",
 )
 STAGE_COLUMNS = {stage: f"stage_{stage}_seconds" for stage in STAGES}
-_TABLES = ("tasks", "slots", "links", "drops", "health", "events")
+_TABLES = ("tasks", "slots", "links", "drops", "round_trips", "health", "events")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class RunTables:
     slots: pa.Table
     links: pa.Table
     drops: pa.Table
+    round_trips: pa.Table
     health: pa.Table
     events: pa.Table
 
@@ -68,6 +69,7 @@ def finalise(run_directory: Path) -> RunTables:
         slots=streams["slots"].sort_by([("slot", "ascending"), ("ue", "ascending")]),
         links=streams["links"].sort_by("applied_seconds"),
         drops=streams["drops"],
+        round_trips=streams["round_trips"],
         health=streams["health"],
         events=streams["events"].sort_by("monotonic_seconds"),
     )

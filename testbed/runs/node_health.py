@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from testbed.messages import NodeHealth
@@ -16,17 +16,22 @@ class NodeSampler:
 
     def __init__(self, groups: Mapping[str, str]) -> None:
         self._groups = {node: Path(directory) for node, directory in groups.items()}
+        self.pids: frozenset[int] = frozenset()  # of all nodes, at the last sample
 
     def sample(self) -> list[NodeHealth]:
         """Nodes whose group is gone are left out."""
         found = []
+        pids: set[int] = set()
         for node, directory in self._groups.items():
             try:
                 periods, seconds = throttled(directory)
-                used = cpu_seconds(directory)
+                members = processes(directory)
             except OSError:  # ENOENT, and ENODEV for a group that is going
                 continue
+            pids |= set(members)
+            used = cpu_seconds(members)
             found.append(NodeHealth(node, time.monotonic(), used, periods, seconds))
+        self.pids = frozenset(pids)
         return found
 
 
@@ -38,9 +43,13 @@ def throttled(directory: Path) -> tuple[int, float]:
     return int(fields.get("nr_throttled", 0)), seconds
 
 
-def cpu_seconds(directory: Path) -> float:
-    """CPU time used by the living processes of a group. Raises OSError if there is no such group."""
+def processes(directory: Path) -> list[int]:
+    """The living processes of a group. Raises OSError if there is no such group."""
+    return [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """CPU time that living processes have used."""
     # Not the group's own account: stage threads leave the group when they become SCHED_FIFO (cgroup v1).
-    pids = (directory / "cgroup.procs").read_text().split()
-    fields = [found for pid in pids if (found := stat_fields(int(pid)))]
+    fields = [found for pid in pids if (found := stat_fields(pid))]
     return sum(int(found[11]) + int(found[12]) for found in fields) / os.sysconf("SC_CLK_TCK")

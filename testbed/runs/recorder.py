@@ -17,9 +17,10 @@ import msgspec
 import zmq
 
 from testbed.configs import RecorderConfig, read_config
-from testbed.messages import decode_record, encode, live_endpoint, records_endpoint
+from testbed.messages import Record, decode_record, encode, live_endpoint, records_endpoint
+from testbed.runs.host_health import HostSampler
 from testbed.runs.node_health import NodeSampler
-from testbed.runs.streams import SCHEMAS, STREAM_OF, HostHealth, Row, StreamWriter, streams_directory
+from testbed.runs.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
 
 FLUSH_SECONDS = 1.0
 #: Frames are taken in gulps: waking for each one costs a core that the emulation needs several percent.
@@ -39,7 +40,7 @@ class Recorder:
     def __init__(self, run_directory: Path) -> None:
         directory = streams_directory(run_directory)
         self._writers = {name: StreamWriter(directory, name) for name in SCHEMAS}
-        self._rows: dict[str, list[Row]] = defaultdict(list)
+        self._rows: dict[str, list[Record]] = defaultdict(list)
         self.malformed = 0
 
     def take(self, parts: list[bytes]) -> None:
@@ -52,7 +53,7 @@ class Recorder:
             self.malformed += 1
             log.warning("dropped a malformed record (%d so far): %s", self.malformed, error)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Record) -> None:
         self._rows[STREAM_OF[type(row)]].append(row)
 
     def flush(self) -> None:
@@ -68,39 +69,12 @@ class Recorder:
             writer.close()
 
 
-class HostSampler:
-    """Busy and stolen time since the last sample (/proc/stat, user_hz ticks) and the run queue (/proc/loadavg)."""
-
-    def __init__(self) -> None:
-        self._last = self._ticks()
-
-    @staticmethod
-    def _ticks() -> tuple[int, int, int]:
-        with Path("/proc/stat").open(encoding="ascii") as file:
-            user, nice, system, idle, iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
-        total = user + nice + system + idle + iowait + irq + softirq + steal
-        return total, total - idle - iowait - steal, steal
-
-    def sample(self, malformed_records: int) -> HostHealth:
-        now = self._ticks()
-        total, busy, steal = (new - old for new, old in zip(now, self._last, strict=True))
-        self._last = now
-        running = int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0])
-        return HostHealth(
-            monotonic_seconds=time.monotonic(),
-            busy_ratio=busy / total if total else 0.0,
-            steal_ratio=steal / total if total else 0.0,
-            running_tasks=running,
-            malformed_records=malformed_records,
-        )
-
-
 def record(config: RecorderConfig) -> None:
     """Record until SIGTERM. Raises OSError when the run directory cannot be written."""
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     recorder = Recorder(Path(config.run_directory))
-    sampler = HostSampler()
+    host = HostSampler(config.lab, config.run_id)
     nodes = NodeSampler(config.cpu_groups)
     with zmq.Context() as context, context.socket(zmq.PULL) as source, context.socket(zmq.PUB) as live:
         source.set_hwm(0)  # a record must not be lost because the recorder is nice to the emulation
@@ -121,8 +95,7 @@ def record(config: RecorderConfig) -> None:
                 taken += 1
 
         def sample() -> None:
-            recorder.add(sampler.sample(recorder.malformed))
-            for health in nodes.sample():
+            for health in (*nodes.sample(), host.sample(nodes.pids, recorder.malformed)):
                 recorder.add(health)
                 live.send(encode(health))
 

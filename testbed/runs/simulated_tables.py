@@ -48,14 +48,14 @@ class Watched:
 
 
 def tables_of(result: SimulationResult, watched: Watched) -> RunTables:
-    """All six tables; those of the wires and of the host are empty. Time starts at 0."""
+    """All tables; those of the wires and of the host are empty. Time starts at 0."""
     rows: list[SlotRecord] = []
     for closed in watched.closed:
         rows.extend(slot_records(closed, closed.outcome.slot * result.scenario.slot_seconds))
     slots = pa.Table.from_batches([to_batch(rows, SCHEMAS["slots"])])
     slots = _set(slots, "decide_seconds", np.repeat(result.decide_seconds, len(result.scenario.ues)))
     slots = _set(slots, "mean_delay_seconds", result.delay_seconds.ravel())
-    empty = {name: SCHEMAS[name].empty_table() for name in ("links", "drops", "health", "events")}
+    empty = {name: SCHEMAS[name].empty_table() for name in ("links", "drops", "round_trips", "health", "events")}
     ended = SCHEMAS["tasks"].empty_table() if result.tasks is None else _tasks(result, result.tasks)
     tasks = with_stages(
         ended.append_column("announced", pa.array(np.ones(len(ended), dtype=bool)))

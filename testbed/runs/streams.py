@@ -6,34 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import msgspec
 import pyarrow as pa
 
 from testbed.messages import (
     ChannelDrops,
     EdgeHealth,
     Event,
+    HostHealth,
     LinkStep,
     NodeHealth,
     Record,
+    RoundTrips,
     SlotRecord,
     TaskArrived,
     TaskRecord,
 )
-
-
-class HostHealth(msgspec.Struct, frozen=True):
-    """How the host did over the second before ``monotonic_seconds``, sampled by the recorder itself."""
-
-    monotonic_seconds: float
-    busy_ratio: float  # of all cores
-    steal_ratio: float  # time that the hypervisor gave to others
-    running_tasks: int  # run queue of the whole host, running ones included
-    malformed_records: int  # frames that the recorder could not decode, cumulative
-
-
-Health = NodeHealth | EdgeHealth | HostHealth
-Row = Record | HostHealth
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -58,6 +45,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "slots": pa.schema(_fields(SlotRecord)),
     "links": pa.schema(_fields(LinkStep)),
     "drops": pa.schema(_fields(ChannelDrops)),
+    "round_trips": pa.schema(_fields(RoundTrips)),
     "health": pa.schema(
         {"kind": pa.string(), **_fields(NodeHealth), **_fields(EdgeHealth), **_fields(HostHealth)},
     ),
@@ -70,6 +58,7 @@ STREAM_OF: dict[type, str] = {
     SlotRecord: "slots",
     LinkStep: "links",
     ChannelDrops: "drops",
+    RoundTrips: "round_trips",
     NodeHealth: "health",
     EdgeHealth: "health",
     HostHealth: "health",
@@ -83,14 +72,14 @@ def streams_directory(run_directory: Path) -> Path:
     return run_directory / "streams"
 
 
-def _cell(row: Row, column: str) -> Any:
+def _cell(row: Record, column: str) -> Any:
     if column == "kind" and type(row) in HEALTH_KINDS:
         return HEALTH_KINDS[type(row)]
     value = getattr(row, column, None)
     return list(value.items()) if isinstance(value, dict) else value
 
 
-def to_batch(rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
+def to_batch(rows: Sequence[Record], schema: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch(
         [pa.array([_cell(row, field.name) for row in rows], type=field.type) for field in schema], schema=schema
     )
@@ -112,7 +101,7 @@ class StreamWriter:
         self._file = self.path.open("xb", buffering=0)
         self._write_all(self.schema.serialize())
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Record]) -> None:
         """Raises OSError when the disk is full."""
         self._write_all(to_batch(rows, self.schema).serialize())
 
@@ -142,7 +131,16 @@ def read_stream(directory: Path, name: str) -> pa.Table:
             try:
                 reader = pa.ipc.open_stream(source)
                 while True:
-                    batches.append(reader.read_next_batch())
+                    batches.append(_complete(reader.read_next_batch(), schema))
             except (StopIteration, pa.ArrowInvalid, OSError):
                 continue
     return pa.Table.from_batches(batches, schema=schema)
+
+
+def _complete(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Columns that records did not have when this was written are null."""
+    if batch.schema.equals(schema):
+        return batch
+    known = {name: batch.column(name) for name in batch.schema.names}
+    columns = [known.get(field.name, pa.nulls(len(batch), field.type)) for field in schema]
+    return pa.record_batch(columns, schema=schema)
