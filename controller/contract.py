@@ -71,6 +71,8 @@ class ReferenceCore(Struct, frozen=True):
     host_cpu: str
     torch_version: str
     threads: int = 1
+    kernel_seconds: float | None = None  # of the calibration kernel on the measured host's core; None: not measured
+    kernel_version: int = 0  # of that kernel; times of two versions cannot be compared
 
 
 class ModelProfile(Struct, frozen=True):
@@ -88,6 +90,8 @@ class ModelProfile(Struct, frozen=True):
     reference_core: ReferenceCore
     holdout_error_ratio: float  # MAPE of the prediction on cuts and repetitions that were held out
     p99_over_median_ratio: float = 1.0  # open-loop spread of the whole model's time on the measured host
+    #: the device's own, where the device is not the reference core; (): it is, and ``node_seconds`` holds for both
+    device_node_seconds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         cuts = len(self.chain_cuts)
@@ -95,6 +99,8 @@ class ModelProfile(Struct, frozen=True):
             raise ValueError("head_seconds and tail_seconds need one entry per chain cut")
         if len(self.node_seconds) != len(self.nodes):
             raise ValueError("node_seconds needs one entry per node")
+        if len(self.device_node_seconds) not in (0, len(self.nodes)):
+            raise ValueError("device_node_seconds needs one entry per node, or none")
         if self.chain_cuts[0] != ALL_ON_EDGE or self.chain_cuts[-1] != ALL_ON_DEVICE:
             raise ValueError('chain_cuts must start with ("input",) and end with ()')
 
@@ -130,12 +136,15 @@ class Radio(Struct, frozen=True):
     sic_residual_ratio: float = 0.0
     gain_floor: float = 0.0
     downlink_power_watts: float = 1.0  # of the base station, spread evenly over the downlink spectrum
+    access_points: int = 1  # that reuse the subchannels; each has the downlink power
+    leakage_ratio: float = 0.0  # a UE's gain to a foreign access point over the one to its own
 
 
 class Edge(Struct, frozen=True):
     cpus: float  # reference cores that all UEs share
     memory_bytes: int = 0  # 0: not limited
     price: float = 0.0
+    compute_watts: float = 0.0  # drawn at all cpus; at share f: compute_watts * (f / cpus) ** 3
 
 
 class Arrivals(Struct, frozen=True):
@@ -166,6 +175,10 @@ class UeScenario(Struct, frozen=True):
     channel_kind: Literal["gain", "rate"] = "gain"
     mean_gain: float = 0.0  # long-term mean of the channel state (same unit as the state)
     fading: str = "static"  # law by name, for policies that need it
+    #: gain of each subchannel over the channel state; (): every subchannel has the state itself
+    subchannel_ratios_up: tuple[float, ...] = ()
+    subchannel_ratios_down: tuple[float, ...] = ()
+    access_point: int = 0
     uplink_delay_seconds: float = 0.0
     downlink_delay_seconds: float = 0.0
     inferences_per_version: float = float("inf")
@@ -191,8 +204,8 @@ class Scenario(Struct, frozen=True):
 
 class UeObservation(Struct, frozen=True):
     name: UeName
-    #: Channel state at slot start, one entry per subchannel (one entry for OFDMA): power gain, or bit/s at the whole
-    #: spectrum for channel_kind "rate". Never this slot's future.
+    #: Channel state at slot start: power gain, or bit/s at the whole spectrum for channel_kind "rate". One entry, which
+    #: the scenario's ratios spread over the subchannels, or one per subchannel. Never this slot's future.
     gain_up: tuple[float, ...]
     gain_down: tuple[float, ...]
     mean_gain_up: tuple[float, ...]  # mean over the last slot
@@ -224,7 +237,7 @@ class UeDecision(Struct, frozen=True):
     name: UeName
     cut: Cut
     device_speed: float  # reference cores
-    spectrum_up_hz: float
+    spectrum_up_hz: float  # of its own, in ``subchannels_up`` if it names some; 0 with subchannels: superposed on them
     spectrum_down_hz: float
     edge_share: float  # reference cores
     transmit_watts: float | None = None  # None: the UE's nominal power

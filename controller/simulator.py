@@ -32,6 +32,7 @@ from controller.model.arrivals import ArrivalProcess
 from controller.model.cuts import device_set
 from controller.model.decision import enforce
 from controller.model.delay import ChainWork, chain_work, cut_codec, wire_bits
+from controller.model.radio import is_coupled, rates_over
 from controller.model.queueing import stage_waits_seconds
 from controller.simulation import tandem
 from controller.simulation.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
@@ -56,19 +57,21 @@ class _Lab:
     """What stays the same during a run, and work per cut as it is asked for."""
 
     scenario: Scenario
+    coupled: bool = field(init=False)  # rates come from the radio model for all links together
     tables: ChainTables = field(init=False)
     labels: list[str] = field(default_factory=list)
     _work: dict[tuple[int, Cut, Codec | None], tuple[int, _CutWork]] = field(default_factory=dict)
     _chains: dict[tuple[int, Codec | None], ChainWork] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.coupled = is_coupled(self.scenario.radio)
         self.tables = ChainTables.of(self.scenario)
 
     def work(self, ue: int, choice: UeDecision) -> tuple[int, _CutWork]:
         """(id of the cut, its work). Raises ValueError for a decision that the simulator does not model."""
         key = (ue, choice.cut, choice.codec)
         if key not in self._work:
-            if choice.sites or choice.stop_rule or choice.subchannels_up or choice.downlink_watts is not None:
+            if choice.sites or choice.stop_rule or (choice.downlink_watts is not None and not self.coupled):
                 raise ValueError(
                     f"{choice.name}: the simulator models cut, speed, spectrum, power, share and codec only"
                 )
@@ -109,8 +112,11 @@ class _Lab:
             down_bits=column([work.down_bits for _, work in found]),
             speed=column([choice.device_speed for choice in decision.ues]),
             share=column([choice.edge_share for choice in decision.ues]),
-            spectrum_up_hz=column([choice.spectrum_up_hz for choice in decision.ues]),
-            down_ratio=column([choice.spectrum_down_hz / self.scenario.radio.downlink_hz for choice in decision.ues]),
+            # of a coupled radio the tandem gets the rates themselves
+            spectrum_up_hz=column([1.0 if self.coupled else choice.spectrum_up_hz for choice in decision.ues]),
+            down_ratio=column(
+                [1.0 if self.coupled else choice.spectrum_down_hz / radio.downlink_hz for choice in decision.ues]
+            ),
             power_ratio=column(
                 [
                     1.0 if choice.transmit_watts is None else choice.transmit_watts / ue.transmit_watts
@@ -158,7 +164,7 @@ def simulate(
         down_delay=np.array([ue.downlink_delay_seconds for ue in scenario.ues]),
         kappa=lab.tables.ues.kappa,
         transmit_watts=lab.tables.ues.transmit_watts,
-        linear=lab.tables.ues.linear,
+        linear=lab.tables.ues.linear | lab.coupled,
         floor=floor,
     )
     policy.reset(scenario, seed)
@@ -176,6 +182,9 @@ def simulate(
         started = time.perf_counter()
         asked = policy.decide(observation)
         decide_seconds[slot] = time.perf_counter() - started
+        if lab.coupled:
+            steps = channel.steps_of(begin, end)
+            quality[steps], downlink[steps] = rates_over(scenario, channel.up[steps], channel.down[steps], in_force)
         in_force = enforce(scenario, in_force, asked)
         force = lab.in_force(in_force)
         if mode == "event":
@@ -185,7 +194,7 @@ def simulate(
             last_row = _formula(lab, force, rates[slot], counts[slot], quality[at], downlink[at], floor)
         rows[slot] = last_row
         cuts[slot] = force.cut
-        decided[:, slot] = force.speed, force.spectrum_up_hz, force.share
+        decided[:, slot] = force.speed, [choice.spectrum_up_hz for choice in in_force.ues], force.share
         states.append(policy.state())
         policy.feedback(_outcome(scenario, slot, in_force, last_row))
     mean_delay = rows[..., tandem.DELAY_SUM]
@@ -291,7 +300,7 @@ def _formula(
     scenario, ues = lab.scenario, lab.tables.ues
     spectrum = force.spectrum_up_hz
     shannon = spectrum * np.log2(1.0 + quality * force.power_ratio / spectrum)
-    link = np.where(ues.linear, spectrum * quality, shannon)
+    link = np.where(ues.linear | lab.coupled, spectrum * quality, shannon)
     link = np.where(link < floor, OUTAGE_BITS_PER_SECOND, link)
     down = downlink * force.down_ratio
     down = np.where(down < floor, OUTAGE_BITS_PER_SECOND, down)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from controller.model.channel import Channel, Shadowing, mean_gain
+from controller.model.channel import Channel, Shadowing, mean_gain, subchannel_ratios
 from testbed.topology import ExpandedUe, Topology
 from testbed.traces.files import load_trace, write_trace
 from testbed.traces.generate import describe, generate
@@ -34,6 +34,15 @@ def channel_of(ue: ExpandedUe, slot_seconds: float) -> Channel:
         k_factor=10 ** (spec.k_factor / 10) if spec.fading == "rician" else 0.0,
         shadowing=shadowing,
     )
+
+
+def subchannel_ratios_of(topology: Topology, ue: ExpandedUe) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Gain of each subchannel over the UE's channel state, (up, down); empty where all are alike."""
+    radio = topology.radio
+    if radio.subchannel_fading == "none" or radio.subchannels == 1:
+        return (), ()
+    ratios = subchannel_ratios(radio.subchannels, topology.seed, ue.index)
+    return tuple(ratios.up.tolist()), tuple(ratios.down.tolist())
 
 
 def make_traces(topology: Topology, duration_seconds: float | None) -> dict[str, Trace]:

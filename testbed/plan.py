@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from controller.model.radio import shannon_bits_per_second
 from controller.seeds import Purpose, integer
+from testbed.channels import subchannel_ratios_of
+from testbed.inference.profiles import REFERENCE_CORE_FRACTION
 from testbed.links.impairment import GilbertElliott, Impairment
 from testbed.links.wire import WireSpec
 from testbed.runtime.base import NodeSpec, Role
-from testbed.runtime.host import REFERENCE_CORE_FRACTION
+from testbed.runtime.cpusets import SHARED, Cpusets
 from testbed.topology import ExpandedUe, LinkSpec, Topology
 
 RuntimeName = Literal["netns", "docker"]
@@ -112,9 +114,13 @@ def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
     if ue.spec.channel.kind == "rate":
         peak_up = peak_down = peak_state
     else:
-        noise = radio.noise
-        peak_up = float(shannon_bits_per_second(radio.uplink, ue.spec.power * peak_state, noise))
-        peak_down = float(shannon_bits_per_second(radio.downlink, radio.downlink_power * peak_state, noise))
+        noise, parts = radio.noise, radio.subchannels
+        up, down = (max(ratios, default=1.0) for ratios in subchannel_ratios_of(topology, ue))
+        # on one subchannel with all power, as if the others were as good
+        peak_up = parts * float(shannon_bits_per_second(radio.uplink / parts, ue.spec.power * peak_state * up, noise))
+        peak_down = parts * float(
+            shannon_bits_per_second(radio.downlink / parts, radio.downlink_power * peak_state * down, noise)
+        )
     impairment = impairment_of(link)
     count = len(topology.expand())
     return WireSpec(
@@ -133,7 +139,9 @@ def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
     )
 
 
-def make_plan(topology: Topology, runtime: RuntimeName, peak_states: Mapping[str, float]) -> Plan:
+def make_plan(
+    topology: Topology, runtime: RuntimeName, peak_states: Mapping[str, float], cpusets: Cpusets = SHARED
+) -> Plan:
     """What ``up`` does for this lab, in order. ``peak_states``: the best channel state of each UE's trace."""
     ues = topology.expand()
     nodes = [
@@ -165,7 +173,7 @@ def make_plan(topology: Topology, runtime: RuntimeName, peak_states: Mapping[str
         lab=topology.name,
         runtime=runtime,
         actions=(
-            CreateNodes(tuple(nodes)),
+            CreateNodes(tuple(dataclasses.replace(node, cpu_list=cpusets.of(node.role)) for node in nodes)),
             CreateWires("radio", tuple(wire_of(topology, ue, peak_states[ue.name]) for ue in ues)),
             StartPrograms(tuple(programs)),
             AwaitReady(("player", *stages), timeout_seconds=60.0),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from controller.contract import Arrivals, Edge, ModelProfile, Radio, Scenario, UeName, UeScenario
+from testbed.channels import subchannel_ratios_of
 from testbed.errors import InputError
 from testbed.inference.profiles import read_profile
 from testbed.topology import ArrivalsSpec, ExpandedUe, Topology
@@ -85,8 +86,10 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
         ues.append(
             UeScenario(
                 name=UeName(ue.name),
+    radio = topology.radio
                 profile=profiles[profile_key(ue)],
                 arrivals=arrivals_of(spec.arrivals)[0],
+        ratios_up, ratios_down = subchannel_ratios_of(topology, ue)
                 max_speed=spec.speed,
                 compute_watts=spec.compute_power,
                 transmit_watts=spec.power,
@@ -106,12 +109,25 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
     return Scenario(
         name=topology.name,
         slot_seconds=topology.slot,
+                subchannel_ratios_up=ratios_up,
+                subchannel_ratios_down=ratios_down,
+                access_point=ue.index % radio.access_points,
         radio=Radio(
-            uplink_hz=topology.radio.uplink,
-            downlink_hz=topology.radio.downlink,
-            noise_watts_per_hz=topology.radio.noise,
-            access=topology.radio.access,
-            downlink_power_watts=topology.radio.downlink_power,
+            uplink_hz=radio.uplink,
+            downlink_hz=radio.downlink,
+            noise_watts_per_hz=radio.noise,
+            access=radio.access,
+            subchannels=radio.subchannels,
+            users_per_subchannel=radio.users_per_subchannel if radio.access == "noma" else 1,
+            sic_residual_ratio=radio.sic_residual,
+            downlink_power_watts=radio.downlink_power,
+            access_points=radio.access_points,
+            leakage_ratio=10 ** (-radio.isolation / 10) if radio.access_points > 1 else 0.0,
+        ),
+        edge=Edge(
+            cpus=topology.edge.cpus,
+            memory_bytes=int(topology.edge.memory),
+            compute_watts=topology.edge.power,
         ),
         edge=Edge(cpus=topology.edge.cpus, memory_bytes=int(topology.edge.memory)),
         ues=tuple(ues),

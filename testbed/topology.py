@@ -68,14 +68,31 @@ class EdgeSpec(Model):
     cpus: float = Field(default=0.8, gt=0, description="reference cores shared by all UEs")
     gpu: Wanted = "auto"
     memory: Bytes = 0.0
+    power: Watts = Field(default=0.0, description="drawn at all cpus; at share f the cube of its part of them")
 
 
 class RadioSpec(Model):
     uplink: Hertz = 10e6
     downlink: Hertz = 10e6
     noise: WattsPerHertz = 10 ** (-165 / 10) * 1e-3
-    access: Literal["ofdma"] = "ofdma"
+    access: Literal["ofdma", "noma"] = "ofdma"
     downlink_power: PositiveWatts = 1.0
+    subchannels: int = Field(default=1, ge=1, le=256, description="equal parts of the spectrum")
+    users_per_subchannel: int = Field(default=2, ge=1, le=8, description="superposed at most, access 'noma'")
+    subchannel_fading: Literal["none", "rayleigh"] = Field(
+        default="none", description="of each subchannel against the channel, drawn once from the seed"
+    )
+    sic_residual: Ratio = Field(default=0.0, description="part of a decoded signal's power that stays, access 'noma'")
+    access_points: int = Field(default=1, ge=1, le=16, description="reuse the subchannels; UEs take turns")
+    isolation: Decibels = Field(default=20.0, description="gain to a foreign access point under that to the own one")
+
+    @model_validator(mode="after")
+    def _fits_access(self) -> RadioSpec:
+        if self.access != "noma":
+            for key in ("users_per_subchannel", "sic_residual", "access_points", "isolation"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"the key {key!r} belongs to access 'noma'")
+        return self
 
 
 class ArrivalsSpec(Model):
@@ -262,6 +279,10 @@ class Topology(Model):
                 raise ValueError(f"UE {spec.name!r} has no model; give 'model' at the top of the file or in the UE")
             # A profile at the top belongs to the model at the top
             profile = spec.profile or (self.profile if spec.model in (None, self.model) else None)
+        if self.radio.access == "noma":
+            for spec in self.ues:
+                if spec.channel.kind == "rate":
+                    raise ValueError(f"UE {spec.name!r} has a channel of kind 'rate'; access 'noma' works on gains")
             for number in range(spec.count):
                 distance = spec.channel.distance
                 if isinstance(distance, tuple):

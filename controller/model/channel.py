@@ -26,6 +26,8 @@ Fading = Literal["static", "rayleigh", "rician"]
 Floats = NDArray[np.float64]
 
 SINUSOIDS = 64
+#: tells a UE's draw over subchannels from its fading over time
+_OVER_FREQUENCY = 1
 #: samples x sinusoids that are in memory at once
 _BLOCK_ELEMENTS = 1 << 20
 
@@ -158,6 +160,19 @@ def gain_series(
             k_factor = channel.k_factor if channel.fading == "rician" else 0.0
             rng = generator(seed, purpose, index)
             direction[:, column] = large_scale * fading_power(times, channel.doppler_hz, rng, k_factor=k_factor)
+    return Gains(up, down)
+
+
+def subchannel_ratios(subchannels: int, seed: int, ue_index: int) -> Gains:
+    """A UE's gain on each subchannel over its channel state, shapes (subchannels,): exponential of mean 1.
+
+    Rayleigh fading over frequency, independent from one subchannel to the next and drawn once per run; what the channel
+    does over time is common to all of them [our choice].
+    """
+    up, down = (
+        generator(seed, purpose, ue_index, _OVER_FREQUENCY).exponential(size=subchannels)
+        for purpose in (Purpose.CHANNEL_UP, Purpose.CHANNEL_DOWN)
+    )
     return Gains(up, down)
 
 

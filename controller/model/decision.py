@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from controller.contract import (
     ALL_ON_DEVICE,
@@ -18,6 +20,7 @@ from controller.contract import (
     cut_label,
 )
 from controller.model.cuts import check_cut
+from controller.model.radio import DIRECTIONS, Direction, holdings, is_coupled
 
 #: Rounding that a sum of shares may carry.
 SUM_TOLERANCE = 1e-6
@@ -38,11 +41,12 @@ def enforce(scenario: Scenario, previous: Decision | None, decision: Decision) -
 
     - a UE whose cut needs no spectrum and no edge still gets ``RESIDUAL_SHARE`` of the total of each, for the older
       tasks in its queues; where the sum then exceeds the total, all are scaled down to it;
-    - a speed is clamped to ``[MIN_SPEED_RATIO, 1] x max_speed``.
+    - a speed is clamped to ``[MIN_SPEED_RATIO, 1] x max_speed``;
+    - under NOMA the local UEs that hold no spectrum share ``RESIDUAL_SHARE`` of it, in equal bands of their own.
 
     Raises InvalidDecisionError for a UE that is missing, unknown or named twice, a cut that is unknown or not
-    canonical, a number that is negative or not finite, a cut that needs what it is not given, an unknown codec, and
-    sums above the totals.
+    canonical, a number that is negative or not finite, a cut that needs what it is not given, an unknown codec, sums
+    above the totals, and subchannels that are not there, not superposed in this radio, or hold too many UEs.
     """
     decided = _by_name(scenario, decision)
     checked = [_check_ue(ue, decided[ue.name]) for ue in scenario.ues]
@@ -54,6 +58,17 @@ def enforce(scenario: Scenario, previous: Decision | None, decision: Decision) -
     if scenario.radio.access == "ofdma":
         ups = _share(ups, local, scenario.radio.uplink_hz, "spectrum_up_hz")
         downs = _share(downs, local, scenario.radio.downlink_hz, "spectrum_down_hz")
+    else:
+        floor = RESIDUAL_SHARE / len(scenario.ues)
+        free = [is_local and not ue.subchannels_up for ue, is_local in zip(checked, local, strict=True)]
+        ups = _share(ups, free, scenario.radio.uplink_hz, "spectrum_up_hz", floor)
+        free = [is_local and not ue.subchannels_down for ue, is_local in zip(checked, local, strict=True)]
+        downs = _share(downs, free, scenario.radio.downlink_hz, "spectrum_down_hz", floor)
+    if is_coupled(scenario.radio):
+        ups, downs = (
+            _fit_subchannels(scenario, checked, values, direction)
+            for values, direction in zip((ups, downs), DIRECTIONS, strict=True)
+        )
     ues = tuple(
         msgspec.structs.replace(ue, spectrum_up_hz=up, spectrum_down_hz=down, edge_share=share)
         for ue, up, down, share in zip(checked, ups, downs, shares, strict=True)
@@ -110,8 +125,10 @@ def _check_ue(ue: UeScenario, choice: UeDecision) -> UeDecision:
             raise InvalidDecisionError(f"{where}: cut {choice.cut!r} is refused: {error}") from error
     if choice.cut != ALL_ON_DEVICE:
         needs = {"spectrum_up_hz": up, "spectrum_down_hz": down, "edge_share": share}
-        if choice.subchannels_up or choice.subchannels_down:
-            needs = {"edge_share": share}
+        if choice.subchannels_up:
+            del needs["spectrum_up_hz"]
+        if choice.subchannels_down:
+            del needs["spectrum_down_hz"]
         for key, value in needs.items():
             if value == 0:
                 raise InvalidDecisionError(f"{where}: cut {cut_label(choice.cut)!r} needs {key} above 0, got 0")
@@ -149,12 +166,57 @@ def _positive(value: float, where: str, key: str) -> float:
     return number
 
 
-def _share(values: list[float], local: list[bool], total: float, key: str) -> list[float]:
+def _share(
+    values: list[float], local: list[bool], total: float, key: str, floor_ratio: float = RESIDUAL_SHARE
+) -> list[float]:
     """Residual shares for the local UEs; scaled down where they do not fit."""
     asked = sum(values)
     if asked > total * (1 + SUM_TOLERANCE):
         raise InvalidDecisionError(f"the sum of {key} is {asked:g}, above the total of {total:g}")
-    floor = RESIDUAL_SHARE * total
+    floor = floor_ratio * total
     raised = [max(value, floor) if is_local else value for value, is_local in zip(values, local, strict=True)]
-    scale = min(1.0, total / sum(raised)) if total > 0 else 1.0
+    scale = min(1.0, total / sum(raised)) if sum(raised) > 0 else 1.0
     return [value * scale for value in raised]
+
+
+def _fit_subchannels(
+    scenario: Scenario, choices: list[UeDecision], spectrum_hz: list[float], direction: Direction
+) -> list[float]:
+    """Bands of UEs' own, scaled down where they do not fit into a subchannel with what residual shares added."""
+    asked = {str(choice.name): choice for choice in choices}
+    granted = {
+        str(choice.name): msgspec.structs.replace(choice, **{f"spectrum_{direction}_hz": hz})
+        for choice, hz in zip(choices, spectrum_hz, strict=True)
+    }
+    try:
+        before, after = holdings(scenario, asked, direction), holdings(scenario, granted, direction)
+    except ValueError as error:
+        raise InvalidDecisionError(str(error)) from error
+    width = before.subchannel_hz
+    load = before.own_hz.sum(axis=0) / width
+    if load.max() > 1 + SUM_TOLERANCE:
+        raise InvalidDecisionError(f"bands on subchannel {int(load.argmax())} sum to {load.max():.3g} of its width")
+    if before.superposed.any():
+        _check_superposed(scenario, before.superposed, f"subchannels_{direction}")
+        crowded = before.superposed.any(axis=0) & (after.own_hz.sum(axis=0) >= width)
+        if crowded.any():
+            raise InvalidDecisionError(f"bands of UEs' own leave nothing of subchannel {int(crowded.argmax())}")
+    scale = min(1.0, width / max(float(after.own_hz.sum(axis=0).max()), 1e-300))
+    return [hz * scale for hz in spectrum_hz]
+
+
+def _check_superposed(scenario: Scenario, superposed: NDArray[np.bool_], key: str) -> None:
+    radio = scenario.radio
+    if radio.access != "noma":
+        raise InvalidDecisionError(f"{key} without a band of the UE's own: access {radio.access!r} superposes nobody")
+    for index, ue in enumerate(scenario.ues):
+        if superposed[index].any() and ue.channel_kind == "rate":
+            raise InvalidDecisionError(f"{ue.name}: a channel of kind 'rate' has no gain and cannot be superposed")
+    points = np.array([ue.access_point for ue in scenario.ues])
+    for point in set(points.tolist()):
+        users = superposed[points == point].sum(axis=0)
+        if users.max() > radio.users_per_subchannel:
+            raise InvalidDecisionError(
+                f"{key}: {int(users.max())} UEs are superposed on subchannel {int(users.argmax())}; "
+                f"allowed: {radio.users_per_subchannel}"
+            )

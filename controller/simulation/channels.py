@@ -61,10 +61,14 @@ class ChannelStates:
 
     def slot_means(self, start_seconds: float, end_seconds: float) -> tuple[FloatArray, FloatArray]:
         """(up, down) means over [start, end), by whole steps that begin in it (at least the one in force)."""
+        rows = self.steps_of(start_seconds, end_seconds)
+        return self.up[rows].mean(axis=0), self.down[rows].mean(axis=0)
+
+    def steps_of(self, start_seconds: float, end_seconds: float) -> NDArray[np.int64]:
+        """Rows in force in [start, end): whole steps that begin in it, and the one that holds at its start."""
         first = int(start_seconds / self.step_seconds + 1e-9)
         last = max(first + 1, int(np.ceil(end_seconds / self.step_seconds - 1e-9)))
-        rows = np.arange(first, last) % self.up.shape[0]
-        return self.up[rows].mean(axis=0), self.down[rows].mean(axis=0)
+        return np.asarray(np.arange(first, last) % self.up.shape[0])
 
     def at_slots(self, slots: int, slot_seconds: float) -> ChannelStates:
         """The state at each slot's start, one row per slot: what slot mode and training see."""
