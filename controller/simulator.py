@@ -29,11 +29,10 @@ from controller.contract import (
     cut_label,
 )
 from controller.model.arrivals import ArrivalProcess
-from controller.model.cuts import device_set
 from controller.model.decision import enforce
-from controller.model.delay import ChainWork, chain_work, cut_codec, wire_bits
-from controller.model.radio import is_coupled, rates_over
+from controller.model.delay import ChainWork, chain_work, cut_codec, stage_work, wire_bits
 from controller.model.queueing import stage_waits_seconds
+from controller.model.radio import is_coupled, rates_over
 from controller.simulation import tandem
 from controller.simulation.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
 from controller.simulation.result import Mode, SimulationResult, tasks_of
@@ -57,15 +56,15 @@ class _Lab:
     """What stays the same during a run, and work per cut as it is asked for."""
 
     scenario: Scenario
-    coupled: bool = field(init=False)  # rates come from the radio model for all links together
     tables: ChainTables = field(init=False)
+    coupled: bool = field(init=False)  # rates come from the radio model for all links together
     labels: list[str] = field(default_factory=list)
     _work: dict[tuple[int, Cut, Codec | None], tuple[int, _CutWork]] = field(default_factory=dict)
     _chains: dict[tuple[int, Codec | None], ChainWork] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.coupled = is_coupled(self.scenario.radio)
         self.tables = ChainTables.of(self.scenario)
+        self.coupled = is_coupled(self.scenario.radio)
 
     def work(self, ue: int, choice: UeDecision) -> tuple[int, _CutWork]:
         """(id of the cut, its work). Raises ValueError for a decision that the simulator does not model."""
@@ -91,12 +90,10 @@ class _Lab:
             return _CutWork(
                 *(float(x[at]) for x in (chain.head_seconds, chain.up_bits, chain.tail_seconds, chain.down_bits))
             )
-        # a cut of several tensors: nodes' times, without codec times (the profile has them for chain cuts only)
-        device = device_set(profile.nodes, cut)
-        head = sum(s for node, s in zip(profile.nodes, profile.node_seconds, strict=True) if node.name in device)
-        payload = profile.boundary_bytes(cut, cut_codec(self.scenario.ues[ue], cut, codec))
-        bits, down = wire_bits(self.scenario, [payload, profile.result_bytes])
-        return _CutWork(head, float(bits), sum(profile.node_seconds) - head, float(down))
+        name = cut_codec(self.scenario.ues[ue], cut, codec)
+        head, tail = stage_work(profile, cut, name)
+        bits, down = wire_bits(self.scenario, [profile.boundary_bytes(cut, name), profile.result_bytes])
+        return _CutWork(head, float(bits), tail, float(down))
 
     def in_force(self, decision: Decision) -> tandem.InForce:
         found = [self.work(index, choice) for index, choice in enumerate(decision.ues)]
@@ -104,6 +101,7 @@ class _Lab:
         def column(values: Sequence[float]) -> FloatArray:
             return np.array(values, dtype=np.float64)
 
+        radio = self.scenario.radio
         return tandem.InForce(
             cut=np.array([number for number, _ in found], dtype=np.int64),
             head_seconds=column([work.head_seconds for _, work in found]),
@@ -182,11 +180,11 @@ def simulate(
         started = time.perf_counter()
         asked = policy.decide(observation)
         decide_seconds[slot] = time.perf_counter() - started
+        in_force = enforce(scenario, in_force, asked)
+        force = lab.in_force(in_force)
         if lab.coupled:
             steps = channel.steps_of(begin, end)
             quality[steps], downlink[steps] = rates_over(scenario, channel.up[steps], channel.down[steps], in_force)
-        in_force = enforce(scenario, in_force, asked)
-        force = lab.in_force(in_force)
         if mode == "event":
             last_row = run.advance(slot, begin, end, force, quality, downlink, channel.step_seconds)
         else:
@@ -196,7 +194,7 @@ def simulate(
         cuts[slot] = force.cut
         decided[:, slot] = force.speed, [choice.spectrum_up_hz for choice in in_force.ues], force.share
         states.append(policy.state())
-        policy.feedback(_outcome(scenario, slot, in_force, last_row))
+        policy.feedback(_outcome(scenario, slot, in_force, last_row, mode))
     mean_delay = rows[..., tandem.DELAY_SUM]
     if mode == "event":
         done = rows[..., tandem.COMPLETED]
@@ -268,28 +266,31 @@ def _observe(
     )
 
 
-def _outcome(scenario: Scenario, slot: int, decision: Decision, row: FloatArray) -> SlotOutcome:
-    return SlotOutcome(
-        slot=slot,
-        decision=decision,
-        ues=tuple(
-            UeOutcome(
-                name=UeName(ue.name),
-                arrivals=int(values[tandem.ARRIVED]),
-                completions=int(values[tandem.COMPLETED]),
-                failures=0,
-                mean_delay_seconds=float(values[tandem.DELAY_SUM] / values[tandem.COMPLETED])
-                if values[tandem.COMPLETED]
-                else float("nan"),
-                stage_seconds={stage: float(values[tandem.UE_QUEUE + k]) for k, stage in enumerate(STAGES)},
-                compute_joules=float(values[tandem.COMPUTE]),
-                transmit_joules=float(values[tandem.TRANSMIT]),
-                mean_rate_up_bits_per_second=float(values[tandem.RATE]),
-                overruns=0,
-            )
-            for ue, values in zip(scenario.ues, row, strict=True)
-        ),
-    )
+def _outcome(scenario: Scenario, slot: int, decision: Decision, rows: FloatArray, mode: Mode) -> SlotOutcome:
+    """What the testbed would report. Event mode's rows hold sums over the completed tasks, slot mode's hold means."""
+
+    def one(name: UeName, row: FloatArray) -> UeOutcome:
+        completions = int(row[tandem.COMPLETED])
+        stages = row[tandem.UE_QUEUE : tandem.DOWN + 1]
+        if mode == "event":
+            mean = float(row[tandem.DELAY_SUM]) / completions if completions else float("nan")
+        else:
+            mean = float(row[tandem.DELAY_SUM]) if completions else float("nan")
+            stages = stages * completions if completions else np.zeros(len(STAGES))
+        return UeOutcome(
+            name=name,
+            arrivals=int(row[tandem.ARRIVED]),
+            completions=completions,
+            failures=0,
+            mean_delay_seconds=mean,
+            stage_seconds=dict(zip(STAGES, stages.tolist(), strict=True)),
+            compute_joules=float(row[tandem.COMPUTE]),
+            transmit_joules=float(row[tandem.TRANSMIT]),
+            mean_rate_up_bits_per_second=float(row[tandem.RATE]),
+            overruns=0,
+        )
+
+    return SlotOutcome(slot, decision, tuple(one(ue.name, row) for ue, row in zip(scenario.ues, rows, strict=True)))
 
 
 def _formula(

@@ -7,14 +7,43 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from controller.contract import Codec, Cut, Scenario, UeScenario
+from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Codec, Cut, ModelProfile, Scenario, UeScenario
+from controller.model.cuts import device_set
 
 Floats = NDArray[np.float64]
 
 
 def cut_codec(ue: UeScenario, cut: Cut, codec: Codec | None = None) -> Codec:
     """The codec of a cut: the input's own for the raw input, ``codec`` (None: the lab's) for every other boundary."""
-    return ue.input_codec if cut == ("input",) else codec or ue.boundary_codec
+    return ue.input_codec if cut == ALL_ON_EDGE else codec or ue.boundary_codec
+
+
+def stage_work(profile: ModelProfile, cut: Cut, codec: Codec) -> tuple[float, float]:
+    """(head, tail) seconds on the reference core of any canonical cut: what agents pace to and models compute with.
+
+    Encoding is part of the head, decoding of the tail. The raw input goes out as it is: its head is 0; the local cut
+    has no tail. For a cut of several tensors, which no profile times as a whole: the sum of its nodes' times, and the
+    codec's times of the chain cut whose encoded bytes are nearest. Raises KeyError for a codec without times.
+    """
+    times = profile.codecs[codec]
+    if cut in profile.chain_cuts:
+        index = profile.chain_index(cut)
+        head, tail = profile.head_seconds[index], profile.tail_seconds[index]
+    else:
+        on_device = device_set(profile.nodes, cut)
+        head = sum(s for node, s in zip(profile.nodes, profile.node_seconds, strict=True) if node.name in on_device)
+        tail = sum(s for node, s in zip(profile.nodes, profile.node_seconds, strict=True) if node.name not in on_device)
+        size = profile.boundary_bytes(cut, codec)
+        index = min(
+            range(1, len(profile.chain_cuts) - 1),
+            key=lambda i: abs(profile.boundary_bytes(profile.chain_cuts[i], codec) - size),
+            default=0,
+        )
+    if cut == ALL_ON_DEVICE:
+        return head, 0.0
+    if cut == ALL_ON_EDGE:
+        return 0.0, tail + times.decode_seconds[index]
+    return head + times.encode_seconds[index], tail + times.decode_seconds[index]
 
 
 def wire_bits(scenario: Scenario, payload_bytes: ArrayLike) -> Floats:
@@ -73,21 +102,13 @@ def chain_work(scenario: Scenario, ue_index: int, codec: Codec | None = None) ->
     """
     ue = scenario.ues[ue_index]
     profile = ue.profile
-    encode, decode, payload = [], [], []
-    for index, cut in enumerate(profile.chain_cuts):
-        if not cut:
-            encode.append(0.0)
-            decode.append(0.0)
-            payload.append(0)
-            continue
-        name = cut_codec(ue, cut, codec)
-        encode.append(profile.codecs[name].encode_seconds[index])
-        decode.append(profile.codecs[name].decode_seconds[index])
-        payload.append(profile.boundary_bytes(cut, name))
+    names = [cut_codec(ue, cut, codec) for cut in profile.chain_cuts]
+    work = [stage_work(profile, cut, name) for cut, name in zip(profile.chain_cuts, names, strict=True)]
+    payload = [profile.boundary_bytes(cut, name) for cut, name in zip(profile.chain_cuts, names, strict=True)]
     remote = np.array([bool(cut) for cut in profile.chain_cuts])
     return ChainWork(
-        head_seconds=np.array(profile.head_seconds) + encode,
-        tail_seconds=np.where(remote, np.array(profile.tail_seconds) + decode, 0.0),
+        head_seconds=np.array([head for head, _ in work]),
+        tail_seconds=np.array([tail for _, tail in work]),
         up_bits=np.where(remote, wire_bits(scenario, payload), 0.0),
         down_bits=np.where(remote, wire_bits(scenario, profile.result_bytes), 0.0),
         uplink_delay_seconds=np.where(remote, ue.uplink_delay_seconds, 0.0),

@@ -48,6 +48,10 @@ class ArrivalSchedule:
         """Nominal rate of a slot that :meth:`extend` has reached."""
         return self._rates[slot]
 
+    def slot_at(self, seconds: float) -> int:
+        """The slot that a time lies in; -1 before the first."""
+        return max(-1, math.floor((seconds - self._start.origin_seconds) / self._start.slot_seconds))
+
     def boundary_seconds(self, slot: int) -> float:
         """When a slot starts."""
         return self._start.origin_seconds + slot * self._start.slot_seconds

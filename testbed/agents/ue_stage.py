@@ -18,6 +18,19 @@ from testbed.agents.pacing import DeadlineThread, Wakeup
 from testbed.agents.times import StageTimes
 from testbed.configs import UeConfig
 
+#: A decision is made at its slot's start and is here some milliseconds later. A head that starts in between waits so
+#: long for it, within the margin between computation and target: its cut would be the last slot's while edge and wire
+#: already serve the new one.
+DECISION_WAIT_SECONDS = 10e-3
+
+
+def decision_wait_seconds(decided_slot: int, schedule: ArrivalSchedule, start_seconds: float, now: float) -> float:
+    """How long a head that starts then waits on when the newest decision is of ``decided_slot``; 0: it takes that."""
+    slot = schedule.slot_at(start_seconds)
+    if decided_slot >= slot:
+        return 0.0
+    return max(0.0, schedule.boundary_seconds(slot) + DECISION_WAIT_SECONDS - now)
+
 
 class StageThread:
     """Computes heads. Open loop: a task's arrival is its scheduled time, however late this thread is.
@@ -111,12 +124,18 @@ class StageThread:
         return None
 
     def _decision(self, start_seconds: float) -> tuple[messages.Apply, UeDecision] | None:
-        """The one in force at head start; waits for the first one."""
+        """The one of the slot in which the head starts, or the last one if that does not come in time; waits for the
+        first one."""
         now = max(start_seconds, time.monotonic())
         apply = self._decisions.in_force(now)
         if apply is None:
             change = self._decisions.next_change_seconds()
             self._wake.wait(None if change is None else change - now)
+            return None
+        assert self._schedule is not None  # there was an arrival
+        left = decision_wait_seconds(apply.decision.slot, self._schedule, start_seconds, now)
+        if left > 0:
+            self._wake.wait(left)
             return None
         (own,) = (ue for ue in apply.decision.ues if ue.name == self._config.node)
         return apply, own

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+from typing import Any
+
 import click
 import yaml
 
@@ -31,15 +35,36 @@ def list_() -> None:
 def set_(name: str, options: tuple[str, ...], lab: str | None) -> None:
     """Let another policy decide from the next slot on."""
     found = Lab.find(lab)
-    values = {}
+    values: dict[str, Any] = {}
     for option in options:
         key, equals, text = option.partition("=")
         if not equals:
             raise InputError("an option is OPTION=VALUE", where="policy set", value=option)
         values[key] = yaml.safe_load(text)
+    if isinstance(values.get("checkpoint"), str):
+        values["checkpoint"] = share_checkpoint(Path(values["checkpoint"]), found.directory / "config")
     try:
         registry.create(name, values)
     except ValueError as error:
         raise InputError(str(error), where="policy set") from None
     found.client.command(SetPolicy(name=name, options=values))
     click.echo(f"lab {found.state.name}: policy {name} decides from the next slot on")
+
+
+def share_checkpoint(path: Path, folder: Path) -> str:
+    """Path of a copy in the lab's folder, which every node sees; the name tells two files of one name apart.
+
+    A relative path is relative to the present directory. Raises InputError for a file that cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the checkpoint cannot be read: {error.strerror}",
+            where="policy set, option checkpoint",
+            value=str(path.absolute()),
+            fix="Give a file that `testbed train` wrote; a relative path is relative to the present directory.",
+        ) from None
+    copy = folder / f"{path.stem}-{hashlib.sha256(content).hexdigest()[:12]}{path.suffix}"
+    copy.write_bytes(content)
+    return str(copy)

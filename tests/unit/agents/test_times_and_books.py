@@ -15,6 +15,7 @@ from testbed.agents.arrivals import ArrivalSchedule
 from testbed.agents.control import DecisionBox
 from testbed.agents.ledger import Task
 from testbed.agents.times import StageTimes
+from testbed.agents.ue_stage import DECISION_WAIT_SECONDS, decision_wait_seconds
 from testbed.agents.wire import Result
 from testbed.inference.profiles import read_profile
 from testbed.messages import Apply, Start
@@ -73,6 +74,17 @@ def test_a_stale_decision_is_dropped_and_an_early_one_waits() -> None:
     assert box.in_force(5.5) is first
     assert box.next_change_seconds() == 6.0
     assert box.in_force(6.0) is second
+
+
+def test_a_head_at_a_slots_start_waits_for_the_slots_decision_and_no_longer() -> None:
+    schedule = ArrivalSchedule(ArrivalProcess(Arrivals("poisson", (7.0,)), 0.5, seed=3, ue_index=1), Start(100.0, 0.5, None))
+    assert [schedule.slot_at(time) for time in (99.0, 100.0, 100.4, 101.0)] == [-1, 0, 0, 2]
+    start, wait = 101.001, DECISION_WAIT_SECONDS
+    assert decision_wait_seconds(1, schedule, start, start) == pytest.approx(wait - 0.001)
+    assert decision_wait_seconds(2, schedule, start, start) == 0
+    assert decision_wait_seconds(1, schedule, start, 101.0 + wait) == 0  # it is late: the last one stands in
+    assert decision_wait_seconds(1, schedule, 100.999, 101.001) == 0  # it started in the slot before
+    assert decision_wait_seconds(0, schedule, 100.0, 100.0) == 0  # the bootstrap's is of slot 0
 
 
 def test_stages_sum_to_the_delay() -> None:

@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from controller.contract import Arrivals, Decision, Observation, Scenario
+from controller.contract import ALL_ON_EDGE, Arrivals, Cut, Decision, Observation, Scenario, SlotOutcome
 from controller.model.channel import Channel, Shadowing, mean_gain
 from controller.model.decision import InvalidDecisionError
+from controller.model.delay import chain_work
+from controller.policies.base import BasicPolicy
 from controller.policies.convex import DeviceOnlyConvex, EdgeOnlyConvex, FixedConvex, NeurosurgeonConvex, RandomConvex
 from controller.policies.lymdo import DelayOnly, Exhaustive, LymdoCoordinateDescent, Myopic
 from controller.policies.static import DeviceOnly, EdgeOnly
 from controller.simulation.batch import SlotBatch, run_fixed_cuts
 from controller.simulation.channels import ChannelStates
 from controller.simulation.environment import SplitInferenceEnv
-from controller.simulator import simulate
+from controller.simulator import Mode, simulate
 from controller.solvers.chain import ChainTables
 from controller.testing import example_scenario
+from testbed.agents.times import StageTimes
 
 SLOTS = 300
 
@@ -188,3 +191,50 @@ def test_a_batch_charges_its_queues_and_repeats_with_its_seed(lab: tuple[Scenari
         charged = np.maximum(before + steps[0].allocation.energy_joules - batches[0].tables.budget_joules, 0.0)
         np.testing.assert_allclose(batches[0].queue_joules, charged)
         np.testing.assert_allclose(steps[0].reward, -steps[0].allocation.cost / (3 * 0.3))
+
+
+class _Recorder(BasicPolicy):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[SlotOutcome] = []
+
+    def cuts(self, observation: Observation) -> list[Cut]:
+        return [ALL_ON_EDGE for _ in self.scenario.ues]
+
+    def feedback(self, outcome: SlotOutcome) -> None:
+        self.outcomes.append(outcome)
+
+
+@pytest.mark.parametrize("mode", ["event", "slot"])
+def test_an_outcome_holds_the_mean_delay_and_the_sums_of_its_stages(mode: Mode) -> None:
+    policy = _Recorder()
+    result = simulate(example_scenario(2, slot_seconds=4.0), policy, 30, 1, mode)
+    several = 0
+    for slot, outcome in enumerate(policy.outcomes):
+        for index, ue in enumerate(outcome.ues):
+            if ue.completions:
+                assert ue.mean_delay_seconds == pytest.approx(result.delay_seconds[slot, index])
+                assert sum(ue.stage_seconds.values()) == pytest.approx(ue.mean_delay_seconds * ue.completions)
+            else:
+                assert np.isnan(ue.mean_delay_seconds)
+                assert sum(ue.stage_seconds.values()) == 0
+            several += ue.completions > 1
+    assert several > 10
+
+
+def test_the_raw_input_costs_the_device_nothing_in_the_model_as_in_the_agents() -> None:
+    scenario = example_scenario(1)
+    ue = scenario.ues[0]
+    uint8 = ue.profile.codecs["uint8"]
+    measured = msgspec.structs.replace(uint8, encode_seconds=(1e-3, *uint8.encode_seconds[1:]))
+    profile = msgspec.structs.replace(ue.profile, codecs={**ue.profile.codecs, "uint8": measured})
+    scenario = msgspec.structs.replace(scenario, ues=(msgspec.structs.replace(ue, profile=profile),))
+    result = simulate(scenario, EdgeOnly(), 40, 1)
+    assert result.mean_stage_seconds()["head"] == 0
+    assert result.compute_joules.sum() == 0
+    times = StageTimes(profile)
+    work = chain_work(scenario, 0)
+    for index, cut in enumerate(profile.chain_cuts):
+        assert work.head_seconds[index] == times.head_seconds(cut, "uint8")
+        assert work.tail_seconds[index] == times.tail_seconds(cut, "uint8")
