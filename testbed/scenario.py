@@ -81,15 +81,15 @@ def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> d
 def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_gains: Mapping[str, float]) -> Scenario:
     """``profiles`` by :func:`profile_key`; ``mean_gains``: long-term mean channel state by UE name."""
     ues = []
+    radio = topology.radio
     for ue in topology.expand():
         spec = ue.spec
+        ratios_up, ratios_down = subchannel_ratios_of(topology, ue)
         ues.append(
             UeScenario(
                 name=UeName(ue.name),
-    radio = topology.radio
                 profile=profiles[profile_key(ue)],
                 arrivals=arrivals_of(spec.arrivals)[0],
-        ratios_up, ratios_down = subchannel_ratios_of(topology, ue)
                 max_speed=spec.speed,
                 compute_watts=spec.compute_power,
                 transmit_watts=spec.power,
@@ -104,14 +104,14 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
                 uplink_delay_seconds=spec.link.delay,
                 downlink_delay_seconds=spec.link.delay,
                 outage_floor_bits_per_second=spec.link.floor,
+                subchannel_ratios_up=ratios_up,
+                subchannel_ratios_down=ratios_down,
+                access_point=ue.index % radio.access_points,
             )
         )
     return Scenario(
         name=topology.name,
         slot_seconds=topology.slot,
-                subchannel_ratios_up=ratios_up,
-                subchannel_ratios_down=ratios_down,
-                access_point=ue.index % radio.access_points,
         radio=Radio(
             uplink_hz=radio.uplink,
             downlink_hz=radio.downlink,
@@ -129,6 +129,5 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
             memory_bytes=int(topology.edge.memory),
             compute_watts=topology.edge.power,
         ),
-        edge=Edge(cpus=topology.edge.cpus, memory_bytes=int(topology.edge.memory)),
         ues=tuple(ues),
     )

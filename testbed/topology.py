@@ -266,6 +266,10 @@ class Topology(Model):
                 kind = "reserved" if ue.name in RESERVED_NODES else "used twice"
                 raise ValueError(f"the UE name {ue.name!r} is {kind}; names must be unique and not in {RESERVED_NODES}")
             names.add(ue.name)
+        if self.radio.access == "noma":
+            for spec in self.ues:
+                if spec.channel.kind == "rate":
+                    raise ValueError(f"UE {spec.name!r} has a channel of kind 'rate'; access 'noma' works on gains")
         if self.slot < 0.05:
             raise ValueError(f"slot is {self.slot:g} s; a slot shorter than 50 ms cannot be decided in time")
         return self
@@ -279,10 +283,6 @@ class Topology(Model):
                 raise ValueError(f"UE {spec.name!r} has no model; give 'model' at the top of the file or in the UE")
             # A profile at the top belongs to the model at the top
             profile = spec.profile or (self.profile if spec.model in (None, self.model) else None)
-        if self.radio.access == "noma":
-            for spec in self.ues:
-                if spec.channel.kind == "rate":
-                    raise ValueError(f"UE {spec.name!r} has a channel of kind 'rate'; access 'noma' works on gains")
             for number in range(spec.count):
                 distance = spec.channel.distance
                 if isinstance(distance, tuple):
