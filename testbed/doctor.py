@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 from testbed.errors import HostError
 from testbed.links import capabilities
+from testbed.runtime import gpu
 from testbed.runtime.host import HostFacts, facts
 
 
@@ -104,6 +104,7 @@ def _links() -> list[Finding]:
 
 def _programs() -> list[Finding]:
     docker = _docker()
+    lacking, gpu_fix = gpu.lacking()
     return [
         Finding(
             "docker",
@@ -121,10 +122,10 @@ def _programs() -> list[Finding]:
         ),
         Finding(
             "gpu",
-            Path("/dev/nvidia0").exists(),
-            "NVIDIA" if Path("/dev/nvidia0").exists() else "none",
-            "the edge computes on the CPU",
-            "use a host with an NVIDIA GPU and its container toolkit",
+            not lacking,
+            f"without {lacking}" if lacking else ", ".join(map(str, gpu.device_files())),
+            "the edge computes on the CPU; labs with gpu: required end with exit code 3",
+            gpu_fix or "for the docker runtime also NVIDIA's container toolkit",
         ),
     ]
 

@@ -43,6 +43,7 @@ from testbed.runtime import rootless
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, Runtime
 from testbed.runtime.discovery import list_owned, remove, state_root
 from testbed.runtime.engine import list_containers, remove_containers
+from testbed.runtime.gpu import check_host
 from testbed.runtime.rootless import Holder
 from testbed.runtime.zygote import Call
 from testbed.topology import Topology, Wanted
@@ -263,7 +264,8 @@ class Lab:
             state = msgspec.json.decode(path.read_bytes(), type=LabState)
         except FileNotFoundError:
             raise InputError("no such lab is up", value=name, allowed=", ".join(labs) or "none is up") from None
-        return cls(state, runtime_of(state.runtime, state.name, state.run_id))
+        gpu = state.resolved_lab["edge"]["gpu"]  # what it was made with: a repair makes the same edge
+        return cls(state, runtime_of(state.runtime, state.name, state.run_id, gpu=gpu))
 
     @property
     def client(self) -> ControlClient:
@@ -284,6 +286,11 @@ class Lab:
     @property
     def run_directory(self) -> Path:
         return Path(self.state.run_directory)
+
+    def edge_device(self) -> dict[str, str]:
+        """What the edge computes on, and why it is the CPU, for the manifest."""
+        edge = next(hello for hello in self.client.status().hellos if hello.role == "edge")
+        return {"edge_device": edge.device, "edge_device_reason": edge.device_reason}
 
     def node_names(self) -> list[str]:
         return [node.name for node in self.state.nodes]
@@ -427,6 +434,16 @@ def existing() -> list[str]:
     if rootless.needed():
         labs |= {holder.lab for holder in rootless.holders()}
     return sorted(labs)
+
+
+def check_gpu(kind: RuntimeName, gpu: Wanted) -> None:
+    """Before anything is started: raises HostError when a GPU is required and the edge cannot have one."""
+    if kind == "docker":
+        from testbed.runtime.docker_gpu import check_engine
+
+        check_engine(gpu)
+    else:
+        check_host(gpu)
 
 
 def runtime_of(

@@ -10,6 +10,8 @@ from functools import cache
 
 import pytest
 
+from testbed.runtime.gpu import device_files
+
 
 @cache
 def _no_root() -> str:
@@ -44,7 +46,7 @@ def _no_netem() -> str:
 
 @cache
 def _no_gpu() -> str:
-    return "" if os.path.exists("/dev/nvidia0") else "needs a CUDA device"  # noqa: PTH110
+    return "" if device_files() else "needs a CUDA device"
 
 
 LACKING: dict[str, Callable[[], str]] = {"root": _no_root, "docker": _no_docker, "netem": _no_netem, "gpu": _no_gpu}

@@ -7,30 +7,24 @@ Threads: the main one owns all sockets - it stamps what comes, acknowledges it, 
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import os
-import signal
-import sys
 import time
 from collections import deque
 from pathlib import Path
 
-import torch
 import zmq
 
 from controller.contract import ALL_ON_DEVICE, cut_from_label
 from testbed import messages
 from testbed.agents import wire
-from testbed.agents.backend import CpuBackend
 from testbed.agents.control import ControlLink, DecisionBox, HelloTimer, io_tids
+from testbed.agents.edge_backends import load_backends, usage_of
 from testbed.agents.edge_compute import NO_LOGITS, ComputeThread
 from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.process import serve
 from testbed.agents.transport import Assembler, ReceivedTask, RefusedTaskError
-from testbed.agents.ue import SWITCH_INTERVAL_SECONDS
-from testbed.configs import EdgeConfig, EdgeUe, read_config
-from testbed.errors import HostError
-from testbed.inference.profiles import read_profile
+from testbed.configs import EdgeConfig, read_config
 from testbed.inference.tensors import FrameHeader, MalformedFrame
 
 _LARGEST_FRAME_BYTES = 1 << 20  # agents send chunks of 64 kB
@@ -42,13 +36,7 @@ _IDLE_SECONDS = 0.5
 
 def main(config_path: str | Path) -> None:
     """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    torch.set_num_threads(1)
-    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    agent = EdgeAgent(read_config(Path(config_path), EdgeConfig))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: agent.request_stop(signal.Signals(received).name))
-    agent.run()
+    serve(lambda: EdgeAgent(read_config(Path(config_path), EdgeConfig)))
 
 
 class Lateness:
@@ -70,9 +58,7 @@ class EdgeAgent:
 
     def __init__(self, config: EdgeConfig) -> None:
         self._config = config
-        if config.gpu == "required":
-            raise HostError("the lab asks for a GPU on the edge", missing="a backend for it", fix="Set edge.gpu: off.")
-        self._backends = self._load(config)
+        self._backends, self._device = load_backends(config)
         self._wake = Wakeup()
         self._stop_reason = ""
         self._decisions = DecisionBox()
@@ -93,17 +79,6 @@ class EdgeAgent:
         self._link = ControlLink(self._context, config.node, config.lab_directory)
         self._hello_timer = HelloTimer(self._link, self._hello)
         self._socket = self._bind()
-
-    @staticmethod
-    def _load(config: EdgeConfig) -> dict[str, CpuBackend]:
-        """One backend for all UEs of a model."""
-        made: dict[tuple[str, str], CpuBackend] = {}
-        for ue in config.ues:
-            key = _backend_key(ue)
-            if key not in made:
-                made[key] = CpuBackend(ue.model, config.seed, read_profile(Path(ue.profile_path)))
-                made[key].prepare_tails(made[key].profile.chain_cuts)
-        return {ue.name: made[_backend_key(ue)] for ue in config.ues}
 
     def _bind(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -146,7 +121,15 @@ class EdgeAgent:
 
     def _hello(self) -> messages.Hello:
         tids = (self._deadlines.tid, *io_tids())
-        return messages.Hello(self._config.node, "edge", os.getpid(), stage_tid=self._compute.tid, extra_tids=tids)
+        return messages.Hello(
+            self._config.node,
+            "edge",
+            os.getpid(),
+            stage_tid=self._compute.tid,
+            extra_tids=tids,
+            device=self._device.device,
+            device_reason=self._device.reason,
+        )
 
     # ------------------------------------------------------------------------------------------------------ data plane
 
@@ -257,7 +240,20 @@ class EdgeAgent:
             rows.append(messages.EdgeUeReport(name, waiting, seconds, tails, overruns, sequence))
         p99 = self._lateness.take_p99()
         self._link.send(messages.EdgeReport(self._slot, now, tuple(rows), p99, self._malformed))
-        self._link.record(messages.EdgeHealth(now, p99, self._malformed))
+        usage = usage_of(self._backends)
+        self._link.record(
+            messages.EdgeHealth(
+                now,
+                p99,
+                self._malformed,
+                device_tails=usage.tails,
+                device_tail_seconds=usage.tail_seconds,
+                device_upload_seconds=usage.upload_seconds,
+                device_download_seconds=usage.download_seconds,
+                device_uploaded_bytes=usage.uploaded_bytes,
+                device_downloaded_bytes=usage.downloaded_bytes,
+            )
+        )
         self._schedule_report(self._slot + 2)
 
     def _finish(self) -> None:
@@ -272,7 +268,3 @@ class EdgeAgent:
         self._socket.close()
         self._link.close()
         self._context.term()
-
-
-def _backend_key(ue: EdgeUe) -> tuple[str, str]:
-    return ue.model, ue.profile_path

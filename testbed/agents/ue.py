@@ -8,17 +8,13 @@ and when it is held up with the interpreter's lock, so is its own node's stage.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import signal
-import sys
 import time
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 import zmq
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, UeDecision
@@ -30,27 +26,18 @@ from testbed.agents.backend import CpuBackend
 from testbed.agents.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.agents.ledger import SlotSums, Task
 from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.process import serve
 from testbed.agents.ue_stage import StageThread
 from testbed.agents.ue_uplink import Uplink
 from testbed.configs import UeConfig, read_config
 from testbed.inference.profiles import read_profile
 
-logger = logging.getLogger("testbed.ue")
-
-#: A thread that waits for the interpreter gets it after this: the I/O thread must not hold up a stage for 5 ms.
-SWITCH_INTERVAL_SECONDS = 0.1e-3
 _IDLE_SECONDS = 0.5
 
 
 def main(config_path: str | Path) -> None:
     """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    torch.set_num_threads(1)
-    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    agent = UeAgent(read_config(Path(config_path), UeConfig))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: agent.request_stop(signal.Signals(received).name))
-    agent.run()
+    serve(lambda: UeAgent(read_config(Path(config_path), UeConfig)))
 
 
 class UeAgent:

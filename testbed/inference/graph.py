@@ -8,6 +8,8 @@ numbers while tracing and have become constants, since the shape of the image ne
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from controller.contract import Cut, GraphNode
 from controller.model.cuts import chain_cuts
-from testbed.errors import InputError
+from testbed.errors import InputError, first_line
 from testbed.inference.models import LoadedModel, Normalise, offending_line
 
 INPUT = "input"
@@ -40,15 +42,16 @@ class ModelGraph:
     root: nn.Module = field(repr=False)  # holds all submodules and parameters that the operations refer to
     operations: dict[str, fx.Node] = field(repr=False)  # by the name of the value (without "input") or helper
     order: tuple[str, ...] = field(repr=False)  # all operations, topological
+    device: str = "cpu"  # of the parameters, and of what operations make of nothing
 
     @property
     def answer(self) -> str:
         """Name of the value that is the model's answer."""
         return self.nodes[-1].name
 
-    def to(self, device: str) -> None:
-        """Move all parameters, in place, before any partition is used on that device."""
-        self.root.to(device)
+    def on(self, device: str) -> ModelGraph:
+        """A copy of which parameters, constants, and what operations make of nothing, are on ``device``."""
+        return dataclasses.replace(self, root=copy.deepcopy(self.root).to(device), device=device)
 
     def compile(self, name: str, inputs: Sequence[str], outputs: Sequence[str]) -> fx.GraphModule:
         """A module that computes the values ``outputs`` (a tuple of tensors) from the values ``inputs``.
@@ -67,9 +70,19 @@ class ModelGraph:
         for key in self.order:
             if key in needed:
                 made[key] = graph.node_copy(self.operations[key], lambda node: made[node.name])
+                self._place(made[key])
         graph.output(tuple(made[value] for value in outputs))
         module = fx.GraphModule(self.root, graph, class_name=name)
         return module.eval()
+
+    def _place(self, node: fx.Node) -> None:
+        """An operation that was traced with the CPU as an argument gets :attr:`device`."""
+
+        def moved(leaf: Any) -> Any:
+            return torch.device(self.device) if isinstance(leaf, torch.device) else leaf
+
+        node.args = fx.node.map_aggregate(node.args, moved)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, moved)
 
     def _reads(self, key: str) -> Iterator[str]:
         return (node.name for node in self.operations[key].all_input_nodes)
@@ -98,7 +111,7 @@ def trace(model: LoadedModel) -> ModelGraph:
         answer = _run(graph, model.probe)
     except Exception as error:  # as above
         raise InputError(
-            f"the model cannot be traced. torch.fx: {fx_problem}. torch.export: {_first_line(error)}",
+            f"the model cannot be traced. torch.fx: {fx_problem}. torch.export: {first_line(error)}",
             where="model",
             value=model.name,
             fix="Replace control flow that depends on tensor values, or wrap that part in a module of torch.nn's kind.",
@@ -106,10 +119,6 @@ def trace(model: LoadedModel) -> ModelGraph:
     if not torch.allclose(answer, model.answer, rtol=1e-4, atol=1e-4 * float(model.answer.abs().max())):
         raise InputError(f"the traced model answers something else. torch.fx: {fx_problem}", where=model.name)
     return graph
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _normalised(model: LoadedModel) -> Tensor:

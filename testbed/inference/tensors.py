@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import msgspec
@@ -154,16 +154,21 @@ def split_payload(header: FrameHeader, payload: memoryview | bytes | bytearray) 
     return buffers
 
 
-def unpack(header: FrameHeader | bytes | memoryview, buffers: Sequence[memoryview | bytes | bytearray]) -> Frame:
+def unpack(
+    header: FrameHeader | bytes | memoryview,
+    buffers: Sequence[memoryview | bytes | bytearray],
+    place: Callable[[Tensor], Tensor] = lambda coded: coded,
+) -> Frame:
     """The tensors of one task, with the shape, type and strides that they had. Raises MalformedFrame.
 
-    fp32 tensors are views of ``buffers``: keep those unchanged until the tail has run.
+    fp32 tensors are views of ``buffers``: keep those unchanged until the tail has run. ``place`` may put a tensor,
+    still coded, elsewhere (on a GPU): it is decoded there.
     """
     decoded = header if isinstance(header, FrameHeader) else decode_header(header)
     if len(buffers) != len(decoded.tensors):
         raise MalformedFrame(f"{len(buffers)} buffers for {len(decoded.tensors)} tensors")
     tensors = tuple(
-        _tensor(tensor, decoded.codec, memoryview(buffer), size)
+        _tensor(tensor, decoded.codec, memoryview(buffer), size, place)
         for tensor, buffer, size in zip(decoded.tensors, buffers, decoded.buffer_bytes, strict=True)
     )
     return Frame(decoded.task, cut_from_label(decoded.cut), decoded.codec, tensors)
@@ -185,7 +190,9 @@ def _buffer_bytes(tensor: TensorHeader, codec: Codec) -> int:
     return math.prod(tensor.shape) * codecs.coded_dtype(dtype, codec).itemsize
 
 
-def _tensor(header: TensorHeader, codec: Codec, buffer: memoryview, size: int) -> Tensor:
+def _tensor(
+    header: TensorHeader, codec: Codec, buffer: memoryview, size: int, place: Callable[[Tensor], Tensor]
+) -> Tensor:
     if buffer.nbytes != size:
         raise MalformedFrame(f"a buffer of {buffer.nbytes} bytes where the header says {size}")
     if header.order and sorted(header.order) != list(range(len(header.shape))):
@@ -200,7 +207,7 @@ def _tensor(header: TensorHeader, codec: Codec, buffer: memoryview, size: int) -
         coded = torch.frombuffer(buffer, dtype=coded_dtype).view(header.shape)
         if coded.data_ptr() % coded_dtype.itemsize:
             coded = coded.clone()
-    tensor = codecs.decode(coded, dtype, codec, header.scale, header.offset)
+    tensor = codecs.decode(place(coded), dtype, codec, header.scale, header.offset)
     if not header.order:
         return tensor
     inverse = sorted(range(len(header.order)), key=header.order.__getitem__)

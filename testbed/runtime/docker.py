@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 from docker.models.containers import Container
-from docker.types import Mount
+from docker.types import DeviceRequest, Mount
 
 from testbed.errors import HostError, TestbedError
 from testbed.runtime import docker_nodes as nodes_on_engine
@@ -31,9 +31,10 @@ from testbed.runtime.child import start_ticks
 from testbed.runtime.discovery import system_lock
 from testbed.runtime.docker_build import Flavor, connect, project_root
 from testbed.runtime.docker_entry import Order, order_path, warm_path
-from testbed.runtime.docker_gpu import GpuMode, device_request, wants_gpu
+from testbed.runtime.docker_gpu import CUDA_ENVIRONMENT, wanted_device
 from testbed.runtime.docker_nodes import LABEL_NODE, PARALLEL, ContainerCgroup, container_name
 from testbed.runtime.docker_services import run_container
+from testbed.runtime.gpu import GpuMode
 from testbed.runtime.images import CONTAINER_UID, ensure_node_image
 from testbed.runtime.netns import NetnsRuntime
 from testbed.runtime.zygote import Call, Preparation
@@ -89,9 +90,9 @@ class DockerRuntime:
         self._asked_seconds = 0.0
 
     @cached_property
-    def gpu(self) -> bool:
-        """Whether the edge gets a GPU. Raises HostError when one is required and the engine offers none."""
-        return wants_gpu(self._client, self._gpu)
+    def _device(self) -> DeviceRequest | None:
+        """What the edge gets besides a core. Raises HostError when one is required and the engine offers none."""
+        return wanted_device(self._client, self._gpu)
 
     @cached_property
     def features(self) -> dict[str, Any]:
@@ -101,7 +102,7 @@ class DockerRuntime:
             **self._host.features,
             "engine": version["Version"],
             "engine_api": version["ApiVersion"],
-            "edge_gpu": self.gpu,
+            "edge_gpu": self._device is not None,
         }
 
     # ------------------------------------------------------------------------------------------------------ bring-up
@@ -118,8 +119,7 @@ class DockerRuntime:
         self.lab_directory.chmod(0o710)
         nodes_on_engine.share_directory(self.lab_directory / "ipc", CONTAINER_UID)
         wanted = [node for node in nodes if node.role in CONTAINER_ROLES]
-        flavors = {self._flavor(node) for node in wanted}
-        images = {flavor: ensure_node_image(self._client, flavor, self._progress) for flavor in flavors}
+        images = self._images()
         present = self._containers()
         missing = [node for node in wanted if node.name not in present or present[node.name].status != "running"]
         with ThreadPoolExecutor(PARALLEL) as pool:
@@ -134,8 +134,21 @@ class DockerRuntime:
             if node.network:
                 nodes_on_engine.attach_namespace(self.netns_name(node.name), self._pid(node.name))
 
+    def _images(self) -> dict[Flavor, str]:
+        """Tags, built where they are missing. With ``gpu: auto``, a CUDA image that cannot be had means the CPU."""
+        images: dict[Flavor, str] = {"cpu": ensure_node_image(self._client, "cpu", self._progress)}
+        if self._device is not None:
+            try:
+                images["cuda"] = ensure_node_image(self._client, "cuda", self._progress)
+            except HostError as error:
+                if self._gpu == "required":
+                    raise
+                self._progress(f"the edge gets no GPU: {error}")
+                self._device = None
+        return images
+
     def _flavor(self, node: NodeSpec) -> Flavor:
-        return "cuda" if node.role == "edge" and self.gpu else "cpu"
+        return "cuda" if node.role == "edge" and self._device is not None else "cpu"
 
     def _create_one(self, node: NodeSpec, images: Mapping[Flavor, str], ended: Container | None) -> None:
         if ended is not None:
@@ -155,9 +168,10 @@ class DockerRuntime:
             options |= {"cpuset_cpus": node.cpu_list}
         if node.role == "controller":
             options |= {"cpu_shares": CONTROLLER_SHARES}
-        if node.role == "edge" and self.gpu:
-            options |= {"device_requests": [device_request()]}
         environment = {"TESTBED_NODE": node.name, "TESTBED_RUN_ID": self._run_id}
+        if self._flavor(node) == "cuda":
+            options |= {"device_requests": [self._device]}
+            environment |= CUDA_ENVIRONMENT
         if paths:
             environment["PYTHONPATH"] = os.pathsep.join(("/opt/testbed", "/opt/packages", *paths))
         run_container(

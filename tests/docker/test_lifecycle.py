@@ -10,7 +10,7 @@ import pytest
 from testbed.errors import HostError, InputError, TestbedError
 from testbed.runtime import namespaces
 from testbed.runtime.docker import DockerRuntime
-from testbed.runtime.docker_gpu import offers_nvidia, wants_gpu
+from testbed.runtime.docker_gpu import device_request, wanted_device
 from testbed.runtime.docker_nodes import container_name, find, list_owned
 from testbed.runtime.images import node_tag
 
@@ -124,11 +124,11 @@ def test_logs_and_exec(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_required_gpu_is_refused_where_there_is_none(client: docker.DockerClient) -> None:
-    assert wants_gpu(client, "off") is False
-    if offers_nvidia(client):
-        assert wants_gpu(client, "required") is True
+    assert wanted_device(client, "off") is None
+    if device_request(client.info()) is not None:
+        assert wanted_device(client, "required") is not None
         return
-    assert wants_gpu(client, "auto") is False
+    assert wanted_device(client, "auto") is None
     with pytest.raises(HostError, match="gpu: required") as refusal:
-        wants_gpu(client, "required")
+        wanted_device(client, "required")
     assert refusal.value.exit_code == 3

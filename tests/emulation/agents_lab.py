@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import zmq
 
@@ -61,6 +62,7 @@ class AgentsLab:
     boundary_codec: Codec = "fp32"
     profile_path: Path = PROFILE
     model: str = MODEL
+    gpu: Literal["auto", "required", "off"] = "off"
     hellos: dict[str, Hello] = field(default_factory=dict)
     hello_counts: dict[str, int] = field(default_factory=dict)
     reports: list[Control] = field(default_factory=list)
@@ -122,7 +124,7 @@ class AgentsLab:
         if node == "edge":
             ues = tuple(EdgeUe(name, self.model, str(self.profile_path), "127.0.0.1") for name in self.names)
             config = EdgeConfig(
-                **common, seed=SEED, port=self.port, ues=ues, cpus=0.8, gpu="off", slot_seconds=SLOT_SECONDS
+                **common, seed=SEED, port=self.port, ues=ues, cpus=0.8, gpu=self.gpu, slot_seconds=SLOT_SECONDS
             )
             write_config(config, path)
         else:

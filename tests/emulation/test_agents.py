@@ -37,7 +37,9 @@ def unsplit_answers(ue_index: int, count: int) -> list[int]:
 
 
 def test_every_cut_gives_the_unsplit_answer_and_stages_sum(tmp_path: Path) -> None:
-    with AgentsLab(tmp_path, [EVENLY, EVENLY]) as lab:
+    with AgentsLab(tmp_path, [EVENLY, EVENLY], gpu="auto") as lab:
+        edge = lab.hellos["edge"]
+        assert edge.device.startswith("cuda: ") or (edge.device == "cpu" and "CUDA" in edge.device_reason)
         cuts = lab.profile.chain_cuts
         lab.apply(dict.fromkeys(lab.names, cuts[0]))
         lab.begin()
