@@ -75,6 +75,16 @@ class ReferenceCore(Struct, frozen=True):
     kernel_version: int = 0  # of that kernel; times of two versions cannot be compared
 
 
+class MeasuredCut(Struct, frozen=True):
+    """A cut of several tensors that was timed by itself, and what the sum over its nodes had said. Without codecs."""
+
+    cut: Cut
+    head_seconds: float  # on the reference core
+    tail_seconds: float
+    estimated_head_seconds: float
+    estimated_tail_seconds: float
+
+
 class ModelProfile(Struct, frozen=True):
     """Measured times of a model: the contract between measurement and every policy (JSON file)."""
 
@@ -92,6 +102,7 @@ class ModelProfile(Struct, frozen=True):
     p99_over_median_ratio: float = 1.0  # open-loop spread of the whole model's time on the measured host
     #: the device's own, where the device is not the reference core; (): it is, and ``node_seconds`` holds for both
     device_node_seconds: tuple[float, ...] = ()
+    measured_cuts: tuple[MeasuredCut, ...] = ()  # of several tensors, where somebody asked for them
 
     def __post_init__(self) -> None:
         cuts = len(self.chain_cuts)
@@ -316,8 +327,30 @@ class Policy(Protocol):
         """What was loaded (path, hash, trained for ...); empty if the policy has no checkpoint."""
 
 
+@runtime_checkable
 class LocalPolicy(Protocol):
-    """The part of a decentralised policy that runs in a UE (DDS)."""
+    """The part of a decentralised policy that runs in a UE (DDS). It sees one UE: its own."""
+
+    def reset(self, scenario: Scenario) -> None:
+        """Forget everything. ``scenario.ues`` holds this UE alone."""
 
     def respond(self, signal: dict[str, float], own_state: UeObservation) -> UeDecision:
-        """Best response of one UE to what the edge publishes."""
+        """Best response of this UE to what the edge publishes."""
+
+
+class AskUe(Protocol):
+    """How a decentralised policy asks a UE: over sockets in the testbed, by a call in the simulator."""
+
+    def __call__(self, ue: UeName, signal: dict[str, float], state: UeObservation) -> UeDecision | None:
+        """What the UE's :class:`LocalPolicy` responds; None if it is gone."""
+
+
+@runtime_checkable
+class DecentralisedPolicy(Protocol):
+    """A policy whose UEs decide for themselves. Without :meth:`ask_through` it asks local policies of its own."""
+
+    def local_policy(self) -> LocalPolicy:
+        """What runs in each UE, with this policy's options."""
+
+    def ask_through(self, ask: AskUe | None) -> None:
+        """Ask the UEs themselves from now on; None: in this process again. Kept over a ``reset``."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Codec, Cut, ModelProfile, Scenario, UeScenario
-from controller.model.cuts import device_set
+from controller.model.cut_times import several_tensor_seconds
 
 Floats = NDArray[np.float64]
 
@@ -22,28 +22,18 @@ def stage_work(profile: ModelProfile, cut: Cut, codec: Codec) -> tuple[float, fl
     """(head, tail) seconds on the reference core of any canonical cut: what agents pace to and models compute with.
 
     Encoding is part of the head, decoding of the tail. The raw input goes out as it is: its head is 0; the local cut
-    has no tail. For a cut of several tensors, which no profile times as a whole: the sum of its nodes' times, and the
-    codec's times of the chain cut whose encoded bytes are nearest. Raises KeyError for a codec without times.
+    has no tail. Cuts of several tensors: :mod:`controller.model.cut_times`. Raises KeyError for a codec without times.
     """
     times = profile.codecs[codec]
-    if cut in profile.chain_cuts:
-        index = profile.chain_index(cut)
-        head, tail = profile.head_seconds[index], profile.tail_seconds[index]
-    else:
-        on_device = device_set(profile.nodes, cut)
-        head = sum(s for node, s in zip(profile.nodes, profile.node_seconds, strict=True) if node.name in on_device)
-        tail = sum(s for node, s in zip(profile.nodes, profile.node_seconds, strict=True) if node.name not in on_device)
-        size = profile.boundary_bytes(cut, codec)
-        index = min(
-            range(1, len(profile.chain_cuts) - 1),
-            key=lambda i: abs(profile.boundary_bytes(profile.chain_cuts[i], codec) - size),
-            default=0,
-        )
+    if cut not in profile.chain_cuts:
+        return several_tensor_seconds(profile, cut, codec)
+    index = profile.chain_index(cut)
     if cut == ALL_ON_DEVICE:
-        return head, 0.0
+        return profile.head_seconds[index], 0.0
+    tail = profile.tail_seconds[index] + times.decode_seconds[index]
     if cut == ALL_ON_EDGE:
-        return 0.0, tail + times.decode_seconds[index]
-    return head + times.encode_seconds[index], tail + times.decode_seconds[index]
+        return 0.0, tail
+    return profile.head_seconds[index] + times.encode_seconds[index], tail
 
 
 def wire_bits(scenario: Scenario, payload_bytes: ArrayLike) -> Floats:

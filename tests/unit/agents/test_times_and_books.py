@@ -42,11 +42,9 @@ def test_times_of_chain_cuts_are_the_profiles(profile: ModelProfile) -> None:
 def test_times_of_a_cut_through_a_branch_are_sums_of_nodes(profile: ModelProfile) -> None:
     inner = next(node for node in profile.nodes if len(node.inputs) == 2)
     times = StageTimes(profile)
-    codec = profile.codecs["fp32"]
+    totals = [times.head_seconds(cut, "fp32") + times.tail_seconds(cut, "fp32") for cut in profile.chain_cuts[1:-1]]
     total = times.head_seconds(inner.inputs, "fp32") + times.tail_seconds(inner.inputs, "fp32")
-    assert total == pytest.approx(
-        sum(profile.node_seconds), abs=max(codec.encode_seconds) + max(codec.decode_seconds), rel=0
-    )
+    assert min(totals) <= total <= 1.02 * max(totals)  # two tensors are encoded
     assert 0 < times.head_seconds(inner.inputs, "fp32") < profile.head_seconds[-1]
 
 
@@ -77,7 +75,9 @@ def test_a_stale_decision_is_dropped_and_an_early_one_waits() -> None:
 
 
 def test_a_head_at_a_slots_start_waits_for_the_slots_decision_and_no_longer() -> None:
-    schedule = ArrivalSchedule(ArrivalProcess(Arrivals("poisson", (7.0,)), 0.5, seed=3, ue_index=1), Start(100.0, 0.5, None))
+    schedule = ArrivalSchedule(
+        ArrivalProcess(Arrivals("poisson", (7.0,)), 0.5, seed=3, ue_index=1), Start(100.0, 0.5, None)
+    )
     assert [schedule.slot_at(time) for time in (99.0, 100.0, 100.4, 101.0)] == [-1, 0, 0, 2]
     start, wait = 101.001, DECISION_WAIT_SECONDS
     assert decision_wait_seconds(1, schedule, start, start) == pytest.approx(wait - 0.001)
