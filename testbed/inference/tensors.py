@@ -197,9 +197,10 @@ def _tensor(
         raise MalformedFrame(f"a buffer of {buffer.nbytes} bytes where the header says {size}")
     if header.order and sorted(header.order) != list(range(len(header.shape))):
         raise MalformedFrame(f"{header.order} is not an order of {len(header.shape)} axes")
-    if not (math.isfinite(header.scale) and math.isfinite(header.offset)):
-        raise MalformedFrame("scale and offset must be finite")
     dtype = _DTYPES[header.dtype]
+    largest = torch.finfo(dtype if dtype.is_floating_point else torch.float64).max
+    if not (abs(header.scale) <= largest and abs(header.offset) <= largest):  # also for nan
+        raise MalformedFrame(f"scale {header.scale} and offset {header.offset} must be values of {header.dtype}")
     coded_dtype = codecs.coded_dtype(dtype, codec)
     if size == 0:
         coded = torch.empty(header.shape, dtype=coded_dtype)

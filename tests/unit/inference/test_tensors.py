@@ -108,6 +108,7 @@ def test_the_base_of_the_malformed_headers_is_well_formed() -> None:
         {"order": [1]},
         {"order": [7, 1]},
         {"scale": float("nan")},
+        {"scale": 2.2e41},
         {"offset": float("inf")},
     ],
 )
