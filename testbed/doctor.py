@@ -6,9 +6,12 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from testbed.calibrate import describe
 from testbed.errors import HostError
+from testbed.inference.calibration import calibration_of
 from testbed.links import capabilities
 from testbed.runtime import gpu
+from testbed.runtime.cpusets import RESERVE_FROM_CORES
 from testbed.runtime.host import HostFacts, facts
 
 
@@ -61,7 +64,26 @@ def _host(host: HostFacts) -> list[Finding]:
             "one core carries little more than one UE",
             "use a host with two cores or more",
         ),
+        Finding(
+            "cpusets",
+            host.cpusets and host.cores >= RESERVE_FROM_CORES,
+            f"{host.cores} cores" if host.cpusets else "no cpuset controller that we may use",
+            "UEs share cores with the edge, controller and player; the manifest says so",
+            f"run as root on {RESERVE_FROM_CORES} cores or more (docs/lab-file.md, key host)",
+        ),
+        _calibration(host),
     ]
+
+
+def _calibration(host: HostFacts) -> Finding:
+    calibration, reason = calibration_of(host.cpu)
+    return Finding(
+        "calibration",
+        calibration is not None,
+        reason if calibration is None else describe(calibration),
+        "a lab that is too slow for this host starts, and ends as an invalid run",
+        "testbed doctor --calibrate (ten seconds, on a quiet host)",
+    )
 
 
 def _links() -> list[Finding]:

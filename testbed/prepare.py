@@ -10,6 +10,7 @@ from pathlib import Path
 
 from controller import registry
 from controller.contract import ModelProfile, Policy, Scenario
+from testbed import checks
 from testbed.channels import make_traces, mean_states, peak_states, write_traces
 from testbed.errors import InputError
 from testbed.inference.profiles import profile_cache_path, read_profile, write_profile
@@ -85,7 +86,12 @@ def prepare(
     duration_seconds: float | None,
     notify: Notify,
 ) -> Ingredients:
-    """Check and write everything. Raises InputError for a profile, trace, model or policy that does not fit."""
+    """Check and write everything. Raises InputError for a profile, trace, model or policy that does not fit.
+
+    Raises HostError for a lab that this host is too slow for.
+    """
+    checks.require_host(topology, where)
+    sets = checks.cpusets_of(topology)
     conditions = gather(topology, where, folder, duration_seconds, notify)
     make_policy(topology, conditions.scenario, where, notify)
     run_id = new_run_id(topology)
@@ -94,7 +100,7 @@ def prepare(
     return Ingredients(
         topology=topology,
         scenario=conditions.scenario,
-        plan=make_plan(topology, runtime, peak_states(conditions.traces)),
+        plan=make_plan(topology, runtime, peak_states(conditions.traces), sets),
         run_id=run_id,
         run_directory=directory,
         trace_paths=write_traces(topology, conditions.traces, directory / "traces"),

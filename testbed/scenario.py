@@ -9,7 +9,7 @@ from pathlib import Path
 from controller.contract import Arrivals, Edge, ModelProfile, Radio, Scenario, UeName, UeScenario
 from testbed.channels import subchannel_ratios_of
 from testbed.errors import InputError
-from testbed.inference.profiles import read_profile
+from testbed.inference.profiles import read_profile, with_device
 from testbed.topology import ArrivalsSpec, ExpandedUe, Topology
 
 ProfileMaker = Callable[[str], ModelProfile]
@@ -51,31 +51,36 @@ def arrivals_of(spec: ArrivalsSpec) -> tuple[Arrivals, tuple[float, ...]]:
 
 
 def profile_key(ue: ExpandedUe) -> str:
-    """What tells two profiles of a lab apart: the file if one is named, else the model."""
-    return ue.profile or ue.model
+    """What tells two profiles of a lab apart: the file if one is named, else the model; and the device's, if any."""
+    return " on ".join(filter(None, (ue.profile or ue.model, ue.device)))
 
 
 def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> dict[str, ModelProfile]:
-    """Profiles by :func:`profile_key`; ``measure(model)`` gives that of a UE that names no file."""
+    """Profiles by :func:`profile_key`; ``measure(model)`` gives that of a UE that names no file.
+
+    Raises InputError for a file that is no profile, or one of another model.
+    """
     profiles: dict[str, ModelProfile] = {}
     for ue in topology.expand():
         key = profile_key(ue)
         if key in profiles:
             continue
-        if ue.profile is None:
-            profiles[key] = measure(ue.model)
-            continue
-        profile = read_profile(Path(ue.profile))
-        if profile.model != ue.model:
-            raise InputError(
-                f"the profile of {ue.name!r} is of another model",
-                where=where,
-                value=f"{ue.profile}: {profile.model}",
-                allowed=ue.model,
-                fix=f"Measure one with: testbed profile {ue.model}",
-            )
-        profiles[key] = profile
+        profile = measure(ue.model) if ue.profile is None else _read_for(ue, ue.profile, where)
+        profiles[key] = profile if ue.device is None else with_device(profile, _read_for(ue, ue.device, where))
     return profiles
+
+
+def _read_for(ue: ExpandedUe, path: str, where: str) -> ModelProfile:
+    profile = read_profile(Path(path))
+    if profile.model != ue.model:
+        raise InputError(
+            f"the profile of {ue.name!r} is of another model",
+            where=where,
+            value=f"{path}: {profile.model}",
+            allowed=ue.model,
+            fix=f"Measure one with: testbed profile {ue.model}",
+        )
+    return profile
 
 
 def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_gains: Mapping[str, float]) -> Scenario:

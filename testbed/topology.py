@@ -210,6 +210,7 @@ class UeSpec(Model):
     link: LinkSpec = LinkSpec()
     model: str | None = None
     profile: str | None = None
+    device: str | None = Field(default=None, description="a ModelProfile of another device: heads take its times")
 
 
 class PolicySpec(BaseModel):
@@ -228,6 +229,15 @@ class MonitoringSpec(Model):
     grafana: Wanted = "auto"
 
 
+class HostSpec(Model):
+    """How the lab uses the host that carries it; changes nothing of what is emulated."""
+
+    cpusets: Annotated[Literal["auto", "off", "split"], BeforeValidator(_off)] = Field(
+        default="auto",
+        description="cores of their own for UEs, edge and steering: from 4 cores on (auto), never, from 2 cores on",
+    )
+
+
 class ExpandedUe(Model):
     """One UE with everything resolved."""
 
@@ -236,6 +246,7 @@ class ExpandedUe(Model):
     spec: UeSpec
     model: str
     profile: str | None
+    device: str | None
     distance: Metres | None
 
 
@@ -245,6 +256,7 @@ class Topology(Model):
     slot: PositiveSeconds = 0.5
     model: str | None = None
     profile: str | None = Field(default=None, description="a ModelProfile file, so that two hosts emulate one device")
+    device: str | None = Field(default=None, description="a ModelProfile of another device, for all UEs of the model")
     codec: CodecSpec = CodecSpec()
     edge: EdgeSpec = EdgeSpec()
     radio: RadioSpec = RadioSpec()
@@ -252,6 +264,7 @@ class Topology(Model):
     policy: PolicySpec = PolicySpec(name="neurosurgeon")
     task_timeout: PositiveSeconds = 60.0
     monitoring: MonitoringSpec = MonitoringSpec()
+    host: HostSpec = HostSpec()
 
     @field_validator("policy", mode="before")
     @classmethod
@@ -281,8 +294,10 @@ class Topology(Model):
             model = spec.model or self.model
             if model is None:
                 raise ValueError(f"UE {spec.name!r} has no model; give 'model' at the top of the file or in the UE")
-            # A profile at the top belongs to the model at the top
-            profile = spec.profile or (self.profile if spec.model in (None, self.model) else None)
+            # A profile (or device) at the top belongs to the model at the top
+            of_the_lab = spec.model in (None, self.model)
+            profile = spec.profile or (self.profile if of_the_lab else None)
+            device = spec.device or (self.device if of_the_lab else None)
             for number in range(spec.count):
                 distance = spec.channel.distance
                 if isinstance(distance, tuple):
@@ -291,7 +306,13 @@ class Topology(Model):
                 name = spec.name if spec.count == 1 else f"{spec.name}{number + 1}"
                 result.append(
                     ExpandedUe.model_construct(
-                        name=name, index=len(result), spec=spec, model=model, profile=profile, distance=distance
+                        name=name,
+                        index=len(result),
+                        spec=spec,
+                        model=model,
+                        profile=profile,
+                        device=device,
+                        distance=distance,
                     )
                 )
         return tuple(result)
@@ -436,14 +457,17 @@ def _resolve_paths(topology: Topology, where: str, folder: Path) -> Topology:
             update={"file": resolve(ue.arrivals.file, f"ues.{index}.arrivals.file", "arrivals file")}
         )
         profile = resolve(ue.profile, f"ues.{index}.profile", "profile")
-        ues.append(ue.model_copy(update={"channel": channel, "link": link, "arrivals": arrivals, "profile": profile}))
+        device = resolve(ue.device, f"ues.{index}.device", "device's profile")
+        changed = {"channel": channel, "link": link, "arrivals": arrivals, "profile": profile, "device": device}
+        ues.append(ue.model_copy(update=changed))
     profile = resolve(topology.profile, "profile", "profile")
+    device = resolve(topology.device, "device", "device's profile")
     policy = topology.policy
     checkpoint = policy.options.get("checkpoint")
     if isinstance(checkpoint, str):
         found = resolve(checkpoint, "policy.checkpoint", "checkpoint")
         policy = PolicySpec.model_validate({"name": policy.name, **policy.options, "checkpoint": found})
-    return topology.model_copy(update={"ues": tuple(ues), "profile": profile, "policy": policy})
+    return topology.model_copy(update={"ues": tuple(ues), "profile": profile, "device": device, "policy": policy})
 
 
 def _check_policy(topology: Topology, where: str) -> None:

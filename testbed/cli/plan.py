@@ -6,6 +6,7 @@ import json
 
 import click
 
+from testbed import checks
 from testbed.channels import make_traces, peak_states
 from testbed.cli import options
 from testbed.plan import make_plan
@@ -23,7 +24,10 @@ def command(
 ) -> None:
     """Print what `up` would do, and do nothing."""
     topology = lab.read()
-    plan = make_plan(topology, select(runtime, options.notify), peak_states(make_traces(topology, None))).to_json()
+    for warning in checks.host_warnings(topology):
+        click.echo(f"warning: {warning}", err=True)
+    peaks = peak_states(make_traces(topology, None))
+    plan = make_plan(topology, select(runtime, options.notify), peaks, checks.cpusets_of(topology)).to_json()
     if as_json:
         click.echo(json.dumps(plan, indent=1))
         return

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from controller.contract import ModelProfile, cut_label
+from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, write_profile
 
 
 @click.command("profile")
@@ -25,12 +26,25 @@ from controller.contract import ModelProfile, cut_label
 @click.option(
     "--reference-fraction",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.5,
+    default=REFERENCE_CORE_FRACTION,
     show_default=True,
     help="The reference core (speed 1.0) as a fraction of this host's core.",
 )
+@click.option(
+    "--layer-times",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV of another device's time per layer: make its profile from that, and measure nothing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def command(model: str, out: Path | None, cuts: bool, seed: int, reference_fraction: float, as_json: bool) -> None:
+def command(
+    model: str,
+    out: Path | None,
+    cuts: bool,
+    seed: int,
+    reference_fraction: float,
+    layer_times: Path | None,
+    as_json: bool,
+) -> None:
     """Measure head and tail of MODEL at every single-tensor cut and write a model profile.
 
     MODEL is torchvision:NAME (random weights) or package.module:factory, importable from the working directory.
@@ -38,7 +52,15 @@ def command(model: str, out: Path | None, cuts: bool, seed: int, reference_fract
     if cuts:
         _list_cuts(model, seed, as_json)
         return
-    from testbed.inference.profiles import profile_cache_path, write_profile
+    if layer_times is not None:
+        if out is None:
+            raise click.UsageError("--layer-times needs --out FILE: the cache is for what this host measured")
+        from testbed.inference.layer_times import profile_of_device, read_layer_times
+        from testbed.inference.partition import load_split_model
+
+        times = read_layer_times(layer_times)
+        _tell(profile_of_device(load_split_model(model, seed), times, str(layer_times)), out, as_json)
+        return
     from testbed.inference.profiling import profile_model
 
     errors = Console(stderr=True)
@@ -51,7 +73,10 @@ def command(model: str, out: Path | None, cuts: bool, seed: int, reference_fract
             reference_fraction=reference_fraction,
             progress=lambda text, ratio: bar.update(task, description=text, completed=ratio),
         )
-    path = out or profile_cache_path(model)
+    _tell(profile, out or profile_cache_path(model), as_json)
+
+
+def _tell(profile: ModelProfile, path: Path, as_json: bool) -> None:
     write_profile(profile, path)
     if as_json:
         click.echo(msgspec.json.encode(profile))
@@ -98,6 +123,8 @@ def _table(profile: ModelProfile) -> Table:
 
 def _summary(profile: ModelProfile) -> str:
     core = profile.reference_core
+    if core.fraction == 1 and core.torch_version == "none":
+        return f"speed 1.0: {core.host_cpu}; {profile.head_seconds[-1] * 1e3:.1f} ms in all"
     return (
         f"reference core: {core.fraction:g} of one core of {core.host_cpu}, torch {core.torch_version}; "
         f"hold-out error {profile.holdout_error_ratio:.1%}; p99 / median {profile.p99_over_median_ratio:.2f}"

@@ -20,7 +20,7 @@ def command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check a lab file: every key, unit, path, model and policy, and whether this host can carry it."""
     topology = load(file, overrides)
     checks.check_models(topology, str(file), file.parent)
-    warnings = checks.warnings(topology)
+    warnings = [*checks.warnings(topology), *checks.host_warnings(topology)]
     if as_json:
         click.echo(json.dumps({"lab": topology.normalised(), "warnings": warnings}, indent=1))
         return

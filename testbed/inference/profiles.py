@@ -8,11 +8,14 @@ from pathlib import Path
 
 import msgspec
 
-from controller.contract import ModelProfile
+from controller.contract import CodecTimes, ModelProfile
 from testbed.errors import InputError
 
 #: Of the profile file. A file of another version is refused: its times may mean something else.
 PROFILE_VERSION = 1
+
+#: "Speed 1.0" is this part of a core of the profiled host, so that a stage ends before its target in spite of noise.
+REFERENCE_CORE_FRACTION = 0.5
 
 
 class _Versioned(msgspec.Struct):
@@ -60,3 +63,31 @@ def profile_cache_path(model: str) -> Path:
 def _one_line_lists(text: bytes) -> bytes:
     """Lists of plain values on one line each: a profile holds hundreds of them, and diffs stay readable."""
     return re.sub(rb"\[[^\[\]{}]*\]", lambda found: re.sub(rb"\s*\n\s*", b" ", found.group()), text)
+
+
+def with_device(profile: ModelProfile, device: ModelProfile) -> ModelProfile:
+    """Heads (and encoding) of ``device``, tails (and decoding) of ``profile``: a UE that is not the host's core.
+
+    Times of cuts of several tensors come from ``device_node_seconds`` and ``node_seconds`` in the same way. Raises
+    InputError for profiles of two different graphs.
+    """
+    if (device.model, _shape(device)) != (profile.model, _shape(profile)):
+        raise InputError(
+            "the device's profile is of another graph than the lab's",
+            value=f"{device.model}, {len(device.nodes)} nodes",
+            allowed=f"{profile.model}, {len(profile.nodes)} nodes, with the same names",
+            fix="Make both with this version of the testbed (docs/profile.md).",
+        )
+    return msgspec.structs.replace(
+        profile,
+        head_seconds=device.head_seconds,
+        device_node_seconds=device.device_node_seconds or device.node_seconds,
+        codecs={
+            codec: CodecTimes(device.codecs[codec].encode_seconds, times.decode_seconds)
+            for codec, times in profile.codecs.items()
+        },
+    )
+
+
+def _shape(profile: ModelProfile) -> tuple[object, ...]:
+    return tuple(node.name for node in profile.nodes), profile.chain_cuts

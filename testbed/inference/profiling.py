@@ -26,10 +26,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from controller.contract import ALL_ON_EDGE, Codec, CodecTimes, Cut, ModelProfile, ReferenceCore
-from testbed.inference import tensors
+from testbed.inference import calibration, tensors
 from testbed.inference.graph import INPUT
 from testbed.inference.partition import SplitModel, load_split_model
-from testbed.inference.profiles import PROFILE_VERSION, profile_cache_path, read_profile, write_profile
+from testbed.inference.profiles import (
+    PROFILE_VERSION,
+    REFERENCE_CORE_FRACTION,
+    profile_cache_path,
+    read_profile,
+    write_profile,
+)
 
 __all__ = [
     "Effort",
@@ -75,7 +81,7 @@ def profile_model(
     name: str,
     seed: int,
     *,
-    reference_fraction: float = 0.5,
+    reference_fraction: float = REFERENCE_CORE_FRACTION,
     effort: Effort = Effort(),
     progress: Progress | None = None,
     python_path: Sequence[Path] = (),
@@ -112,7 +118,13 @@ def profile_split(split: SplitModel, *, reference_fraction: float, effort: Effor
         node_seconds=_rounded(node_seconds / reference_fraction),
         codecs=codecs,
         result_bytes=split.model.classes * split.model.answer.element_size(),
-        reference_core=ReferenceCore(reference_fraction, host_cpu(), torch.__version__.split("+")[0]),
+        reference_core=ReferenceCore(
+            reference_fraction,
+            host_cpu(),
+            torch.__version__.split("+")[0],
+            kernel_seconds=round(passes.kernel.seconds, 9),
+            kernel_version=calibration.KERNEL_VERSION,
+        ),
         holdout_error_ratio=round(holdout_error, 4),
         p99_over_median_ratio=round(passes.spread(), 3),
     )
@@ -141,6 +153,8 @@ class _Passes:
         self._segments = split.partition(ALL_ON_EDGE).node_segments()
         self._stamps: list[Floats] = []  # per pass: seconds from its start to the end of each node but "input"
         self._whole = _Samples()
+        self._kernel_run = calibration.make_kernel()
+        self.kernel = _Samples()  # the same on every host: what relates this profile to another one
         self._stamped_pass()
         middle, whole = self._stamped_pass(), self._run_whole()
         self._anchors, self._holdouts = _choose(self._prefixes(middle), effort)
@@ -158,7 +172,7 @@ class _Passes:
 
     def measure(self, progress: Progress) -> None:
         order = random.Random(0)
-        runs: list[Callable[[], None]] = [self._record_stamps, self._record_whole] * 2
+        runs: list[Callable[[], None]] = [self._record_stamps, self._record_whole] * 2 + [self._record_kernel]
         for index in self._heads:
             runs += [self._record_head(index), self._record_tail(index)]
         for number in range(self.rounds):
@@ -225,6 +239,11 @@ class _Passes:
 
     def _record_whole(self) -> None:
         self._whole.runs.append(self._run_whole())
+
+    def _record_kernel(self) -> None:
+        start = time.perf_counter()
+        self._kernel_run()
+        self.kernel.runs.append(time.perf_counter() - start)
 
     def _record_head(self, index: int) -> Callable[[], None]:
         partition = self._split.partition(self._cuts[index])

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from controller.contract import Scenario
+from testbed.checks import HostRecord
 from testbed.errors import InputError
 
 MANIFEST_VERSION = 1
@@ -60,6 +61,7 @@ class Manifest(msgspec.Struct, frozen=True):
     git_revision: str | None
     command_line: list[str]
     started_utc: str
+    host: HostRecord | None = None  # None: written before hosts were calibrated, or simulated
     ended_utc: str | None = None
 
 
@@ -77,6 +79,7 @@ def describe_run(
     duration_seconds: float | None,
     trace_paths: Sequence[Path],
     command_line: Sequence[str],
+    host: HostRecord | None = None,
 ) -> Manifest:
     """Collect everything about this run and this host. ``lab`` is the resolved lab file as plain data."""
     return Manifest(
@@ -112,6 +115,7 @@ def describe_run(
         git_revision=_git_revision(),
         command_line=list(command_line),
         started_utc=_now(),
+        host=host,
     )
 
 

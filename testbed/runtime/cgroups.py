@@ -58,6 +58,11 @@ class Cgroups(ABC):
     def set_quota(self, lab: str, node: str, host_cores: float) -> None:
         """Change a node's cap in place; 0 takes it away."""
 
+    @property
+    @abstractmethod
+    def has_cpusets(self) -> bool:
+        """Whether a node can be kept on some of the host's cores."""
+
     @abstractmethod
     def trees(self) -> list[Path]:
         """Root of ours in each hierarchy that is used."""
@@ -103,6 +108,10 @@ class NoCgroups(Cgroups):
 
     version: Version = "none"
 
+    @property
+    def has_cpusets(self) -> bool:
+        return False
+
     def create(self, lab: str, node: NodeSpec) -> None:
         quota_microseconds(node.quota_host_cores)
 
@@ -120,6 +129,10 @@ class CgroupsV1(Cgroups):
 
     def __init__(self, mounts: dict[str, Path]) -> None:
         self._mounts = mounts
+
+    @property
+    def has_cpusets(self) -> bool:
+        return "cpuset" in self._mounts and os.access(self._mounts["cpuset"], os.W_OK)
 
     @property
     def cpu_root(self) -> Path:
@@ -169,6 +182,10 @@ class CgroupsV2(Cgroups):
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    @property
+    def has_cpusets(self) -> bool:
+        return "cpuset" in (self._root / "cgroup.controllers").read_text().split()
 
     def trees(self) -> list[Path]:
         return [self._root / TREE]

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from testbed.inference.profiles import REFERENCE_CORE_FRACTION
 from testbed.runtime import realtime
 from testbed.runtime.cgroups import Version, detect
 from testbed.runtime.discovery import system_lock
-
-#: "Speed 1.0" is this part of a core of the host, so that a stage ends before its target in spite of noise.
-REFERENCE_CORE_FRACTION = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,13 +23,18 @@ class HostFacts:
     kernel: str
     preemption: str  # the kernel's model as it names it; "unknown" where it does not say
     cpu: str
-    cores: int  # that this process may use
+    cpus: tuple[int, ...]  # that this process may use, as the kernel numbers them
     memory_bytes: int
     cgroup_version: Version  # that we may write to
+    cpusets: bool  # whether nodes can be kept on some of the cores
     realtime: bool  # whether threads can become SCHED_FIFO
     is_root: bool
     in_user_namespace: bool  # root of a user namespace only
     user_namespaces: bool  # whether one can be made, with a network and a process namespace in it
+
+    @property
+    def cores(self) -> int:
+        return len(self.cpus)
 
     @property
     def reference_cores(self) -> float:
@@ -49,9 +52,10 @@ def facts() -> HostFacts:
         kernel=platform.release(),
         preemption=_preemption(),
         cpu=_cpu(),
-        cores=len(os.sched_getaffinity(0)),
+        cpus=tuple(sorted(os.sched_getaffinity(0))),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cgroup_version=groups.version,
+        cpusets=groups.has_cpusets,
         realtime=fifo,
         is_root=os.geteuid() == 0,
         in_user_namespace=in_user_namespace(),
