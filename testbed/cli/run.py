@@ -12,8 +12,9 @@ from testbed.cli import options
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
 from testbed.runs.execute import Order, execute
+from testbed.runs.fidelity_limits import NOT_MEASURED
 from testbed.runs.live import LiveTable
-from testbed.runs.report import si_seconds
+from testbed.runs.report import figure_value, si_seconds
 from testbed.runs.summary import Summary
 from testbed.runtime.select import select
 from testbed.units import DURATION
@@ -68,9 +69,29 @@ def print_summary(summary: Summary) -> None:
         click.echo("  of which   " + ", ".join(f"{stage} {si_seconds(value)}" for stage, value in stages))
     cuts = sorted(summary.cuts.items(), key=lambda item: -item[1])
     click.echo("  cuts       " + ", ".join(f"{label} {share:.0%}" for label, share in cuts))
-    fidelity = msgspec.structs.asdict(summary.fidelity)
-    shown = (
-        f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}" for name, value in fidelity.items()
-    )
-    click.echo("  fidelity   " + ", ".join(shown))
+    click.echo(f"  fidelity   {fidelity_line(summary)}")
     click.echo(f"  report     {Path(summary.run_dir) / 'report.html'}")
+
+
+#: Name in the summary, how it is said, and its unit.
+_FIDELITY = (
+    ("rate_error", "rate {} off", "ratio"),
+    ("step_lateness_p99_seconds", "trace steps {} late (p99)", "s"),
+    ("stage_time_error_p50", "stages {} off (p50)", "ratio"),
+    ("overrun_ratio", "{} overruns", "ratio"),
+    ("uplink_integral_error", "uplink {} off", "ratio"),
+    ("round_trip_error", "idle round trip {} of its tolerance", "ratio"),
+)
+
+
+def fidelity_line(summary: Summary) -> str:
+    """How well the emulation did, in one line; what this run could not measure comes last."""
+    values = msgspec.structs.asdict(summary.fidelity)
+    measured = [
+        text.format(figure_value(values[name], unit)) for name, text, unit in _FIDELITY if values[name] != NOT_MEASURED
+    ]
+    missing = [name for name, _, _ in _FIDELITY if values[name] == NOT_MEASURED]
+    if missing:
+        measured.append(f"not measured: {', '.join(missing)}")
+    verdict = "every limit kept" if summary.valid else "limits broken"
+    return f"{verdict}: {', '.join(measured)}"

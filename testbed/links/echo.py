@@ -118,6 +118,6 @@ class _Probe:
 
 
 def _checksum(message: bytes | bytearray) -> int:
-    total = sum(struct.unpack(f"!{len(message) // 2}H", message))
+    total: int = sum(struct.unpack(f"!{len(message) // 2}H", message))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF

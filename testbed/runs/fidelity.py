@@ -2,66 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from testbed.runs.fidelity_host import causes, host_samples, mean_of, quantile_of, throttled_ratio
+from testbed.runs.fidelity_limits import NOT_MEASURED, ORDINARY, REALTIME, Limits, Value
+from testbed.runs.fidelity_links import (
+    LinkFidelity,
+    RoundTripFidelity,
+    link_specs,
+    links_of,
+    round_trips_of,
+    unanswered,
+)
+from testbed.runs.fidelity_stages import (
+    StageFidelity,
+    all_stage_time_errors,
+    overruns,
+    stage_sum_error_seconds,
+    stages_of,
+    worst,
+)
 from testbed.runs.finalise import RunTables, column
 from testbed.runs.manifest import Manifest
 from testbed.runs.rates import applied_rates
 from testbed.runs.uplink import Uplink, uplink_of
 
-NOT_MEASURED: Final = "not_measured"
-Value = float | Literal["not_measured"]
-
-#: Only stages this long are judged: of a shorter one the timer's grain is a visible part.
-JUDGED_STAGE_SECONDS = 0.005
-#: A link's rate is judged when it was saturated for at least this long in all.
-SATURATED_SECONDS = 2.0
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """Above any of these a run is invalid. All are upper limits; ratios are of 1."""
-
-    rate_error: float
-    step_lateness_p99_seconds: float
-    step_lateness_max_seconds: float
-    stage_time_error_p50: float
-    stage_time_error_p90: float
-    overrun_ratio: float
-    receiver_lateness_p99_seconds: float
-    skipped_step_ratio: float = 0.01
-    uplink_integral_error: float = 0.05
-    throttled_ratio: float = 0.01
-    steal_ratio: float = 0.05
-    late_decision_ratio: float = 0.05
-    stale_report_ratio: float = 0.05
-
-
-#: Stages and trace player run SCHED_FIFO.
-REALTIME = Limits(
-    rate_error=0.05,
-    step_lateness_p99_seconds=0.0005,
-    step_lateness_max_seconds=0.010,
-    stage_time_error_p50=0.003,
-    stage_time_error_p90=0.01,
-    overrun_ratio=0.01,
-    receiver_lateness_p99_seconds=0.020,
-)
-#: Without real-time priority (no root, or a host that refuses it).
-ORDINARY = Limits(
-    rate_error=0.05,
-    step_lateness_p99_seconds=0.010,
-    step_lateness_max_seconds=0.050,
-    stage_time_error_p50=0.02,
-    stage_time_error_p90=0.15,
-    overrun_ratio=0.10,
-    receiver_lateness_p99_seconds=0.050,
+#: Broken by a host that is too slow, too busy or not there: the reason is looked for.
+TIMED = frozenset(
+    {
+        "rate_error",
+        "rate_window_error",
+        "uplink_integral_error",
+        "round_trip_error",
+        "step_lateness_p99_seconds",
+        "step_lateness_max_seconds",
+        "skipped_step_ratio",
+        "stage_time_error_p50",
+        "stage_time_error_worst",
+        "stage_time_error_p90",
+        "overrun_ratio",
+        "receiver_lateness_p99_seconds",
+        "throttled_ratio",
+        "waiting_tasks_per_core",
+        "late_decision_ratio",
+        "stale_report_ratio",
+    }
 )
 
 
@@ -80,9 +73,8 @@ class UeFidelity(msgspec.Struct, frozen=True):
     transferred_tasks: int
     uplink_integral_ratio: Value  # integral of the applied rate over the transfers / bits on the wire
     uplink_stage_ratio: Value  # mean uplink stage / mean stage that the applied rate predicts
-    rate_ratio: Value  # bits on the wire / integral of the applied rate, back-to-back transfers only
-    stage_time_error_p50: Value
-    overruns: int
+    round_trip: RoundTripFidelity | None
+    stages: dict[str, StageFidelity]  # "head", "tail"
 
 
 class Fidelity(msgspec.Struct, frozen=True):
@@ -93,43 +85,80 @@ class Fidelity(msgspec.Struct, frozen=True):
     limits: Literal["realtime", "ordinary"]
     figures: list[Figure]
     ues: dict[str, UeFidelity]
+    links: dict[str, LinkFidelity]  # by "UE DIRECTION"
 
     def value(self, name: str) -> Value:
         return next(figure.value for figure in self.figures if figure.name == name)
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What is worked out once and used by several figures."""
+
+    uplinks: dict[str, Uplink]
+    links: dict[str, LinkFidelity]
+    round_trips: dict[str, RoundTripFidelity]
+    stages: dict[str, dict[str, StageFidelity]]
+    unanswered: Value
+
+
 def assess(tables: RunTables, manifest: Manifest) -> Fidelity:
     """All figures of a run. A figure that this run cannot give is ``not_measured`` and passes."""
     realtime = bool(manifest.runtime_features.get("realtime"))
+    parts = _parts(tables, manifest)
+    figures = list(_figures(tables, manifest, REALTIME if realtime else ORDINARY, parts))
+    return Fidelity(
+        valid=all(figure.ok for figure in figures),
+        invalid_reasons=_reasons(figures, tables, manifest),
+        limits="realtime" if realtime else "ordinary",
+        figures=figures,
+        ues={
+            ue: UeFidelity(
+                transferred_tasks=uplink.tasks,
+                uplink_integral_ratio=_ratio(uplink.integral_bits, uplink.bits),
+                uplink_stage_ratio=_ratio(uplink.stage_seconds, uplink.predicted_seconds),
+                round_trip=parts.round_trips.get(ue),
+                stages=parts.stages[ue],
+            )
+            for ue in parts.stages
+            for uplink in (parts.uplinks.get(ue, Uplink(0, 0.0, 0.0, 0.0, 0.0)),)
+        },
+        links=parts.links,
+    )
+
+
+def write_fidelity(fidelity: Fidelity, run_directory: Path) -> None:
+    (run_directory / "fidelity.json").write_bytes(msgspec.json.format(msgspec.json.encode(fidelity), indent=1) + b"\n")
+
+
+def _parts(tables: RunTables, manifest: Manifest) -> _Parts:
     lossy = set(column(tables.links, "ue")[column(tables.links, "loss_ratio").astype(float) > 0])
+    delays = {ue: facts.uplink_delay_seconds for ue, facts in manifest.ues.items()}
     uplinks = {
-        ue: uplink_of(
-            tables,
-            ue,
-            rate,
-            manifest.ues[ue].uplink_delay_seconds if ue in manifest.ues else 0.0,
-            lossy=ue in lossy,
-        )
+        ue: uplink_of(tables, ue, rate, delays.get(ue, 0.0), lossy=ue in lossy)
         for ue, rate in applied_rates(tables.links, "up").items()
     }
-    figures = list(_figures(tables, manifest, REALTIME if realtime else ORDINARY, list(uplinks.values())))
+    specs = link_specs(manifest)
+    round_trips = round_trips_of(tables, manifest, specs)
+    return _Parts(
+        uplinks=uplinks,
+        links=links_of(tables, manifest, specs),
+        round_trips=round_trips,
+        stages={ue: stages_of(tables, ue) for ue in sorted(set(column(tables.tasks, "ue")))},
+        unanswered=unanswered(round_trips, specs),
+    )
+
+
+def _reasons(figures: list[Figure], tables: RunTables, manifest: Manifest) -> list[str]:
     reasons = [
         f"{figure.name} is {_text(figure.value, figure.unit)}, limit {_text(figure.limit, figure.unit)}:"
         f" {figure.meaning}"
         for figure in figures
         if not figure.ok
     ]
-    return Fidelity(
-        valid=not reasons,
-        invalid_reasons=reasons,
-        limits="realtime" if realtime else "ordinary",
-        figures=figures,
-        ues=_per_ue(tables, uplinks),
-    )
-
-
-def write_fidelity(fidelity: Fidelity, run_directory: Path) -> None:
-    (run_directory / "fidelity.json").write_bytes(msgspec.json.format(msgspec.json.encode(fidelity), indent=1) + b"\n")
+    if any(figure.name in TIMED and not figure.ok for figure in figures):
+        reasons.append(f"cause: {'; '.join(causes(tables, manifest))}")
+    return reasons
 
 
 def _text(value: Value | None, unit: str) -> str:
@@ -138,6 +167,11 @@ def _text(value: Value | None, unit: str) -> str:
     if unit == "s":
         return f"{value * 1e3:.3g} ms"
     return f"{value * 100:.3g} %" if unit == "ratio" else f"{value:g}"
+
+
+def _worst(values: Iterable[Value]) -> Value:
+    measured = [float(value) for value in values if value != NOT_MEASURED]
+    return max(measured, default=NOT_MEASURED)
 
 
 def _quantile(values: NDArray[np.float64], q: float) -> Value:
@@ -152,19 +186,48 @@ def _error(part: float, whole: float) -> Value:
     return abs(part / whole - 1.0) if whole else NOT_MEASURED
 
 
-def _figures(tables: RunTables, manifest: Manifest, limits: Limits, uplinks: list[Uplink]) -> Iterator[Figure]:
+def _figures(tables: RunTables, manifest: Manifest, limits: Limits, parts: _Parts) -> Iterator[Figure]:
     def figure(name: str, value: Value, unit: str, meaning: str, limit: float | None = None) -> Figure:
         ok = limit is None or value == NOT_MEASURED or (isinstance(value, int | float) and value <= limit)
         return Figure(name, value, unit, limit, ok, meaning)
 
     # -- links
-    saturated = [uplink for uplink in uplinks if uplink.saturated_seconds >= SATURATED_SECONDS]
+    uplinks = list(parts.uplinks.values())
     yield figure(
         "rate_error",
-        _error(sum(u.saturated_bits for u in saturated), sum(u.saturated_integral_bits for u in saturated)),
+        _worst(link.rate_error for link in parts.links.values()),
         "ratio",
-        "achieved uplink rate against the commanded one while transfers were back to back",
+        "achieved uplink rate against the commanded one while transfers were back to back, of the worst link",
         limits.rate_error,
+    )
+    yield figure(
+        "rate_window_error",
+        _worst(link.worst_window_error for link in parts.links.values()),
+        "ratio",
+        "the same in the worst window of 5 s (longer in a long run)",
+        limits.rate_window_error,
+    )
+    yield figure(
+        "round_trip_error",
+        _worst(trip.error for trip in parts.round_trips.values() if trip.judged),
+        "ratio",
+        "round trip of an idle wire minus its configured delay, as a part of the tolerance; of the worst wire",
+        limits.round_trip_error,
+    )
+    yield figure(
+        "echoes_lost",
+        parts.unanswered,
+        "count",
+        "echoes that an idle wire lost though no loss was asked for",
+        0.0,
+    )
+    losses = [link.loss for link in parts.links.values() if link.loss is not None]
+    yield figure(
+        "losses_off",
+        float(sum(not loss.ok for loss in losses)) if losses else NOT_MEASURED,
+        "count",
+        "directions of wires whose ordered loss lies outside the interval of the measured one",
+        0.0,
     )
     yield figure(
         "uplink_integral_error",
@@ -212,7 +275,7 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, uplinks: lis
         0.0,
     )
     # -- stages
-    errors = stage_time_errors(tables)
+    errors = all_stage_time_errors(tables.tasks)
     yield figure(
         "stage_time_error_p50",
         _quantile(errors, 0.5),
@@ -227,18 +290,30 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, uplinks: lis
         "stage time against its target, stages of 5 ms and more (90th percentile)",
         limits.stage_time_error_p90,
     )
-    stages, overruns = _overruns(tables)
+    yield figure(
+        "stage_time_error_worst",
+        worst(parts.stages),
+        "ratio",
+        "the largest of the medians of each UE's heads and tails",
+        limits.stage_time_error_p50,
+    )
+    stages, late = overruns(tables)
     yield figure(
         "overrun_ratio",
-        _ratio(overruns, stages),
+        _ratio(late, stages),
         "ratio",
         "stages whose computation ended after its target",
         limits.overrun_ratio,
     )
+    yield figure(
+        "stage_sum_error_seconds",
+        stage_sum_error_seconds(tables),
+        "s",
+        "how far a completed task's stages are from making up its delay, one after the other",
+        limits.stage_sum_error_seconds,
+    )
     # -- host
-    kinds = column(tables.health, "kind")
-    edge = tables.health.filter(kinds == "edge")
-    host = tables.health.filter(kinds == "host")
+    edge = tables.health.filter(column(tables.health, "kind") == "edge")
     yield figure(
         "receiver_lateness_p99_seconds",
         _quantile(column(edge, "receiver_lateness_p99_seconds"), 0.5),
@@ -248,29 +323,34 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, uplinks: lis
     )
     yield figure(
         "throttled_ratio",
-        _throttled(tables),
+        throttled_ratio(tables),
         "ratio",
         "part of the run for which the most throttled node was held at its cap",
         limits.throttled_ratio,
     )
+    host = host_samples(tables)
     yield figure(
         "steal_ratio",
-        float(column(host, "steal_ratio").mean()) if len(host) else NOT_MEASURED,
+        mean_of(host, "steal_ratio"),
         "ratio",
         "CPU time that the hypervisor gave to others",
         limits.steal_ratio,
     )
+    running = quantile_of(host, "running_tasks", 0.9)
     yield figure(
-        "busy_ratio",
-        float(column(host, "busy_ratio").mean()) if len(host) else NOT_MEASURED,
-        "ratio",
-        "the host's cores in use, mean",
-    )
-    yield figure(
-        "running_tasks_p90",
-        _quantile(column(host, "running_tasks").astype(np.float64), 0.9),
+        "waiting_tasks_per_core",
+        running if running == NOT_MEASURED else float(running) / manifest.cores,
         "count",
-        "the host's run queue (90th percentile)",
+        "the host's run queue over its cores (90th percentile)",
+        limits.waiting_tasks_per_core,
+    )
+    yield figure("busy_ratio", mean_of(host, "busy_ratio"), "ratio", "the host's cores in use, mean")
+    yield figure("lab_cores", mean_of(host, "lab_cores"), "count", "cores that the lab's processes used, mean")
+    yield figure(
+        "foreign_cores",
+        mean_of(host, "foreign_cores"),
+        "count",
+        "cores that processes used which are not the lab's, mean",
     )
     # -- control and bookkeeping
     slots = len(tables.slots)
@@ -288,7 +368,8 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, uplinks: lis
         "reports that were more than a slot old when they were used",
         limits.stale_report_ratio,
     )
-    malformed = _last(host, "malformed_records") + _last(edge, "malformed_frames")
+    recorder = tables.health.filter(column(tables.health, "kind") == "host")
+    malformed = _last(recorder, "malformed_records") + _last(edge, "malformed_frames")
     yield figure("malformed_frames", malformed, "count", "frames that the edge or the recorder could not read", 0.0)
     tasks = tables.tasks
     ended = column(tasks, "records")
@@ -329,55 +410,6 @@ def skipped_steps(tables: RunTables) -> Value:
     return skipped
 
 
-def stage_time_errors(tables: RunTables, ue: str | None = None) -> NDArray[np.float64]:
-    """|stage / target - 1| of all heads and tails with a target of at least ``JUDGED_STAGE_SECONDS``."""
-    tasks = tables.tasks if ue is None else tables.tasks.filter(column(tables.tasks, "ue") == ue)
-    errors = []
-    for stage in ("head", "tail"):
-        target = column(tasks, f"{stage}_target_seconds").astype(np.float64)
-        achieved = column(tasks, f"stage_{stage}_seconds").astype(np.float64)
-        judged = (target >= JUDGED_STAGE_SECONDS) & np.isfinite(achieved)
-        errors.append(np.abs(achieved[judged] / target[judged] - 1.0))
-    return np.concatenate(errors)
-
-
-def _overruns(tables: RunTables, ue: str | None = None) -> tuple[int, int]:
-    """(stages, overruns): the larger of what the agents counted and what the tasks' computing times show.
-
-    Both count too few: a lost report loses counts, and a tail that waited for another one computed in time.
-    """
-    tasks, slots = tables.tasks, tables.slots
-    if ue is not None:
-        tasks, slots = tasks.filter(column(tasks, "ue") == ue), slots.filter(column(slots, "ue") == ue)
-    stages = shown = 0
-    for stage in ("head", "tail"):
-        target = column(tasks, f"{stage}_target_seconds").astype(np.float64)
-        computed = column(tasks, f"{stage}_compute_seconds").astype(np.float64)
-        paced = (target > 0) & np.isfinite(computed)
-        stages += int(paced.sum())
-        shown += int((computed[paced] > target[paced]).sum())
-    counted = int(column(slots, "head_overruns").sum() + column(slots, "tail_overruns").sum())
-    return stages, max(counted, shown)
-
-
-def _throttled(tables: RunTables) -> Value:
-    """Of the node that was throttled most, over the time in which tasks arrived."""
-    arrivals = column(tables.tasks, "arrival_seconds")
-    health = tables.health.filter(column(tables.health, "kind") == "node")
-    if not len(health) or not len(arrivals):
-        return NOT_MEASURED
-    nodes, times = column(health, "node"), column(health, "monotonic_seconds")
-    throttled = column(health, "throttled_seconds")
-    worst: Value = NOT_MEASURED
-    for node in set(nodes):
-        mine = (nodes == node) & (times >= arrivals.min())
-        if mine.sum() < 2:
-            continue
-        ratio = float(np.ptp(throttled[mine]) / np.ptp(times[mine]))
-        worst = ratio if worst == NOT_MEASURED else max(float(worst), ratio)
-    return worst
-
-
 def _missing_numbers(tables: RunTables) -> int:
     ues, numbers = column(tables.tasks, "ue"), column(tables.tasks, "task")
     missing = 0
@@ -385,19 +417,3 @@ def _missing_numbers(tables: RunTables) -> int:
         mine = numbers[ues == ue]
         missing += int(mine.max() - mine.min() + 1 - len(mine))
     return missing
-
-
-def _per_ue(tables: RunTables, uplinks: dict[str, Uplink]) -> dict[str, UeFidelity]:
-    nothing = Uplink(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    result = {}
-    for ue in sorted(set(column(tables.tasks, "ue"))):
-        uplink = uplinks.get(ue, nothing)
-        result[ue] = UeFidelity(
-            transferred_tasks=uplink.tasks,
-            uplink_integral_ratio=_ratio(uplink.integral_bits, uplink.bits),
-            uplink_stage_ratio=_ratio(uplink.stage_seconds, uplink.predicted_seconds),
-            rate_ratio=_ratio(uplink.saturated_bits, uplink.saturated_integral_bits),
-            stage_time_error_p50=_quantile(stage_time_errors(tables, ue), 0.5),
-            overruns=_overruns(tables, ue)[1],
-        )
-    return result

@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from controller.contract import STAGES
-from testbed.runs.fidelity import NOT_MEASURED, Fidelity, assess
+from testbed.runs.fidelity import Fidelity, assess
+from testbed.runs.fidelity_limits import NOT_MEASURED
 from testbed.runs.finalise import STAGE_COLUMNS, RunTables, column, read_tables
 from testbed.runs.manifest import SIMULATOR, Manifest, read_manifest
 from testbed.runs.summary import origin_seconds

@@ -95,7 +95,9 @@ def record(config: RecorderConfig) -> None:
                 taken += 1
 
         def sample() -> None:
-            for health in (*nodes.sample(), host.sample(nodes.pids, recorder.malformed)):
+            found: list[Record] = [*nodes.sample()]
+            found.append(host.sample(nodes.pids, recorder.malformed))
+            for health in found:
                 recorder.add(health)
                 live.send(encode(health))
 

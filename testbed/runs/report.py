@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 
 from testbed.runs import figures
-from testbed.runs.fidelity import NOT_MEASURED, Fidelity
+from testbed.runs.fidelity import Fidelity
+from testbed.runs.fidelity_limits import NOT_MEASURED
 from testbed.runs.finalise import RunTables, column
 from testbed.runs.manifest import Manifest
 from testbed.runs.summary import Summary
@@ -38,6 +39,7 @@ def write_report(
         hidden_ues=len(all_ues) - len(ues),
         rows=[_ue_row(tables, manifest, ue) for ue in ues],
         failures=_failures(tables),
+        links=[(name, link) for name, link in fidelity.links.items() if name.split()[0] in ues],
         cdf=figures.e2e_distribution(tables, ues),
         stages=figures.stacked_stages(tables, ues),
         over_time=[(ue, figures.over_time(tables, ue)) for ue in ues],

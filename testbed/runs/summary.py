@@ -9,7 +9,8 @@ import numpy as np
 
 from controller.contract import STAGES
 from testbed.errors import InputError
-from testbed.runs.fidelity import Fidelity, Value
+from testbed.runs.fidelity import Fidelity
+from testbed.runs.fidelity_limits import NOT_MEASURED, Value
 from testbed.runs.finalise import STAGE_COLUMNS, RunTables, column
 from testbed.runs.manifest import Manifest
 
@@ -38,6 +39,7 @@ class FidelitySummary(msgspec.Struct, frozen=True):
     stage_time_error_p50: Value
     overrun_ratio: Value
     uplink_integral_error: Value
+    round_trip_error: Value = NOT_MEASURED
 
 
 class Summary(msgspec.Struct, frozen=True):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.contract import cut_label
 from testbed.runs.finalise import RunTables, column
@@ -12,6 +13,29 @@ from testbed.runs.rates import AppliedRate
 
 #: Below this a transfer is mostly the latency of programs and of the shaper's first frame (0.3-0.5 ms), not the rate's.
 JUDGED_SECONDS = 5e-3
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """The transfers of one UE in the order of their ends, one entry each.
+
+    A transfer lasts from its start (the head ended, or the previous task had left the wire) until the edge had it
+    all, less the link's delay.
+    """
+
+    start: NDArray[np.float64]
+    end: NDArray[np.float64]
+    bits: NDArray[np.float64]
+    integral_bits: NDArray[np.float64]  # of the applied rate from start to end
+    #: without a gap after its predecessor: the link was saturated from that one's end to its own
+    follows: NDArray[np.bool_]
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        return self.end - self.start
+
+    def where(self, chosen: NDArray[np.bool_]) -> Transfers:
+        return Transfers(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -23,17 +47,10 @@ class Uplink:
     integral_bits: float
     stage_seconds: float
     predicted_seconds: float
-    saturated_bits: float
-    saturated_integral_bits: float
-    saturated_seconds: float
 
 
-def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: float, *, lossy: bool = False) -> Uplink:
-    """Compare the transfers of one UE with the applied rate. On a ``lossy`` wire retransmissions are not judged.
-
-    A transfer lasts from its start (the head ended, or the previous task had left the wire) until the edge had it
-    all, less the link's delay.
-    """
+def transfers_of(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: float) -> Transfers:
+    """All transfers of one UE that arrived."""
     tasks = tables.tasks.filter(column(tables.tasks, "ue") == ue)
     received = column(tasks, "received_seconds").astype(np.float64)
     moved = np.isfinite(received) & (column(tasks, "cut") != cut_label(()))
@@ -41,20 +58,25 @@ def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: floa
     order = np.argsort(received, kind="stable")
     end = received[order] - delay_seconds
     start = column(tasks, "transfer_start_seconds").astype(np.float64)[order]
-    bits = column(tasks, "wire_bytes").astype(np.float64)[order] * 8.0
-    integral = rate.bits_between(start, end)
-    predicted = rate.time_of(rate.bits_until(start) + bits) - start + delay_seconds
-    # A task that follows its predecessor without a gap kept the link saturated from that one's end to its own.
     follows = np.concatenate([[False], start[1:] <= end[:-1] + 1e-6]) if len(start) else np.zeros(0, dtype=bool)
+    return Transfers(
+        start=start,
+        end=end,
+        bits=column(tasks, "wire_bytes").astype(np.float64)[order] * 8.0,
+        integral_bits=rate.bits_between(start, end),
+        follows=follows,
+    )
+
+
+def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: float, *, lossy: bool = False) -> Uplink:
+    """Compare the transfers of one UE with the applied rate. On a ``lossy`` wire retransmissions are not judged."""
+    transfers = transfers_of(tables, ue, rate, delay_seconds)
+    predicted = rate.time_of(rate.bits_until(transfers.start) + transfers.bits) - transfers.start + delay_seconds
     judged = (predicted - delay_seconds >= JUDGED_SECONDS) & (not lossy)
-    span = np.where(follows, end - start, 0.0)
     return Uplink(
-        tasks=len(start),
-        bits=float(bits[judged].sum()),
-        integral_bits=float(integral[judged].sum()),
-        stage_seconds=float((end - start).sum() + delay_seconds * len(start)),
+        tasks=len(transfers.start),
+        bits=float(transfers.bits[judged].sum()),
+        integral_bits=float(transfers.integral_bits[judged].sum()),
+        stage_seconds=float(transfers.seconds.sum() + delay_seconds * len(transfers.start)),
         predicted_seconds=float(predicted.sum()),
-        saturated_bits=float(bits[follows].sum()),
-        saturated_integral_bits=float(integral[follows].sum()),
-        saturated_seconds=float(span.sum()),
     )

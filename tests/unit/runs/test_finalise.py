@@ -162,6 +162,7 @@ def test_the_summary_has_the_documented_names(finished_run: Path) -> None:
         "stage_time_error_p50",
         "overrun_ratio",
         "uplink_integral_error",
+        "round_trip_error",
     ]
     assert summary["valid"] is True
 

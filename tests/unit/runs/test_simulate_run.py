@@ -15,7 +15,7 @@ from testbed.cli.simulate import command
 from testbed.errors import InputError
 from testbed.runs.compare import compare
 from testbed.runs.conclude import conclude
-from testbed.runs.fidelity import NOT_MEASURED
+from testbed.runs.fidelity_limits import NOT_MEASURED
 from testbed.runs.finalise import column, read_tables
 from testbed.runs.manifest import read_manifest
 from testbed.runs.simulate import channel_states

@@ -1,0 +1,90 @@
+"""Does the same lab give the same result? N runs of a lab with one seed, as JSON on stdout.
+
+    python benchmarks/repeat.py [--runs 5] [--duration 20s] [--runtime netns] [--keep DIRECTORY] [LAB.yaml]
+
+Counts valid runs and gives the spread of the mean end-to-end delay. Runs whose directories are in ``--keep`` already
+are not run again, so that a campaign can be done in pieces. About half a minute for each run of 20 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "topologies" / "quickstart.yaml"
+
+
+def run(lab: Path, out: Path, duration: str, runtime: str, name: str) -> None:
+    """One run; a run that is invalid (exit code 4) is a result, too. Raises CalledProcessError for others."""
+    command = ["run", str(lab), "--runtime", runtime, "--duration", duration, "--name", name, "--out", str(out)]
+    done = subprocess.run([sys.executable, "-m", "testbed", *command], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode not in (0, 4):
+        raise subprocess.CalledProcessError(done.returncode, command)
+
+
+def result_of(directory: Path) -> dict[str, Any]:
+    summary = json.loads((directory / "summary.json").read_text())
+    return {
+        "valid": summary["valid"],
+        "invalid_reasons": summary["invalid_reasons"],
+        "tasks": summary["tasks"],
+        "mean_e2e_seconds": summary["e2e_delay_seconds"]["mean"],
+        "stages_seconds": summary["stages_seconds"],
+        "fidelity": summary["fidelity"],
+    }
+
+
+def spread(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the mean delays: the largest over the smallest, and the farthest from their mean, both minus 1."""
+    means = np.array([result["mean_e2e_seconds"] for result in results])
+    return {
+        "runs": len(results),
+        "valid": sum(result["valid"] for result in results),
+        "mean_e2e_seconds": float(means.mean()),
+        "largest_over_smallest": float(means.max() / means.min() - 1),
+        "farthest_from_mean": float(np.abs(means / means.mean() - 1).max()),
+        "relative_standard_deviation": float(means.std(ddof=1) / means.mean()) if len(means) > 1 else 0.0,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("lab", nargs="?", type=Path, default=QUICKSTART)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--duration", default="20s")
+    parser.add_argument("--runtime", choices=("netns", "docker"), default="netns")
+    parser.add_argument("--keep", type=Path, help="where run directories stay; those that are there count")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(1, asked.runs + 1):
+            directory = folder / f"run-{number}"
+            if not (directory / "summary.json").exists():
+                run(asked.lab, directory, asked.duration, asked.runtime, f"repeat-{number}")
+        results = [result_of(folder / f"run-{number}") for number in range(1, asked.runs + 1)]
+    json.dump(
+        {
+            "lab": asked.lab.stem,
+            "duration": asked.duration,
+            "runtime": asked.runtime,
+            "all": spread(results),
+            # what a user who repeats a run five times sees
+            "fives": [spread(results[start : start + 5]) for start in range(0, len(results) - 4, 5)],
+            "runs": results,
+        },
+        sys.stdout,
+        indent=1,
+    )
+
+
+if __name__ == "__main__":
+    main()
