@@ -18,7 +18,7 @@ from testbed.runtime.namespaces import run_inside
 
 RTM_NEWQDISC, RTM_GETQDISC, RTM_NEWTCLASS = 36, 38, 40
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_ECHO, _NLM_F_DUMP = 1, 4, 8, 0x300
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 1, 4, 0x300
 _NLM_F_REPLACE, _NLM_F_CREATE = 0x100, 0x400
 _TCA_KIND, _TCA_OPTIONS, _TCA_STATS2 = 1, 2, 7
 _TCA_STATS_BASIC, _TCA_STATS_QUEUE, _TCA_STATS_PKT64 = 1, 3, 8
@@ -118,34 +118,6 @@ class RouteSocket:
                 f"the kernel refused {len(failures)} of {len(messages)} changes; the first is number {position}: "
                 f"{errno.errorcode.get(code, code)} {os.strerror(code)}"
             )
-
-    def statistics_of(self, qdiscs: Sequence[tuple[int, int]]) -> list[QdiscStatistics]:
-        """Counters of some qdiscs, given by interface and handle: asking for 6 takes a tenth of listing 300.
-
-        Raises TestbedError if one is not there.
-        """
-        first = self._sequence + 1
-        self._sequence += len(qdiscs)
-        packet = bytearray()
-        for number, (interface, handle) in enumerate(qdiscs):
-            body = _TCMSG.pack(socket.AF_UNSPEC, interface, handle, 0, 0)
-            packet += (
-                _HEADER.pack(_HEADER.size + len(body), RTM_GETQDISC, _NLM_F_REQUEST | _NLM_F_ECHO, first + number, 0)
-                + body
-            )
-        if packet:
-            self._socket.send(packet)
-        found: list[QdiscStatistics] = []
-        while len(found) < len(qdiscs):
-            data = self._socket.recv(_RECEIVE_BYTES)
-            for kind, sequence, start, end in _messages(data):
-                if sequence < first:
-                    continue
-                if kind == _NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", data, start)[0]
-                    raise TestbedError(f"the kernel does not show a qdisc: {os.strerror(code)}")
-                found.append(_statistics(data, start, end))
-        return found
 
     def statistics(self) -> list[QdiscStatistics]:
         """Counters of every qdisc in the namespace."""

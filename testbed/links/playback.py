@@ -17,12 +17,14 @@ from controller.contract import Decision, Scenario, UeDecision
 from controller.model.radio import LinkRates, rates
 from testbed.configs import LinkConfig
 from testbed.errors import TestbedError
-from testbed.links.ports import OUTAGE_FRAME_SECONDS, Direction, Port, Ports
+from testbed.links.frames import LONGEST_FRAME_SECONDS, OUTAGE_BITS_PER_SECOND, leading_over
+from testbed.links.outlook import Channel, Outlook
+from testbed.links.ports import Direction, Order, Port, Ports
 from testbed.links.shaping import Shaper
 from testbed.messages import ChannelDrops, LinkState, LinkStep, PlayerReport, SetLink
 from testbed.traces.trace import State, Trace
 
-Cause = Literal["trace", "decision", "command", "impairment"]
+Cause = Literal["trace", "decision", "command", "impairment", "ahead"]
 #: What a trace is of: the radio channel (gains or rates), the wire's delay, or its losses.
 What = Literal["channel", "delay", "loss"]
 
@@ -80,9 +82,17 @@ class _Prepared:
     #: from when on still more would be due
     until_seconds: float = math.inf
     stepping: list[tuple[_Link, _Track, int, State]] = field(default_factory=list)  # with the number of the step
-    rates: Mapping[str, LinkRates] = field(default_factory=dict)
-    #: by port, where the end of an outage that is in force then is near
-    outage_ends: dict[str, float] = field(default_factory=dict)
+    epoch: int = 0  # of the outlook
+    plan: _Plan = field(default_factory=lambda: _Plan({}, []))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the ports do from a time on, and what HTB is told later on, ahead of the next step."""
+
+    orders: dict[str, Order]
+    #: by time
+    ahead: list[tuple[float, dict[str, float]]]
 
 
 class Playback:
@@ -129,7 +139,11 @@ class Playback:
             for link in links
         ]
         self._origin_seconds = math.inf
+        self._outlook = self._look_out()
+        self._planned: Mapping[str, LinkRates] = self._outlook(0)[1]
         self._prepared: _Prepared | None = None
+        #: what HTB is still told before the next step
+        self._ahead: deque[tuple[float, dict[str, float]]] = deque()
         self._reported_seconds = time.monotonic()
         self._latenesses: deque[float] = deque(maxlen=_LATENESS_WINDOW)
         self.steps = 0
@@ -137,7 +151,7 @@ class Playback:
         for link in self._links:
             for track in link.tracks:
                 _play(link, track)
-        self._apply(rates(scenario, self._gains({}), self._decision))
+        self._apply(0, self._plan(0, time.monotonic()))
 
     def close(self) -> None:
         self._ports.close()
@@ -151,6 +165,8 @@ class Playback:
         for link in self._links:
             for track in link.tracks:
                 track.next_step = 0
+        self._outlook = self._look_out()
+        self._apply(0, self._plan(0, time.monotonic()))
 
     @property
     def origin_seconds(self) -> float:
@@ -158,17 +174,21 @@ class Playback:
         return self._origin_seconds
 
     def next_deadline_seconds(self) -> float:
-        """When the next step of any link is due; inf if never."""
+        """When the next step of any link is due, or what HTB is told ahead of it; inf if never."""
+        ahead = self._ahead[0][0] if self._ahead else math.inf
+        return min(ahead, self._next_step_seconds())
+
+    def _next_step_seconds(self) -> float:
         return min(
             (self._step_seconds(link, track, track.next_step) for link in self._links for track in link.tracks),
             default=math.inf,
         )
 
     def prepare(self) -> None:
-        """Work out what the next deadline changes, if that is not done yet."""
+        """Work out what the next step changes, if that is not done yet."""
         if self._prepared is not None:
             return
-        deadline = self.next_deadline_seconds()
+        deadline = self._next_step_seconds()
         prepared = _Prepared(deadline)
         if math.isfinite(deadline):
             self._collect(prepared, deadline)
@@ -181,6 +201,7 @@ class Playback:
         prepared = self._prepared
         assert prepared is not None
         if prepared.deadline_seconds > now:
+            self._tell_ahead(now)
             return
         if now >= prepared.until_seconds:
             prepared = _Prepared(prepared.deadline_seconds)
@@ -190,18 +211,16 @@ class Playback:
             self.skipped_steps += number - track.next_step
             track.state, track.next_step = state, number + 1
             _play(link, track)
-        applied_seconds = self._apply(prepared.rates, prepared.outage_ends)
+        applied_seconds = self._apply(prepared.epoch, prepared.plan)
         for link, track, number, _ in prepared.stepping:
             self.steps += 1
             planned_seconds = self._step_seconds(link, track, number)
             self._latenesses.append(applied_seconds - planned_seconds)
             cause: Cause = "trace" if track.what == "channel" else "impairment"
-            self._record_step(link, prepared.rates, planned_seconds, applied_seconds, cause)
-        self._ports.settle()
+            self._record_step(link, planned_seconds, applied_seconds, cause)
 
     def _collect(self, prepared: _Prepared, until_seconds: float) -> None:
-        """The newest step of each trace that is due by a time, and the rates of all links with them."""
-        states: dict[str, State] = {}
+        """The newest step of each trace that is due by a time, and what all ports do from then on."""
         for link in self._links:
             for track in link.tracks:
                 following = track.next_step
@@ -211,30 +230,67 @@ class Playback:
                 if following > track.next_step:
                     state = track.trace.step_state(following - 1, link.config.at_end)
                     prepared.stepping.append((link, track, following - 1, state))
-                    if track.what == "channel":
-                        states[link.config.ue] = state
-        prepared.rates = rates(self._scenario, self._gains(states), self._decision)
-        stepped = {id(track): number + 1 for _, track, number, _ in prepared.stepping}
-        for link in self._links:
-            following = stepped.get(id(link.channel), link.channel.next_step)
-            prepared.outage_ends |= self._outage_ends(link, prepared.rates[link.config.ue], following)
+        prepared.epoch = self._outlook.index_at(until_seconds)
+        prepared.plan = self._plan(prepared.epoch, until_seconds)
 
-    def _outage_ends(self, link: _Link, planned: LinkRates, following: int) -> dict[str, float]:
-        """When the outages of a link's ports end, if one of the next steps of its channel ends them soon."""
-        floor = link.config.outage_floor_bits_per_second
-        out = [port for port in link.ports.values() if _wanted(port, planned) < floor]
-        ends: dict[str, float] = {}
-        begin = self._step_seconds(link, link.channel, following - 1) if following else self._origin_seconds
-        while out and (due := self._step_seconds(link, link.channel, following)) < begin + OUTAGE_FRAME_SECONDS:
-            state = link.channel.trace.step_state(following, link.config.at_end)
-            later = rates(self._scenario, self._gains({link.config.ue: state}), self._decision)[link.config.ue]
-            ends |= {port.name: due for port in out if _wanted(port, later) >= floor}
-            out = [port for port in out if port.name not in ends]
-            following += 1
-        return ends
+    def _plan(self, epoch: int, begin_seconds: float) -> _Plan:
+        """What the ports do from a time on that is in an epoch."""
+        orders: dict[str, Order] = {}
+        ahead: dict[float, dict[str, float]] = {}
+        for link in self._links:
+            for port in link.ports.values():
+                (_, told), *later = leading_over(lambda i: self._course(port, epoch, begin_seconds, i))  # noqa: B023
+                orders[port.name] = self._order(port, epoch, begin_seconds, told)
+                for at_seconds, rate in later:
+                    ahead.setdefault(at_seconds, {})[port.name] = rate
+        return _Plan(orders, sorted(ahead.items(), key=lambda entry: entry[0]))
+
+    def _course(self, port: Port, epoch: int, begin_seconds: float, index: int) -> tuple[float, float]:
+        """A port's ``Course`` from a time on that is in an epoch."""
+        at_seconds, planned = self._outlook(epoch + index)
+        wanted = _wanted(port, planned[port.ue])
+        return (
+            at_seconds if index else begin_seconds,
+            wanted if wanted >= port.config.outage_floor_bits_per_second else 0.0,
+        )
+
+    def _order(self, port: Port, epoch: int, begin_seconds: float, told: float) -> Order:
+        _, rate = self._course(port, epoch, begin_seconds, 0)
+        if rate:
+            return Order(rate, told, outage=False)
+        index = 1
+        while (change := self._course(port, epoch, begin_seconds, index))[1] == 0 and math.isfinite(change[0]):
+            if change[0] > begin_seconds + LONGEST_FRAME_SECONDS:
+                break
+            index += 1
+        brief = change[0] <= begin_seconds + LONGEST_FRAME_SECONDS
+        return Order(0.0 if brief else OUTAGE_BITS_PER_SECOND, told, outage=True)
+
+    def _look_out(self) -> Outlook:
+        """From what is in force."""
+        return Outlook(
+            [
+                Channel(link.config.ue, link.channel.trace, link.config.at_end, link.channel.next_step)
+                for link in self._links
+            ],
+            self._origin_seconds,
+            lambda states: rates(self._scenario, self._gains(states), self._decision),
+        )
 
     def _step_seconds(self, link: _Link, track: _Track, number: int) -> float:
         return self._origin_seconds + track.trace.step_time(number, link.config.at_end)
+
+    def _tell_ahead(self, now_seconds: float) -> None:
+        """What is due before the next step. Of what is late only the last counts."""
+        due_seconds, told = 0.0, dict[str, float]()
+        while self._ahead and self._ahead[0][0] <= now_seconds:
+            due_seconds, latest = self._ahead.popleft()
+            told |= latest
+        if not told:
+            return
+        applied_seconds = self._ports.tell(told)
+        for name in told:
+            self._record_port(self._ports.by_name[name], due_seconds, applied_seconds, "ahead")
 
     # ---------------------------------------------------------------------------------------- decisions and commands
 
@@ -276,10 +332,10 @@ class Playback:
 
     def _change(self, cause: Cause, now_seconds: float, recorded: Sequence[_Link]) -> None:
         self._prepared = None
-        planned = rates(self._scenario, self._gains({}), self._decision)
-        applied_seconds = self._apply(planned)
+        self._outlook = self._look_out()
+        applied_seconds = self._apply(0, self._plan(0, now_seconds))
         for link in recorded:
-            self._record_step(link, planned, now_seconds, applied_seconds, cause)
+            self._record_step(link, now_seconds, applied_seconds, cause)
 
     def _link(self, ue: str) -> _Link:
         for link in self._links:
@@ -294,36 +350,34 @@ class Playback:
 
     # ------------------------------------------------------------------------------------------------------- applying
 
-    def _apply(self, planned: Mapping[str, LinkRates], outage_ends: Mapping[str, float] | None = None) -> float:
-        """Bring the kernel to the planned rates; returns when it had acknowledged."""
-        wanted = {
-            port.name: _wanted(port, planned[link.config.ue]) for link in self._links for port in link.ports.values()
-        }
-        return self._ports.apply(wanted, self.next_deadline_seconds(), outage_ends)
+    def _apply(self, epoch: int, plan: _Plan) -> float:
+        """Bring the kernel to a plan of an epoch; returns when it had acknowledged."""
+        applied_seconds = self._ports.apply(plan.orders)
+        self._outlook.forget(epoch)
+        self._planned = self._outlook(0)[1]
+        self._ahead = deque(plan.ahead)
+        return applied_seconds
 
-    def _record_step(
-        self,
-        link: _Link,
-        planned: Mapping[str, LinkRates],
-        planned_seconds: float,
-        applied_seconds: float,
-        cause: Cause,
-    ) -> None:
+    def _record_step(self, link: _Link, planned_seconds: float, applied_seconds: float, cause: Cause) -> None:
         for port in link.ports.values():
-            self._record(
-                LinkStep(
-                    ue=port.ue,
-                    direction=port.direction,
-                    planned_seconds=planned_seconds,
-                    applied_seconds=applied_seconds,
-                    planned_bits_per_second=_wanted(port, planned[port.ue]),
-                    applied_bits_per_second=port.applied_bits_per_second,
-                    gain=_value(link.channel.state, port.direction),
-                    cause=cause,
-                    delay_seconds=port.impairment.delay_seconds if port.impairment else 0.0,
-                    loss_ratio=port.impairment.mean_loss_ratio if port.impairment else 0.0,
-                )
+            self._record_port(port, planned_seconds, applied_seconds, cause)
+
+    def _record_port(self, port: Port, planned_seconds: float, applied_seconds: float, cause: Cause) -> None:
+        self._record(
+            LinkStep(
+                ue=port.ue,
+                direction=port.direction,
+                planned_seconds=planned_seconds,
+                applied_seconds=applied_seconds,
+                planned_bits_per_second=_wanted(port, self._planned[port.ue]),
+                applied_bits_per_second=port.applied_bits_per_second,
+                gain=_value(self._link(port.ue).channel.state, port.direction),
+                cause=cause,
+                delay_seconds=port.impairment.delay_seconds if port.impairment else 0.0,
+                loss_ratio=port.impairment.mean_loss_ratio if port.impairment else 0.0,
+                shaper_bits_per_second=port.shaper_bits_per_second,
             )
+        )
 
     # ------------------------------------------------------------------------------------------------------ reporting
 

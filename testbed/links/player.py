@@ -100,6 +100,7 @@ class Player:
             if deadline >= self._next_slot_seconds():
                 self._report()
             self._read_statistics()
+            self._serve()  # where deadlines are close together there is no other time for it
         playback = self._playback
         self._link.event(
             "player-stopped",
@@ -120,12 +121,18 @@ class Player:
             if until_seconds <= now:
                 return
             # whole milliseconds: rounded down, the rest is slept
-            if self._link.socket.poll(max(0, int(left * 1000))):
-                for message in self._link.received():
-                    self._handle(message)
+            if self._serve(max(0, int(left * 1000))):
                 return
             if left < 1e-3:
                 time.sleep(max(0.0, left))
+
+    def _serve(self, wait_milliseconds: int = 0) -> bool:
+        """Handle what is there; False if nothing comes."""
+        if not self._link.socket.poll(wait_milliseconds):
+            return False
+        for message in self._link.received():
+            self._handle(message)
+        return True
 
     def _handle(self, message: Control) -> None:
         match message:

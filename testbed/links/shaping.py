@@ -120,11 +120,6 @@ class Shaper:
         )
         self._leaf_handles[port] = NETEM_HANDLE
 
-    def counters(self, ports: Sequence[str]) -> dict[str, QdiscStatistics]:
-        """Counters of the leaves of a few ports that :meth:`leaves` has found before."""
-        asked = [(self._index(port), self._leaf_handles[port]) for port in ports]
-        return dict(zip(ports, self._route.statistics_of(asked), strict=True))
-
     def leaves(self, ports: Sequence[str]) -> dict[str, QdiscStatistics]:
         """Counters of the ports' leaves. Ports without one are left out."""
         wanted = {self._index(port): port for port in ports}

@@ -225,6 +225,8 @@ class Metrics:
                 self.policy_state.labels(name, ue).set(value)
 
     def _step(self, step: LinkStep) -> None:
+        if step.cause == "ahead":
+            return  # the same rate, put to the shaper in another way
         self.steps.labels(step.ue, step.direction).inc()
         self.rate.labels(step.ue, step.direction).set(step.applied_bits_per_second / 8)
         self.gain.labels(step.ue, step.direction).set(step.gain)
