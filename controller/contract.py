@@ -190,6 +190,11 @@ class UeScenario(Struct, frozen=True):
     subchannel_ratios_up: tuple[float, ...] = ()
     subchannel_ratios_down: tuple[float, ...] = ()
     access_point: int = 0
+    #: "time": the channel changes with time; "per_task_stage": it is drawn anew for each task and chain cut
+    channel_refresh: Literal["time", "per_task_stage"] = "time"
+    k_factor: float = 0.0  # rician: line of sight over scattered power, linear
+    doppler_hz: float = 0.0
+    gain_floor_ratio: float = 0.0  # of the mean: the fading power is never under it (per_task_stage only)
     uplink_delay_seconds: float = 0.0
     downlink_delay_seconds: float = 0.0
     inferences_per_version: float = float("inf")
@@ -259,7 +264,8 @@ class UeDecision(Struct, frozen=True):
     #: plans that switch sides more than once: ((node, "device" | "edge"), ...); empty: the cut says it
     sites: tuple[tuple[str, Literal["device", "edge"]], ...] = ()
     uploads: tuple[str, ...] = ()  # nodes whose parameters go up, in order
-    #: online splitting: (cut label, gain threshold); the UE stops at the first whose threshold is met
+    #: online splitting: (cut label, gain threshold) in chain order, all before ``cut``; a task stops at the first whose
+    #: threshold the channel state then meets, and at ``cut`` anyway
     stop_rule: tuple[tuple[str, float], ...] = ()
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ from controller.contract import (
     UeName,
     UeObservation,
     UeOutcome,
+    cut_from_label,
     cut_label,
 )
 from controller.model.arrivals import ArrivalProcess
@@ -33,6 +35,7 @@ from controller.model.decision import enforce
 from controller.model.delay import ChainWork, chain_work, cut_codec, stage_work, wire_bits
 from controller.model.queueing import stage_waits_seconds
 from controller.model.radio import is_coupled, rates_over
+from controller.model.stage_fading import stage_gain_tables
 from controller.simulation import tandem
 from controller.simulation.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
 from controller.simulation.result import Mode, SimulationResult, tasks_of
@@ -70,7 +73,7 @@ class _Lab:
         """(id of the cut, its work). Raises ValueError for a decision that the simulator does not model."""
         key = (ue, choice.cut, choice.codec)
         if key not in self._work:
-            if choice.sites or choice.stop_rule or (choice.downlink_watts is not None and not self.coupled):
+            if choice.sites or (choice.downlink_watts is not None and not self.coupled):
                 raise ValueError(
                     f"{choice.name}: the simulator models cut, speed, spectrum, power, share and codec only"
                 )
@@ -121,7 +124,48 @@ class _Lab:
                     for ue, choice in zip(self.scenario.ues, decision.ues, strict=True)
                 ]
             ),
+            column=np.array([self._column(i, choice.cut) for i, choice in enumerate(decision.ues)], dtype=np.int64),
+            points=self._points(decision),
         )
+
+    def _column(self, ue: int, cut: Cut) -> int:
+        """Index of a cut in its chain; -1 for one of several tensors."""
+        chain = self.scenario.ues[ue].profile.chain_cuts
+        return chain.index(cut) if cut in chain else -1
+
+    def _points(self, decision: Decision) -> tandem.StopPoints:
+        widest = max(len(choice.stop_rule) for choice in decision.ues)
+        points = tandem.StopPoints.none(len(decision.ues), max(widest, 1))
+        for ue, choice in enumerate(decision.ues):
+            profile = self.scenario.ues[ue].profile
+            unit = self.quality_of_gain(ue)
+            points.used[ue] = len(choice.stop_rule)
+            for at, (label, threshold) in enumerate(choice.stop_rule):
+                cut = cut_from_label(label)
+                number, work = self.work(ue, msgspec.structs.replace(choice, cut=cut, stop_rule=()))
+                points.gate[ue, at] = threshold * unit
+                points.seconds[ue, at] = profile.head_seconds[profile.chain_index(cut)]
+                points.cut[ue, at] = number
+                points.column[ue, at] = self._column(ue, cut)
+                points.head_seconds[ue, at] = work.head_seconds
+                points.wire_bits[ue, at] = work.wire_bits
+                points.tail_seconds[ue, at] = work.tail_seconds
+                points.down_bits[ue, at] = work.down_bits
+        return points
+
+    def quality_of_gain(self, ue: int) -> float:
+        """Link quality per unit of a UE's channel state."""
+        return float(self.tables.link_quality(np.ones(len(self.scenario.ues)))[ue])
+
+    def staged_quality(self, times: Sequence[FloatArray], seed: int) -> FloatArray | None:
+        """Link quality of every task at every chain cut, (tasks, cuts); None if no channel is drawn per stage."""
+        if all(ue.channel_refresh == "time" for ue in self.scenario.ues):
+            return None
+        if self.coupled:
+            raise ValueError("a channel that is drawn per task and stage needs links of their own: access ofdma")
+        counts = [one.size for one in times]
+        units = np.repeat([self.quality_of_gain(ue) for ue in range(len(counts))], counts)
+        return np.asarray(stage_gain_tables(self.scenario, seed, counts) * units[:, np.newaxis])
 
 
 def simulate(
@@ -164,6 +208,7 @@ def simulate(
         transmit_watts=lab.tables.ues.transmit_watts,
         linear=lab.tables.ues.linear | lab.coupled,
         floor=floor,
+        staged=lab.staged_quality(times, seed),
     )
     policy.reset(scenario, seed)
     slot_seconds = scenario.slot_seconds
@@ -181,6 +226,8 @@ def simulate(
         asked = policy.decide(observation)
         decide_seconds[slot] = time.perf_counter() - started
         in_force = enforce(scenario, in_force, asked)
+        if (mode == "slot" or lab.coupled) and any(choice.stop_rule for choice in in_force.ues):
+            raise ValueError("a stop rule is followed task by task, on links of their own: mode 'event', access ofdma")
         force = lab.in_force(in_force)
         if lab.coupled:
             steps = channel.steps_of(begin, end)

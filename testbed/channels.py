@@ -29,7 +29,8 @@ def channel_of(ue: ExpandedUe, slot_seconds: float) -> Channel:
         shadowing = Shadowing(spec.shadowing.sigma, spec.shadowing.rho, slot_seconds, clip)
     return Channel(
         distance_meters=ue.distance,
-        fading=spec.fading,
+        # drawn per task and stage: the trace has the mean, and the player puts the draws over it
+        fading="static" if spec.refresh == "per_task_stage" else spec.fading,
         doppler_hz=spec.doppler if spec.fading != "static" else 0.0,
         k_factor=10 ** (spec.k_factor / 10) if spec.fading == "rician" else 0.0,
         shadowing=shadowing,

@@ -22,6 +22,8 @@ RuntimeName = Literal["netns", "docker"]
 #: SCHED_FIFO priorities: the trace player goes before any stage.
 PLAYER_PRIORITY = 10
 STAGE_PRIORITY = 5
+#: Fading power that one draw in 20 000 exceeds: where gains are drawn per stage, the trace has their mean only.
+STAGE_PEAK = 10.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def impairment_of(link: LinkSpec) -> Impairment:
 def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
     """The wire of a UE. ``peak_state``: the best channel state of its trace (with all spectrum: the peak rate)."""
     link, radio = ue.spec.link, topology.radio
+    if ue.spec.channel.refresh == "per_task_stage":
+        peak_state *= STAGE_PEAK
     if ue.spec.channel.kind == "rate":
         peak_up = peak_down = peak_state
     else:

@@ -83,6 +83,12 @@ def _read_for(ue: ExpandedUe, path: str, where: str) -> ModelProfile:
     return profile
 
 
+def _inferences_per_version(topology: Topology, arrivals: Arrivals) -> float:
+    if topology.retraining is None:
+        return math.inf
+    return max(arrivals.mean_rate_per_second * topology.retraining.interval, 1.0)
+
+
 def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_gains: Mapping[str, float]) -> Scenario:
     """``profiles`` by :func:`profile_key`; ``mean_gains``: long-term mean channel state by UE name."""
     ues = []
@@ -106,12 +112,17 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
                 channel_kind=spec.channel.kind,
                 mean_gain=mean_gains[ue.name],
                 fading=spec.channel.fading or "trace",
+                channel_refresh=spec.channel.refresh,
+                k_factor=10 ** (spec.channel.k_factor / 10) if spec.channel.fading == "rician" else 0.0,
+                doppler_hz=spec.channel.doppler,
+                gain_floor_ratio=spec.channel.gain_floor,
                 uplink_delay_seconds=spec.link.delay,
                 downlink_delay_seconds=spec.link.delay,
                 outage_floor_bits_per_second=spec.link.floor,
                 subchannel_ratios_up=ratios_up,
                 subchannel_ratios_down=ratios_down,
                 access_point=ue.index % radio.access_points,
+                inferences_per_version=_inferences_per_version(topology, arrivals_of(spec.arrivals)[0]),
             )
         )
     return Scenario(

@@ -137,6 +137,10 @@ class ChannelSpec(Model):
     kind: Literal["gain", "rate"] = "gain"
     at_end: Literal["loop", "hold", "clear"] = "loop"
     step: PositiveSeconds = 0.1
+    refresh: Literal["time", "per_task_stage"] = Field(
+        default="time", description="per_task_stage: the uplink is drawn anew for each task at each split point"
+    )
+    gain_floor: Ratio = Field(default=0.0, description="per_task_stage: fading is never under this part of its mean")
 
     @model_validator(mode="after")
     def _one_source(self) -> ChannelSpec:
@@ -146,6 +150,13 @@ class ChannelSpec(Model):
             raise ValueError("'fading' needs a 'distance'")
         if self.trace is not None and (self.distance is not None or self.shadowing is not None):
             raise ValueError("'trace' already holds the path loss: drop 'distance' and 'shadowing'")
+        if self.refresh == "per_task_stage":
+            if self.fading not in ("rayleigh", "rician") or self.shadowing is not None:
+                raise ValueError("refresh 'per_task_stage' needs fading rayleigh or rician, without shadowing")
+            if not self.gain_floor:
+                raise ValueError("refresh 'per_task_stage' needs a gain_floor: without one E[1/rate] is infinite")
+        elif self.gain_floor:
+            raise ValueError("'gain_floor' belongs to refresh 'per_task_stage'")
         if self.trace is None and self.kind == "rate":
             raise ValueError("kind 'rate' needs a 'trace'")
         if self.trace is None and self.trace_down is not None:
@@ -224,6 +235,13 @@ class PolicySpec(BaseModel):
         return dict(self.__pydantic_extra__ or {})
 
 
+class RetrainingSpec(Model):
+    """New weights for every model, made at the edge while it serves: each parameter drawn around its last value."""
+
+    interval: PositiveSeconds = Field(description="from one model version to the next")
+    perturbation: float = Field(default=0.02, gt=0, le=1, description="relative standard deviation of the change")
+
+
 class MonitoringSpec(Model):
     prometheus: Wanted = "auto"
     grafana: Wanted = "auto"
@@ -265,6 +283,7 @@ class Topology(Model):
     task_timeout: PositiveSeconds = 60.0
     monitoring: MonitoringSpec = MonitoringSpec()
     host: HostSpec = HostSpec()
+    retraining: RetrainingSpec | None = Field(default=None, description="none: the first weights stay")
 
     @field_validator("policy", mode="before")
     @classmethod

@@ -123,7 +123,7 @@ def _check_ue(ue: UeScenario, choice: UeDecision) -> UeDecision:
             check_cut(ue.profile.nodes, choice.cut)
         except ValueError as error:
             raise InvalidDecisionError(f"{where}: cut {choice.cut!r} is refused: {error}") from error
-    if choice.cut != ALL_ON_DEVICE:
+    if choice.cut != ALL_ON_DEVICE or choice.stop_rule:
         needs = {"spectrum_up_hz": up, "spectrum_down_hz": down, "edge_share": share}
         if choice.subchannels_up:
             del needs["spectrum_up_hz"]
@@ -136,6 +136,8 @@ def _check_ue(ue: UeScenario, choice: UeDecision) -> UeDecision:
         raise InvalidDecisionError(
             f"{where}: codec {choice.codec!r} is not in the profile; allowed: {', '.join(ue.profile.codecs)}"
         )
+    if choice.stop_rule:
+        _check_stop_rule(ue, choice)
     watts, down_watts = choice.transmit_watts, choice.downlink_watts
     return msgspec.structs.replace(
         choice,
@@ -146,6 +148,22 @@ def _check_ue(ue: UeScenario, choice: UeDecision) -> UeDecision:
         transmit_watts=None if watts is None else _positive(watts, where, "transmit_watts"),
         downlink_watts=None if down_watts is None else _positive(down_watts, where, "downlink_watts"),
     )
+
+
+def _check_stop_rule(ue: UeScenario, choice: UeDecision) -> None:
+    """Single-tensor cuts in chain order, all before the decided one; thresholds from 0 (always) to inf (never)."""
+    labels = [cut_label(cut) for cut in ue.profile.chain_cuts]
+    last = cut_label(choice.cut)
+    order = [label for label, _ in choice.stop_rule]
+    known = [labels.index(label) for label in (*order, last) if label in labels]
+    if len(known) != len(order) + 1 or known != sorted(set(known)):
+        raise InvalidDecisionError(
+            f"{ue.name}: stop_rule {', '.join(order)} must be single-tensor cuts in chain order before cut {last!r}; "
+            f"the chain: {', '.join(labels)}"
+        )
+    for label, threshold in choice.stop_rule:
+        if not float(threshold) >= 0:
+            raise InvalidDecisionError(f"{ue.name}: the threshold at {label} must be 0 or more, got {threshold!r}")
 
 
 def _number(value: float, where: str, key: str) -> float:

@@ -23,8 +23,8 @@ LN2 = np.log(2.0)
 
 # rows of Tandem.tasks
 ARRIVAL, HEAD_START, HEAD_END, TX_START, RECEIVED, TAIL_START, TAIL_END, DONE = range(8)
-CUT, SPEED, SHARE, BITS, TAIL_WORK, DOWN_BITS, COMPUTE_JOULES, TRANSMIT_JOULES, HEAD_SLOT = range(8, 17)
-TASK_FIELDS = 17
+CUT, SPEED, SHARE, BITS, TAIL_WORK, DOWN_BITS, COMPUTE_JOULES, TRANSMIT_JOULES, HEAD_SLOT, QUALITY = range(8, 18)
+TASK_FIELDS = 18
 # columns of Tandem.pointers: index of the UE's next task at each point
 NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING = range(7)
 # columns of Tandem.free: when the server is free, and the bits left of the frame on the air
@@ -35,6 +35,32 @@ DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT = range(5)
     QUEUED_DEVICE, QUEUED_TX, QUEUED_EDGE, IN_FLIGHT, BACKLOG_BITS, BACKLOG_SECONDS,
 ) = range(19)  # fmt: skip
 SLOT_FIELDS = 19
+
+
+class StopPoints(NamedTuple):
+    """Where a task may stop before its decided cut, arrays (ues, points); see UeDecision.stop_rule."""
+
+    used: IntArray  # (ues,): points that are not padding
+    gate: FloatArray  # it stops where the link quality is not below this
+    seconds: FloatArray  # of the head without encoding, on the reference core: when it looks
+    cut: IntArray
+    column: IntArray  # of the chain, for channels that are drawn per stage
+    head_seconds: FloatArray
+    wire_bits: FloatArray
+    tail_seconds: FloatArray
+    down_bits: FloatArray
+
+    @classmethod
+    def none(cls, ues: int, points: int = 1) -> StopPoints:
+        """Room for ``points``, none of them used."""
+
+        def real() -> FloatArray:
+            return np.zeros((ues, points))
+
+        def whole() -> IntArray:
+            return np.zeros((ues, points), dtype=np.int64)
+
+        return cls(np.zeros(ues, dtype=np.int64), real(), real(), whole(), whole(), real(), real(), real(), real())
 
 
 class InForce(NamedTuple):
@@ -50,6 +76,8 @@ class InForce(NamedTuple):
     spectrum_up_hz: FloatArray
     down_ratio: FloatArray  # of the downlink's whole spectrum
     power_ratio: FloatArray  # transmit power over its nominal value
+    column: IntArray  # of the decided cut in its chain, for channels that are drawn per stage
+    points: StopPoints
 
 
 @compiled
@@ -59,8 +87,14 @@ def _rate(quality: float, power: float, linear: bool, spectrum: float, floor: fl
 
 
 @compiled
-def _transmit(start, end, bits, quality, power, column, linear, spectrum, floor, step_seconds):  # type: ignore[no-untyped-def]
-    """Send ``bits`` from ``start`` over the trace, until ``end`` at most. Returns (time reached, bits left)."""
+def _transmit(start, end, bits, held, quality, power, column, linear, spectrum, floor, step_seconds):  # type: ignore[no-untyped-def]
+    """Send ``bits`` from ``start`` until ``end`` at most, over the trace or, where it is not nan, at the quality
+    ``held``. Returns (time reached, bits left)."""
+    if held == held:
+        rate = _rate(held, power, linear, spectrum, floor)
+        if start + bits / rate <= end:
+            return start + bits / rate, 0.0
+        return end, bits - rate * max(end - start, 0.0)
     steps = quality.shape[0]
     number = int(start / step_seconds + 1e-9)
     now = start
@@ -77,10 +111,25 @@ def _transmit(start, end, bits, quality, power, column, linear, spectrum, floor,
 
 
 @compiled
+def _stop(ue, j, start, points, staged, quality, speed, step_seconds):  # type: ignore[no-untyped-def]
+    """The point at which task ``j`` stops by what it sees of the channel on its way, -1 if it goes on to its cut."""
+    for point in range(points.used[ue]):
+        seen = np.nan
+        if staged.shape[0] > 0:
+            seen = staged[j, points.column[ue, point]]
+        if seen != seen:
+            now = start + points.seconds[ue, point] / speed
+            seen = quality[int(now / step_seconds + 1e-9) % quality.shape[0], ue]
+        if seen >= points.gate[ue, point]:
+            return point
+    return -1
+
+
+@compiled
 def _advance(  # type: ignore[no-untyped-def]
     slot, begin, end, tasks, first, pointers, free, quality, downlink, step_seconds, linear, floor, kappa,
     watts, up_delay, down_delay, cut, head_seconds, wire_bits, tail_seconds, down_bits, speed, share, spectrum,
-    down_ratio, power, out,
+    down_ratio, power, column, points, staged, out,
 ):  # fmt: skip
     steps = quality.shape[0]
     for ue in range(cut.shape[0]):
@@ -93,18 +142,31 @@ def _advance(  # type: ignore[no-untyped-def]
             start = max(tasks[ARRIVAL, j], free[ue, DEVICE])
             if start >= end:
                 break
-            seconds = head_seconds[ue] / speed[ue]
+            point = _stop(ue, j, start, points, staged, quality, speed[ue], step_seconds)
             tasks[HEAD_START, j] = start
-            tasks[HEAD_END, j] = start + seconds
-            tasks[CUT, j] = cut[ue]
             tasks[SPEED, j] = speed[ue]
-            tasks[BITS, j] = wire_bits[ue]
-            tasks[TAIL_WORK, j] = tail_seconds[ue]
-            tasks[DOWN_BITS, j] = down_bits[ue]
+            if point >= 0:
+                seconds = points.head_seconds[ue, point] / speed[ue]
+                bits = points.wire_bits[ue, point]
+                tasks[CUT, j] = points.cut[ue, point]
+                tasks[TAIL_WORK, j] = points.tail_seconds[ue, point]
+                tasks[DOWN_BITS, j] = points.down_bits[ue, point]
+                drawn = points.column[ue, point]
+            else:
+                seconds = head_seconds[ue] / speed[ue]
+                bits = wire_bits[ue]
+                tasks[CUT, j] = cut[ue]
+                tasks[TAIL_WORK, j] = tail_seconds[ue]
+                tasks[DOWN_BITS, j] = down_bits[ue]
+                drawn = column[ue]
+            if staged.shape[0] > 0 and drawn >= 0:
+                tasks[QUALITY, j] = staged[j, drawn]
+            tasks[HEAD_END, j] = start + seconds
+            tasks[BITS, j] = bits
             tasks[COMPUTE_JOULES, j] = kappa[ue] * speed[ue] ** 3 * seconds
             tasks[HEAD_SLOT, j] = slot
             free[ue, DEVICE] = start + seconds
-            if wire_bits[ue] <= 0.0:
+            if bits <= 0.0:
                 for stamp in range(TX_START, DONE + 1):
                     tasks[stamp, j] = start + seconds
             j += 1
@@ -136,6 +198,7 @@ def _advance(  # type: ignore[no-untyped-def]
                 start,
                 end,
                 free[ue, BITS_LEFT],
+                tasks[QUALITY, j],
                 quality,
                 power[ue],
                 ue,
@@ -255,8 +318,13 @@ class Tandem:
     """All tasks of a run and where each UE stands. Call :meth:`advance` slot by slot, in order."""
 
     def __init__(self, arrivals: list[FloatArray], up_delay: FloatArray, down_delay: FloatArray, kappa: FloatArray,
-                 transmit_watts: FloatArray, linear: NDArray[np.bool_], floor: FloatArray) -> None:  # fmt: skip
-        """``arrivals`` holds one sorted array of times per UE; the rest is (ues,). Raises ValueError if not sorted."""
+                 transmit_watts: FloatArray, linear: NDArray[np.bool_], floor: FloatArray,
+                 staged: FloatArray | None = None) -> None:  # fmt: skip
+        """``arrivals`` holds one sorted array of times per UE; the rest is (ues,). Raises ValueError if not sorted.
+
+        ``staged`` (tasks, cuts): link quality of each task at each cut of its chain, where it is drawn per stage; nan
+        where it comes from the trace.
+        """
         for index, times in enumerate(arrivals):
             if times.size and (np.any(np.diff(times) < 0) or times[0] < 0):
                 raise ValueError(f"arrival times of UE {index} must be sorted and not negative")
@@ -270,6 +338,7 @@ class Tandem:
         self.pointers[:, SENDING] = 0
         self.free: FloatArray = np.zeros((ues, 5))
         self._constants = (linear, floor, kappa, transmit_watts, up_delay, down_delay)
+        self._staged: FloatArray = np.empty((0, 1)) if staged is None else staged
 
     def advance(self, slot: int, begin: float, end: float, decision: InForce, quality: FloatArray,
                 downlink: FloatArray, step_seconds: float) -> FloatArray:  # fmt: skip
@@ -278,7 +347,7 @@ class Tandem:
         linear, floor, kappa, watts, up_delay, down_delay = self._constants
         _advance(
             slot, begin, end, self.tasks, self.first, self.pointers, self.free, quality, downlink, step_seconds,
-            linear, floor, kappa, watts, up_delay, down_delay, *decision, out,
+            linear, floor, kappa, watts, up_delay, down_delay, *decision, self._staged, out,
         )  # fmt: skip
         return out
 
