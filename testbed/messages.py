@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from controller.contract import Decision
+from controller.contract import Decision, Scenario, UeDecision, UeObservation
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -100,6 +100,16 @@ class PlayerReport(Message, frozen=True):
     lateness_p99_seconds: float = 0.0
 
 
+class Response(Message, frozen=True):
+    """A UE's answer to a Question."""
+
+    node: str
+    delegation: int
+    number: int
+    decision: UeDecision | None  # None: it cannot; ``error`` says why
+    error: str = ""
+
+
 # ---------------------------------------------------------------------------------------------- controller -> agents
 
 
@@ -124,6 +134,24 @@ class Apply(Message, frozen=True):
     decision: Decision
     rates_up_bits_per_second: dict[str, float] = {}  # by UE, at the gains of slot start; sizes the chunks
     rates_down_bits_per_second: dict[str, float] = {}
+
+
+class Delegation(Message, frozen=True):
+    """A UE's part of a policy whose UEs decide for themselves. The scenario holds this UE alone."""
+
+    number: int  # of the policy; questions refer to it
+    policy: str
+    options: dict[str, Any]
+    scenario: Scenario
+
+
+class Question(Message, frozen=True):
+    """What the edge publishes to one UE, and what was observed of that UE: it answers with a Response."""
+
+    delegation: int
+    number: int
+    signal: dict[str, float]
+    state: UeObservation
 
 
 class Drain(Message, frozen=True):
@@ -373,6 +401,9 @@ Control = (
     | Welcome
     | Start
     | Apply
+    | Delegation
+    | Question
+    | Response
     | Drain
     | Stop
     | StatusRequest

@@ -20,10 +20,11 @@ import msgspec
 
 from controller import registry
 from controller.clock import SlotClock
-from controller.contract import Decision, Observation, Scenario, SlotOutcome
+from controller.contract import DecentralisedPolicy, Decision, Observation, Scenario, SlotOutcome
 from controller.seeds import Purpose, integer
 from controller.service import PLAYER, SlotEngine
 from controller.worker import PolicyWorker
+from testbed.agents.consult import Consultation
 from testbed.agents.control_port import ControlPort
 from testbed.agents.slot_records import slot_records
 from testbed.configs import ControllerConfig, read_config, read_scenario
@@ -38,6 +39,7 @@ from testbed.messages import (
     Message,
     PlayerReport,
     Reply,
+    Response,
     SetLink,
     SetPolicy,
     Start,
@@ -100,6 +102,7 @@ class ControllerProgram:
         self._port = ControlPort(config.lab_directory, self._wake_read)
 
         self._policy_name = config.policy
+        self._consultations: dict[PolicyWorker, Consultation] = {}  # of policies whose UEs decide for themselves
         self._worker: PolicyWorker | None = None
         try:
             self._worker = self._make_worker(config.policy, json.loads(config.policy_options_json or "{}"))
@@ -154,6 +157,9 @@ class ControllerProgram:
             os.read(self._wake_read, 4096)
         for frames in self._port.received():
             self._receive(frames)
+        for consultation in self._consultations.values():
+            for node, message in consultation.due():
+                self._port.send(node.encode(), message)
 
     def _receive(self, frames: list[bytes]) -> None:
         try:
@@ -175,6 +181,9 @@ class ControllerProgram:
                 self._engine.take_player(message)
             case Hello():
                 self._greet(identity, message)
+            case Response():
+                for consultation in self._consultations.values():
+                    consultation.take(message)
             case StatusRequest():
                 self._port.send(identity, self._status())
             case Begin():
@@ -203,6 +212,8 @@ class ControllerProgram:
             return
         known = self._hellos.get(hello.node)
         self._hellos[hello.node] = hello
+        for consultation in self._consultations.values():
+            consultation.greet(hello.node)
         self._port.send(identity, Welcome(lab=self._config.lab, run_id=self._config.run_id))
         restarted = known is None or known.pid != hello.pid
         if restarted and hello.node == PLAYER:  # what the old player was asked, the new one will not answer
@@ -260,8 +271,20 @@ class ControllerProgram:
 
     def _make_worker(self, name: str, options: dict[str, object]) -> PolicyWorker:
         policy = registry.create(name, options)
-        seed = integer(self._config.seed, Purpose.POLICY)
-        return PolicyWorker(policy, self._scenario, seed, self._wake)
+        consultation = None
+        if isinstance(policy, DecentralisedPolicy):
+            consultation = Consultation(name, options, self._scenario, self._wake)
+            policy.ask_through(consultation.ask)
+        worker = PolicyWorker(policy, self._scenario, integer(self._config.seed, Purpose.POLICY), self._wake)
+        if consultation is not None:
+            self._consultations[worker] = consultation
+            if self._hellos:
+                consultation.introduce()
+        return worker
+
+    def _drop(self, worker: PolicyWorker) -> None:
+        worker.close()
+        self._consultations.pop(worker, None)
 
     def _check_policy(self) -> None:
         """Follow resets: of the first policy (ready), of one that is to take over (switch)."""
@@ -275,13 +298,13 @@ class ControllerProgram:
         identity, name, worker = self._policy_request
         self._policy_request = None
         if worker.reset_error:
-            worker.close()
+            self._drop(worker)
             text = f"policy {name!r} failed in reset: {worker.reset_error}; {self._policy_name!r} goes on"
             self._port.send(identity, Reply(ok=False, text=text))
             self._event("controller", "policy-error", text)
             return
         if self._worker is not None:
-            self._worker.close()
+            self._drop(self._worker)
         self._worker, self._policy_name = worker, name
         self._port.send(identity, Reply(ok=True, text=f"policy {name} decides from the next slot on"))
         self._event("controller", "policy", f"policy {name} takes over at slot {self._clock.slot}")

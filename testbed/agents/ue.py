@@ -23,6 +23,7 @@ from testbed import messages
 from testbed.agents import ledger, wire
 from testbed.agents.arrivals import ArrivalSchedule
 from testbed.agents.backend import CpuBackend
+from testbed.agents.consult import Adviser
 from testbed.agents.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.agents.ledger import SlotSums, Task
 from testbed.agents.pacing import DeadlineThread, Wakeup
@@ -50,6 +51,7 @@ class UeAgent:
         self._wake = Wakeup()
         self._stop_reason = ""
         self._decisions = DecisionBox()
+        self._adviser = Adviser(config.node)
         self._deadlines = DeadlineThread("deadlines")
         self._stage = StageThread(config, self._backend, self._decisions, self._deadlines, self._wake)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -129,6 +131,10 @@ class UeAgent:
                 self._begin(message)
             case messages.Apply():
                 self._accept(message)
+            case messages.Delegation():
+                self._adviser.accept(message)
+            case messages.Question():
+                self._link.send(self._adviser.answer(message))
             case messages.Drain():
                 if self._schedule is not None:
                     self._schedule.end_seconds = time.monotonic()

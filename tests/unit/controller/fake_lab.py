@@ -15,11 +15,13 @@ import zmq
 
 from controller.contract import STAGES, Scenario
 from controller.testing import example_scenario
+from testbed.agents.consult import Adviser
 from testbed.configs import ControllerConfig, write_config, write_scenario
 from testbed.control import ControlClient
 from testbed.messages import (
     Apply,
     Control,
+    Delegation,
     Drain,
     EdgeReport,
     EdgeUeReport,
@@ -27,6 +29,7 @@ from testbed.messages import (
     Hello,
     LinkState,
     PlayerReport,
+    Question,
     Record,
     Reply,
     SetLink,
@@ -146,6 +149,7 @@ class FakeLab:
         poller = zmq.Poller()
         poller.register(pull, zmq.POLLIN)
         agents = {}
+        advisers: dict[str, Adviser] = {}
         for name in self.received:
             dealer = context.socket(zmq.DEALER)
             dealer.setsockopt(zmq.ROUTING_ID, name.encode())
@@ -166,6 +170,10 @@ class FakeLab:
                     self.received[name].append(message)
                     if isinstance(message, Start):
                         start = message
+                    if isinstance(message, Delegation):
+                        advisers.setdefault(name, Adviser(name)).accept(message)
+                    if isinstance(message, Question):
+                        dealer.send(encode(advisers[name].answer(message)))
                     if isinstance(message, SetLink):
                         dealer.send(encode(Reply(ok=True, text=f"link of {message.node} set")))
             if start is None or self._stopped():
