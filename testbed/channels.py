@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from controller.model.channel import Channel, Shadowing, mean_gain, subchannel_ratios
 from testbed.topology import ExpandedUe, Topology
 from testbed.traces.files import load_trace, write_trace
 from testbed.traces.generate import describe, generate
 from testbed.traces.trace import Trace
+
+#: What a link has traces of besides its channel.
+LinkTraceKind = Literal["delay", "loss"]
+LinkTraces = Mapping[LinkTraceKind, Mapping[str, Trace]]  # ... by UE
 
 #: Of a generated trace, for a lab that is up until it is taken down: then it starts again.
 OPEN_END_SECONDS = 600.0
@@ -62,6 +67,18 @@ def make_traces(topology: Topology, duration_seconds: float | None) -> dict[str,
     return traces
 
 
+def make_link_traces(topology: Topology) -> LinkTraces:
+    """The traces of delays and losses that the lab's links name. Raises InputError for a bad file."""
+    traces: dict[LinkTraceKind, dict[str, Trace]] = {"delay": {}, "loss": {}}
+    for ue in topology.expand():
+        link = ue.spec.link
+        if link.delay_trace is not None:
+            traces["delay"][ue.name] = load_trace(Path(link.delay_trace), "delay")
+        if link.loss_trace is not None:
+            traces["loss"][ue.name] = load_trace(Path(link.loss_trace), "loss")
+    return traces
+
+
 def mean_states(topology: Topology, traces: dict[str, Trace]) -> dict[str, float]:
     """Long-term mean of the uplink's channel state by UE: of the law if there is one, else of the trace."""
     means: dict[str, float] = {}
@@ -83,6 +100,16 @@ def write_traces(topology: Topology, traces: dict[str, Trace], folder: Path) -> 
             note = f"{describe(channel_of(ue, topology.slot))}, {note}"
         write_trace(traces[ue.name], path, note)
         paths[ue.name] = path
+    return paths
+
+
+def write_link_traces(traces: LinkTraces, folder: Path) -> dict[LinkTraceKind, dict[str, Path]]:
+    """``folder/KIND/UE.csv`` for each trace: copies, so that a run directory holds all that was played."""
+    paths: dict[LinkTraceKind, dict[str, Path]] = {}
+    for kind, by_ue in traces.items():
+        paths[kind] = {ue: folder / kind / f"{ue}.csv" for ue in by_ue}
+        for ue, trace in by_ue.items():
+            write_trace(trace, paths[kind][ue])
     return paths
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from testbed.channels import LinkTraceKind
 from testbed.configs import (
     DATA_PORT,
     Config,
@@ -145,13 +146,17 @@ class ConfigMaker:
                     outage_floor_bits_per_second=ue.spec.link.floor,
                     impairment_up=self._wires[ue.name].up,
                     impairment_down=self._wires[ue.name].down,
-                    delay_trace_path=ue.spec.link.delay_trace or "",
-                    loss_trace_path=ue.spec.link.loss_trace or "",
+                    delay_trace_path=self._link_trace_path("delay", ue),
+                    loss_trace_path=self._link_trace_path("loss", ue),
                 )
                 for ue in self._ues.values()
             ),
             realtime_priority=PLAYER_PRIORITY,
         )
+
+    def _link_trace_path(self, kind: LinkTraceKind, ue: ExpandedUe) -> str:
+        path = self._ingredients.link_trace_paths[kind].get(ue.name)
+        return "" if path is None else str(path)
 
     def _controller(self) -> ControllerConfig:
         policy = self._topology.policy

@@ -11,7 +11,15 @@ from pathlib import Path
 from controller import registry
 from controller.contract import ModelProfile, Policy, Scenario
 from testbed import checks
-from testbed.channels import make_traces, mean_states, peak_states, write_traces
+from testbed.channels import (
+    LinkTraceKind,
+    make_link_traces,
+    make_traces,
+    mean_states,
+    peak_states,
+    write_link_traces,
+    write_traces,
+)
 from testbed.errors import InputError
 from testbed.inference.profiles import profile_cache_path, read_profile, write_profile
 from testbed.plan import Plan, RuntimeName, make_plan
@@ -32,6 +40,7 @@ class Ingredients:
     run_id: str
     run_directory: Path
     trace_paths: Mapping[str, Path]  # by UE
+    link_trace_paths: Mapping[LinkTraceKind, Mapping[str, Path]]  # ... of those links that have any
     profile_paths: Mapping[str, Path]  # by scenario.profile_key
 
 
@@ -93,6 +102,7 @@ def prepare(
     checks.require_host(topology, where)
     sets = checks.cpusets_of(topology)
     conditions = gather(topology, where, folder, duration_seconds, notify)
+    link_traces = make_link_traces(topology)
     make_policy(topology, conditions.scenario, where, notify)
     run_id = new_run_id(topology)
     directory = (run_directory or Path("runs") / run_id).absolute()
@@ -104,6 +114,7 @@ def prepare(
         run_id=run_id,
         run_directory=directory,
         trace_paths=write_traces(topology, conditions.traces, directory / "traces"),
+        link_trace_paths=write_link_traces(link_traces, directory / "traces"),
         profile_paths=write_profiles(conditions.profiles, directory / "profiles"),
     )
 

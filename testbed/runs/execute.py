@@ -84,7 +84,7 @@ def _manifest(order: Order, ingredients: Ingredients, lab: Lab) -> Manifest:
         runtime_features={**lab.runtime.features, **lab.edge_device(), "realtime": lab.state.realtime},
         link_backend=_link_backend(ingredients),
         duration_seconds=order.duration_seconds,
-        trace_paths=list(ingredients.trace_paths.values()),
+        trace_folder=ingredients.run_directory / "traces",
         command_line=sys.argv,
         host=host_record(topology),
     )

@@ -51,7 +51,7 @@ class Manifest(msgspec.Struct, frozen=True):
     duration_seconds: float | None  # of arrivals; None: until stopped
     ues: dict[str, UeFacts]
     resolved_lab: dict[str, Any]
-    trace_sha256: dict[str, str]
+    trace_sha256: dict[str, str]  # by file under traces/: UE.csv, delay/UE.csv, loss/UE.csv
     versions: dict[str, str]
     kernel: str
     cpu_model: str
@@ -77,7 +77,7 @@ def describe_run(
     runtime_features: Mapping[str, Any],
     link_backend: str,
     duration_seconds: float | None,
-    trace_paths: Sequence[Path],
+    trace_folder: Path,
     command_line: Sequence[str],
     host: HostRecord | None = None,
 ) -> Manifest:
@@ -105,7 +105,10 @@ def describe_run(
             for ue in scenario.ues
         },
         resolved_lab=dict(lab),
-        trace_sha256={path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in trace_paths},
+        trace_sha256={
+            path.relative_to(trace_folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(trace_folder.rglob("*.csv"))
+        },
         versions=_versions(),
         kernel=platform.release(),
         cpu_model=_cpu_model(),

@@ -62,6 +62,7 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     policy = Watched(create(topology.policy.name, topology.policy.options))
     notify(f"simulating {order.slots} slots ({duration:g} s)")
     directory.mkdir(parents=True, exist_ok=True)
+    write_traces(topology, conditions.traces, directory / "traces")
     manifest = describe_run(
         run_id=run_id,
         lab=topology.normalised(),
@@ -73,7 +74,7 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
         runtime_features={"mode": order.mode},
         link_backend="none",
         duration_seconds=duration,
-        trace_paths=list(write_traces(topology, conditions.traces, directory / "traces").values()),
+        trace_folder=directory / "traces",
         command_line=sys.argv,
     )
     write_profiles(conditions.profiles, directory / "profiles")

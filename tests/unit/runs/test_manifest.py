@@ -11,8 +11,10 @@ from testbed.runs.manifest import Manifest, describe_run, read_manifest, write_m
 
 
 def described(tmp_path: Path) -> Manifest:
-    trace = tmp_path / "ue1.csv"
-    trace.write_text("time_seconds,up,down\n0,1,1\n")
+    for name in ("ue1.csv", "delay/ue1.csv"):
+        trace = tmp_path / "traces" / name
+        trace.parent.mkdir(exist_ok=True)
+        trace.write_text(f"# note={name}\ntime_seconds,up,down\n0,1,1\n")
     return describe_run(
         run_id="run-1",
         lab={"name": "x", "slot": "0.5 s"},
@@ -24,7 +26,7 @@ def described(tmp_path: Path) -> Manifest:
         runtime_features={"realtime": True},
         link_backend="htb",
         duration_seconds=30.0,
-        trace_paths=[trace],
+        trace_folder=tmp_path / "traces",
         command_line=["testbed", "run", "x.yaml"],
     )
 
@@ -33,7 +35,10 @@ def test_it_survives_its_file(tmp_path: Path) -> None:
     manifest = described(tmp_path)
     write_manifest(manifest, tmp_path)
     assert read_manifest(tmp_path) == manifest
-    assert manifest.trace_sha256 == {"ue1.csv": hashlib.sha256((tmp_path / "ue1.csv").read_bytes()).hexdigest()}
+    assert manifest.trace_sha256 == {
+        name: hashlib.sha256((tmp_path / "traces" / name).read_bytes()).hexdigest()
+        for name in ("delay/ue1.csv", "ue1.csv")
+    }
     assert set(manifest.ues) == {ue.name for ue in example_scenario().ues}
     assert manifest.versions["python"].startswith("3.")
     assert "torch" in manifest.versions
