@@ -25,7 +25,7 @@ def main(names: list[str]) -> int:
     for name in names or known:
         print(f"{name} ...", file=sys.stderr, flush=True)
         result = subprocess.run(
-            [sys.executable, str(HERE / f"{name}.py")], stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True, check=False
         )
         if result.returncode != 0:
             failed.append(name)

@@ -1,16 +1,14 @@
 """Does the same lab give the same result? N runs of a lab with one seed, as JSON on stdout.
 
-    python benchmarks/repeat.py [--runs 5] [--duration 20s] [--runtime netns] [--keep DIRECTORY] [LAB.yaml]
+    python -m benchmarks.repeat [--runs 5] [--seconds 20] [--runtime netns] [LAB.yaml]
 
-Counts valid runs and gives the spread of the mean end-to-end delay. Runs whose directories are in ``--keep`` already
-are not run again, so that a campaign can be done in pieces. About half a minute for each run of 20 s.
+Counts valid runs and gives the spread of the mean end-to-end delay. About half a minute for each run of 20 s.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,20 +16,13 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+from benchmarks._labs import ROOT, add_options, read, run
+
 QUICKSTART = ROOT / "topologies" / "quickstart.yaml"
 
 
-def run(lab: Path, out: Path, duration: str, runtime: str, name: str) -> None:
-    """One run; a run that is invalid (exit code 4) is a result, too. Raises CalledProcessError for others."""
-    command = ["run", str(lab), "--runtime", runtime, "--duration", duration, "--name", name, "--out", str(out)]
-    done = subprocess.run([sys.executable, "-m", "testbed", *command], stdout=subprocess.DEVNULL, check=False)
-    if done.returncode not in (0, 4):
-        raise subprocess.CalledProcessError(done.returncode, command)
-
-
 def result_of(directory: Path) -> dict[str, Any]:
-    summary = json.loads((directory / "summary.json").read_text())
+    summary = read(directory, "summary")
     return {
         "valid": summary["valid"],
         "invalid_reasons": summary["invalid_reasons"],
@@ -59,22 +50,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("lab", nargs="?", type=Path, default=QUICKSTART)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--duration", default="20s")
+    parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--runtime", choices=("netns", "docker"), default="netns")
-    parser.add_argument("--keep", type=Path, help="where run directories stay; those that are there count")
+    add_options(parser)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = asked.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for number in range(1, asked.runs + 1):
-            directory = folder / f"run-{number}"
-            if not (directory / "summary.json").exists():
-                run(asked.lab, directory, asked.duration, asked.runtime, f"repeat-{number}")
-        results = [result_of(folder / f"run-{number}") for number in range(1, asked.runs + 1)]
+        folders = [folder / f"run-{number}" for number in range(1, asked.runs + 1)]
+        for out in folders:
+            run(asked.lab, out, asked.seconds, "--runtime", asked.runtime, "--name", "repeat", lock=asked.lock)
+        results = [result_of(out) for out in folders]
     json.dump(
         {
             "lab": asked.lab.stem,
-            "duration": asked.duration,
+            "seconds": asked.seconds,
             "runtime": asked.runtime,
             "all": spread(results),
             # what a user who repeats a run five times sees
