@@ -1,6 +1,7 @@
 """LyMDO and its baselines in the simulator's event mode, paired seeds; sweeps of V and of the load as figures.
 
-python -m benchmarks.lymdo.evaluate table lymdo           the table of docs/lymdo.md
+python -m benchmarks.lymdo.evaluate table                 the tables of docs/lymdo.md, all three labs
+python -m benchmarks.lymdo.evaluate fixed                 the best fixed cut vectors in event mode, all three labs
 python -m benchmarks.lymdo.evaluate v-sweep lymdo         docs/figures/lymdo-v-sweep.png
 python -m benchmarks.lymdo.evaluate load-sweep lymdo      docs/figures/lymdo-load-sweep.png
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -17,7 +19,7 @@ import matplotlib as mpl
 import numpy as np
 from scipy import stats
 
-from benchmarks.lymdo.labs import LABS, ROOT, SimulatedLab, simulated_lab
+from benchmarks.lymdo.labs import LABS, ROOT, SHIPPED, SimulatedLab, simulated_lab
 from controller.contract import Policy, cut_label
 from controller.policies.convex import (
     DeviceOnlyConvex,
@@ -26,9 +28,10 @@ from controller.policies.convex import (
     NeurosurgeonConvex,
     RandomConvex,
 )
-from controller.policies.lymdo import DelayOnly, Lymdo, LymdoCoordinateDescent, LymdoEqualShares, Myopic
+from controller.policies.everything import PpoEverything
+from controller.policies.lymdo import DelayOnly, Exhaustive, Lymdo, LymdoCoordinateDescent, LymdoEqualShares, Myopic
 from controller.policies.neurosurgeon import Neurosurgeon
-from controller.policies.static import DeviceOnly, EdgeOnly
+from controller.policies.static import DeviceOnly, EdgeOnly, Fixed, Random
 from controller.simulation.batch import run_fixed_cuts
 from controller.simulator import simulate
 from controller.solvers.chain import ChainTables
@@ -41,8 +44,11 @@ MOST_VECTORS = 20_000
 Maker = Callable[[], Policy]
 
 
-def best_fixed_cuts(lab: SimulatedLab, slots: int, seed: int) -> dict[str, str]:
-    """The best constant cut vector under the convex step, by the formula over its own slots, budget kept."""
+def fixed_cuts(lab: SimulatedLab, slots: int, seed: int) -> list[dict[str, str]]:
+    """Constant cut vectors under the convex step that keep the budget, the least delay by the formula first.
+
+    Scored over slots of their own: not those of the runs that they are compared in.
+    """
     scenario = lab.scenario
     tables = ChainTables.of(scenario)
     if np.prod(tables.counts.astype(float)) > MOST_VECTORS:  # many UEs: the same cut for all
@@ -57,29 +63,45 @@ def best_fixed_cuts(lab: SimulatedLab, slots: int, seed: int) -> dict[str, str]:
     found = run_fixed_cuts(scenario, lab.channel(slots, seed), drawn, vectors, lab.v, warmup_slots=slots // 4)
     budget = np.array([ue.energy_budget_joules for ue in scenario.ues])
     kept = np.all(found.energy_joules <= budget * (BUDGET_LIMIT + 0.02), axis=1)
-    best = vectors[int(np.argmin(np.where(kept, found.delay_seconds, np.inf)))]
-    return {ue.name: cut_label(tables.cuts[i][best[i]]) for i, ue in enumerate(scenario.ues)}
+    order = np.argsort(np.where(kept, found.delay_seconds, np.inf), kind="stable")
+    return [{ue.name: cut_label(tables.cuts[i][vectors[row, i]]) for i, ue in enumerate(scenario.ues)} for row in order]
+
+
+def best_fixed_cuts(lab: SimulatedLab, slots: int, seed: int) -> dict[str, str]:
+    """The first of :func:`fixed_cuts`."""
+    return fixed_cuts(lab, slots, seed)[0]
 
 
 def policies(lab: SimulatedLab, checkpoint: str) -> dict[str, Maker]:
+    """Every policy of the table by name, those that know the budget first."""
     v = lab.v
     fixed = best_fixed_cuts(lab, 1000, 1)
-    return {
-        "lymdo-cd": lambda: LymdoCoordinateDescent(V=v),
+    label = "/".join(fixed.values()) if len(fixed) < 5 else next(iter(fixed.values()))
+    everything = Path(checkpoint).with_name(f"{Path(checkpoint).stem}-ppo-all.npz")
+    made: dict[str, Maker] = {
         "lymdo": lambda: Lymdo(V=v, checkpoint=checkpoint, initial_queue=0.0),
         "lymdo (1 candidate)": lambda: Lymdo(V=v, checkpoint=checkpoint, candidates=1, initial_queue=0.0),
+        "lymdo-cd": lambda: LymdoCoordinateDescent(V=v),
         "lymdo-equal": lambda: LymdoEqualShares(V=v, checkpoint=checkpoint, initial_queue=0.0),
+        "ppo-all": lambda: PpoEverything(V=v, checkpoint=str(everything), initial_queue=0.0),
         "myopic": lambda: Myopic(V=v),
-        f"fixed+convex {'/'.join(dict.fromkeys(fixed.values()))}": lambda: FixedConvex(fixed, V=v),
+        f"fixed+convex {label}": lambda: FixedConvex(fixed, V=v),
+        "neurosurgeon+convex": lambda: NeurosurgeonConvex(V=v),
         "device-only+convex": lambda: DeviceOnlyConvex(V=v),
         "edge-only+convex": lambda: EdgeOnlyConvex(V=v),
         "random+convex": lambda: RandomConvex(V=v),
-        "neurosurgeon+convex": lambda: NeurosurgeonConvex(V=v),
         "delay-only": lambda: DelayOnly(V=v),
+        "fixed": lambda: Fixed(fixed),
+        "neurosurgeon": Neurosurgeon,
         "device-only": DeviceOnly,
         "edge-only": EdgeOnly,
-        "neurosurgeon": Neurosurgeon,
+        "random": Random,
     }
+    if len(lab.scenario.ues) <= 3:
+        made["exhaustive"] = lambda: Exhaustive(V=v)
+    if not everything.is_file():
+        del made["ppo-all"]
+    return made
 
 
 def interval(ratios: np.ndarray) -> float:
@@ -94,35 +116,82 @@ def main() -> None:
     mpl.use("Agg")
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One policy over the seeds."""
+
+    delays: np.ndarray  # (seeds,) mean E2E
+    energy_ratio: np.ndarray  # (seeds, ues)
+    decision_seconds: float  # median
+
+
+def measure(lab: SimulatedLab, make: Maker, slots: int, seeds: int) -> Measured:
+    results = [
+        simulate(lab.scenario, make(), slots, seed, "event", lab.channel(slots, seed)) for seed in range(1, seeds + 1)
+    ]
+    return Measured(
+        np.array([result.mean_delay_seconds() for result in results]),
+        np.array([result.energy_ratio() for result in results]),
+        float(np.median(np.concatenate([result.decide_seconds for result in results]))),
+    )
+
+
+def against(delays: np.ndarray, reference: np.ndarray) -> str:
+    """Mean and 95 % interval of the paired ratios, minus 1."""
+    ratios = delays / reference
+    return f"{ratios.mean() - 1:+.1%} ± {interval(ratios):.1%}"
+
+
 @main.command()
-@click.argument("lab", type=click.Choice(LABS))
+@click.argument("labs", nargs=-1, type=click.Choice(LABS))
 @click.option("--slots", default=2000)
 @click.option("--seeds", default=5)
-@click.option("--checkpoint", default=None)
 @click.option("--only", default="", help="names, comma-separated")
-def table(lab: str, slots: int, seeds: int, checkpoint: str | None, only: str) -> None:
-    chosen = simulated_lab(lab)
-    made = policies(chosen, checkpoint or str(ROOT / "checkpoints" / f"{lab}.npz"))
-    wanted = {name.strip() for name in only.split(",") if name.strip()} | {"lymdo-cd"}
-    reference = np.empty(0)
-    click.echo("| policy | mean E2E (s) | against lymdo-cd | energy / budget, worst UE | decision (ms) |")
-    click.echo("|---|---|---|---|---|")
-    for name, make in made.items():
-        if only and name not in wanted:
-            continue
-        results = [
-            simulate(chosen.scenario, make(), slots, seed, "event", chosen.channel(slots, seed))
-            for seed in range(1, seeds + 1)
-        ]
-        delays = np.array([result.mean_delay_seconds() for result in results])
-        energy = float(np.mean([result.energy_ratio() for result in results], axis=0).max())
-        reference = reference if reference.size else delays
-        ratios = delays / reference
-        took = float(np.median(np.concatenate([result.decide_seconds for result in results]))) * 1e3
-        click.echo(
-            f"| {name} | {delays.mean():.4f} | {ratios.mean() - 1:+.2%} ± {interval(ratios):.2%} "
-            f"| {energy:.3f} | {took:.2f} |"
-        )
+def table(labs: tuple[str, ...], slots: int, seeds: int, only: str) -> None:
+    """Event mode, the same tasks and channels for every policy of a seed."""
+    for name in labs or SHIPPED:
+        chosen = simulated_lab(name)
+        made = policies(chosen, str(ROOT / "checkpoints" / f"{name}.npz"))
+        wanted = {part.strip() for part in only.split(",") if part.strip()} | {"lymdo", "lymdo-cd"}
+        found = {
+            policy: measure(chosen, make, slots, seeds)
+            for policy, make in made.items()
+            if not only or policy in wanted or policy.split(" ")[0] in wanted - {"lymdo"}
+        }
+        click.echo(f"\n`topologies/{name}.yaml`, {slots} slots, {seeds} seeds\n")
+        click.echo("| policy | mean E2E (s) | against lymdo | against lymdo-cd | energy / budget | decision (ms) |")
+        click.echo("|---|---|---|---|---|---|")
+        keeps = {policy: one.energy_ratio.mean(axis=0).max() <= BUDGET_LIMIT for policy, one in found.items()}
+        for policy in sorted(found, key=lambda policy: (not keeps[policy], found[policy].delays.mean())):
+            one = found[policy]
+            ratio = one.energy_ratio.mean(axis=0).max()
+            click.echo(
+                f"| {policy} | {one.delays.mean():.4f} | {against(one.delays, found['lymdo'].delays)} "
+                f"| {against(one.delays, found['lymdo-cd'].delays)} | {ratio:.3f}{'' if keeps[policy] else ' (over)'} "
+                f"| {one.decision_seconds * 1e3:.2f} |"
+            )
+
+
+@main.command("fixed")
+@click.argument("labs", nargs=-1, type=click.Choice(LABS))
+@click.option("--slots", default=2000)
+@click.option("--seeds", default=5)
+@click.option("--best", default=20, help="so many vectors, by the formula, are tried in event mode")
+def fixed_vectors(labs: tuple[str, ...], slots: int, seeds: int, best: int) -> None:
+    """The best fixed cut vector in event mode against coordinate descent, of those that the formula ranks first."""
+    for name in labs or SHIPPED:
+        lab = simulated_lab(name)
+        reference = measure(lab, lambda lab=lab: LymdoCoordinateDescent(V=lab.v), slots, seeds)  # type: ignore[misc]
+        tried = []
+        for cuts in fixed_cuts(lab, 1000, 1)[:best]:
+            one = measure(lab, lambda lab=lab, cuts=cuts: FixedConvex(cuts, V=lab.v), slots, 1)  # type: ignore[misc]
+            tried.append((one.delays[0], cuts))
+        for _, cuts in sorted(tried, key=lambda pair: pair[0])[:3]:
+            one = measure(lab, lambda lab=lab, cuts=cuts: FixedConvex(cuts, V=lab.v), slots, seeds)  # type: ignore[misc]
+            click.echo(
+                f"{name}: {'/'.join(cuts.values())} {against(one.delays, reference.delays)}, "
+                f"energy {one.energy_ratio.mean(axis=0).max():.3f}"
+            )
 
 
 @main.command("v-sweep")

@@ -14,7 +14,8 @@ from testbed.inference.profiles import read_profile
 from testbed.scenario import profile_key, scenario_of
 from testbed.topology import load
 
-LABS = ("lymdo", "lymdo-resnet18", "lymdo-mobilenet_v2", "lymdo-30ues")
+SHIPPED = ("lymdo", "lymdo-resnet18", "lymdo-mobilenet_v2")  # that a 2-core host carries
+LABS = (*SHIPPED, "lymdo-30ues")
 ROOT = Path(__file__).resolve().parents[2] / "topologies"
 
 

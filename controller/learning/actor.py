@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,12 @@ MASKED = -1e9
 
 
 class Actor(nn.Module):
-    """(batch, ues, FEATURES) -> logits (batch, ues, cuts); the arrays of :func:`controller.learning.network.shapes`."""
+    """(batch, ues, FEATURES) -> logits (batch, ues, outputs), see :func:`controller.learning.network.shapes`."""
 
-    def __init__(self, cuts: int) -> None:
+    def __init__(self, outputs: int) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, HIDDEN), nn.Tanh())
-        self.head = nn.Sequential(nn.Linear(3 * HIDDEN, 2 * HIDDEN), nn.Tanh(), nn.Linear(2 * HIDDEN, cuts))
+        self.head = nn.Sequential(nn.Linear(3 * HIDDEN, 2 * HIDDEN), nn.Tanh(), nn.Linear(2 * HIDDEN, outputs))
         for name, value in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(value)
@@ -117,23 +118,37 @@ class Evaluation:
     queue_over_budget: FloatArray  # (ues,) mean over environments and the second half of the slots
 
 
+#: One slot's (reward of the most likely choice, reward of the choice that is taken, its energy by UE).
+Chosen = tuple[FloatArray, FloatArray, FloatArray]
+
+
 def evaluate(actor: Actor, batch: SlotBatch, slots: int, candidates: int, seed: int) -> Evaluation:
     """Walk the batch with the best of ``candidates``; compare each slot's cost with coordinate descent's."""
     generator = torch.Generator().manual_seed(seed)
+
+    def choose() -> Chosen:
+        likely = best_of(actor, batch, 1, generator)[1]
+        best = best_of(actor, batch, candidates, generator)[1]
+        return likely.reward, best.reward, best.allocation.energy_joules
+
+    return against_descent(batch, slots, choose)
+
+
+def against_descent(batch: SlotBatch, slots: int, choose: Callable[[], Chosen]) -> Evaluation:
+    """Walk the batch with what ``choose`` takes in its present slot; compare with coordinate descent's cost there."""
     likely = best = descent = 0.0
     queues = np.zeros(batch.queue_joules.shape[1])
     counted = 0
     previous: CutArray = np.broadcast_to(batch.tables.local, batch.queue_joules.shape).copy()
     scale = batch.queue_joules.shape[1] * batch.limits.v
     for slot in range(slots):
-        first = best_of(actor, batch, 1, generator)[1]
-        chosen = best_of(actor, batch, candidates, generator)[1]
+        likely_reward, best_reward, energy = choose()
         previous, cost = coordinate_descent(batch.tables, previous, batch.state(), batch.limits, batch.delay_model)
         feasible = np.isfinite(cost)
-        likely -= float(first.reward[feasible].sum())
-        best -= float(chosen.reward[feasible].sum())
+        likely -= float(likely_reward[feasible].sum())
+        best -= float(best_reward[feasible].sum())
         descent += float(cost[feasible].sum()) / scale
-        batch.advance(chosen.allocation.energy_joules)
+        batch.advance(energy)
         if slot >= slots // 2:
             queues += batch.queue_joules.mean(axis=0)
             counted += 1
@@ -171,6 +186,7 @@ class Trained:
     final: Evaluation
     fewest_ues: int
     most_ues: int
+    levels: int = 0  # of speed and of each share; 0: the actor chooses cuts
 
     def save(self, path: Path) -> Header:
         tables = ChainTables.of(self.scenario)
@@ -189,6 +205,7 @@ class Trained:
             seed=self.seed,
             steps=self.steps,
             queue_over_budget=tuple(float(x) for x in self.final.queue_over_budget),
+            levels=self.levels,
         )
         arrays = {name: value.detach().numpy() for name, value in self.actor.state_dict().items()}
         save_checkpoint(path, header, arrays)

@@ -41,6 +41,12 @@ class Header(Struct, frozen=True):
     seed: int
     steps: int  # environment slots seen in training
     queue_over_budget: tuple[float, ...]  # mean virtual queue at the end of training, per UE of the training lab
+    levels: int = 0  # of speed and of each share, which the actor chooses too; 0: it chooses cuts
+
+    @property
+    def outputs(self) -> int:
+        """Of the actor, per UE: a logit per cut, then per level of speed, spectrum and edge share."""
+        return len(self.cuts) + 3 * self.levels
 
 
 def scenario_hash(scenario: Scenario) -> str:
@@ -55,9 +61,15 @@ class Checkpoint:
     path: str
     sha256: str
 
-    def require_fit(self, scenario: Scenario, v: float) -> None:
-        """Raises CheckpointMismatchError unless the lab's models, cuts and number of UEs are those of the training."""
+    def require_fit(self, scenario: Scenario, v: float, levels: int = 0) -> None:
+        """Raises CheckpointMismatchError unless the lab's models, cuts and number of UEs are those of the training, and
+        the actor chooses what the policy wants: cuts, or with ``levels`` speed and shares as well."""
         header = self.header
+        if levels != header.levels:
+            raise CheckpointMismatchError(
+                f"{self.path}: this actor chooses {_chooses(header.levels)}, the policy wants one that chooses "
+                f"{_chooses(levels)}. Train one with `testbed train POLICY`, POLICY being the policy that is to use it."
+            )
         models = tuple(sorted({ue.profile.model for ue in scenario.ues}))
         if models != header.models:
             self._refuse("model", header.models, models)
@@ -87,6 +99,10 @@ class Checkpoint:
         return {"path": self.path, "sha256": self.sha256, **msgspec.to_builtins(self.header)}
 
 
+def _chooses(levels: int) -> str:
+    return f"cut, speed and shares, {levels} levels each" if levels else "cuts only"
+
+
 def candidate_labels(tables: ChainTables) -> tuple[str, ...]:
     """Labels of the candidate cuts that all UEs share. Raises CheckpointMismatchError if the UEs' candidates differ."""
     first = tables.cuts[0]
@@ -97,7 +113,7 @@ def candidate_labels(tables: ChainTables) -> tuple[str, ...]:
 
 def save_checkpoint(path: Path, header: Header, weights: dict[str, np.ndarray[Any, Any]]) -> None:
     """Write the arrays of the actor (float32) and the header. Training state beyond the actor is not kept."""
-    arrays = {name: np.ascontiguousarray(weights[name], dtype=np.float32) for name in shapes(len(header.cuts))}
+    arrays = {name: np.ascontiguousarray(weights[name], dtype=np.float32) for name in shapes(header.outputs)}
     text = np.frombuffer(msgspec.json.encode(header), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
@@ -110,7 +126,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raw = path.read_bytes()
         with np.load(io.BytesIO(raw), allow_pickle=False) as file:
             header = msgspec.json.decode(file[_HEADER].tobytes(), type=Header)
-            wanted = shapes(len(header.cuts))
+            wanted = shapes(header.outputs)
             weights = {name: np.asarray(file[name], dtype=np.float32) for name in wanted}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
         raise CheckpointMismatchError(f"{path}: not a readable checkpoint: {error}") from error

@@ -16,11 +16,11 @@ from controller.solvers.problem import FloatArray
 FEATURES = 5
 HIDDEN = 64
 
-#: name -> (outputs, inputs) for a given number of cuts; weights are (outputs, inputs), biases (outputs,).
+#: name -> (outputs, inputs) for a given number of outputs per UE; weights are (outputs, inputs), biases (outputs,).
 Weights = Mapping[str, "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"]
 
 
-def shapes(cuts: int) -> dict[str, tuple[int, ...]]:
+def shapes(outputs: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the actor's arrays."""
     return {
         "encoder.0.weight": (HIDDEN, FEATURES),
@@ -29,8 +29,8 @@ def shapes(cuts: int) -> dict[str, tuple[int, ...]]:
         "encoder.2.bias": (HIDDEN,),
         "head.0.weight": (2 * HIDDEN, 3 * HIDDEN),
         "head.0.bias": (2 * HIDDEN,),
-        "head.2.weight": (cuts, 2 * HIDDEN),
-        "head.2.bias": (cuts,),
+        "head.2.weight": (outputs, 2 * HIDDEN),
+        "head.2.bias": (outputs,),
     }
 
 
@@ -62,7 +62,7 @@ def features(tables: ChainTables, state: SlotState) -> FloatArray:
 
 
 def actor_logits(weights: Weights, inputs: FloatArray) -> FloatArray:
-    """(batch, ues, FEATURES) -> (batch, ues, cuts)."""
+    """(batch, ues, FEATURES) -> (batch, ues, outputs)."""
     x = inputs.astype(np.float32)
     x = np.tanh(x @ weights["encoder.0.weight"].T + weights["encoder.0.bias"])
     x = np.tanh(x @ weights["encoder.2.weight"].T + weights["encoder.2.bias"])

@@ -1,5 +1,9 @@
-"""PPO for the cuts, in one file (the shape of CleanRL's): a categorical head per UE, masks, the convex step as critic
-of the environment. After Schulman et al. 2017; hyper-parameters by measurement (docs/lymdo.md)."""
+"""PPO in one file (the shape of CleanRL's): categorical heads per UE, masks. After Schulman et al. 2017;
+hyper-parameters by measurement (docs/lymdo.md).
+
+What is played is a :class:`Game`: here the cuts, with the convex step in the environment;
+:mod:`controller.learning.everything` has the one without it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from controller.contract import Scenario
 from controller.learning.actor import (
     Actor,
     Critic,
+    Evaluation,
     LearningCurve,
     Trained,
     evaluate,
@@ -22,7 +30,9 @@ from controller.learning.actor import (
     tensors,
     training_batches,
 )
+from controller.simulation.batch import SlotBatch
 from controller.simulation.channels import ChannelStates
+from controller.solvers.problem import FloatArray
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,34 @@ class PpoConfig:
     candidates: int = 8  # of the decision that is evaluated
 
 
+class Game(Protocol):
+    """What the actor's choices mean. Each UE has ``heads`` categorical choices of these sizes; the first is the cut."""
+
+    heads: tuple[int, ...]
+    batch: SlotBatch  # of training
+    test: SlotBatch  # of evaluation
+
+    def play(self, actions: NDArray[np.int64]) -> FloatArray:
+        """Take a slot of the batch with (environments, ues, heads); rewards (environments,)."""
+
+    def evaluate(self, actor: Actor, slots: int, seed: int) -> Evaluation:
+        """The actor on the test batch against coordinate descent."""
+
+
+class CutGame:
+    """The actor chooses cuts; the environment's convex step the rest."""
+
+    def __init__(self, batch: SlotBatch, test: SlotBatch, candidates: int) -> None:
+        self.batch, self.test, self._candidates = batch, test, candidates
+        self.heads = (batch.tables.head_seconds.shape[1],)
+
+    def play(self, actions: NDArray[np.int64]) -> FloatArray:
+        return self.batch.step(actions[..., 0]).reward
+
+    def evaluate(self, actor: Actor, slots: int, seed: int) -> Evaluation:
+        return evaluate(actor, self.test, slots, self._candidates, seed)
+
+
 def train_ppo(
     scenario: Scenario,
     channel: ChannelStates,
@@ -59,27 +97,55 @@ def train_ppo(
     resume: Path | None = None,
     training_state: Path | None = None,
 ) -> Trained:
-    """Train an actor on slots of ``channel`` (long: tens of thousands of slots; each UE starts anywhere in it).
+    """Train an actor for cuts on slots of ``channel`` (long: tens of thousands; each UE starts anywhere in it).
 
     Reproducible by seed on one machine. ``training_state``: file that receives networks, optimiser and counters after
     each evaluation; ``resume``: such a file to go on from (the data that follow are then drawn anew).
     Raises ValueError for a resume file of another configuration.
     """
     config = config or PpoConfig()
-    sampling = seed_torch(seed)
     batch, test = training_batches(scenario, channel, config.environments, v, seed, config.queue_scale)
-    actor, critic = Actor(batch.tables.head_seconds.shape[1]), Critic()
+    game = CutGame(batch, test, config.candidates)
+    actor, curve, final = learn(game, seed, config, progress=progress, resume=resume, training_state=training_state)
+    return Trained(
+        learner="ppo",
+        actor=actor,
+        scenario=scenario,
+        v=v,
+        seed=seed,
+        steps=config.updates * config.rollout_slots * config.environments,
+        curve=curve,
+        final=final,
+        fewest_ues=len(scenario.ues),
+        most_ues=len(scenario.ues),
+    )
+
+
+def learn(
+    game: Game,
+    seed: int,
+    config: PpoConfig,
+    *,
+    progress: Callable[[int, LearningCurve], None] | None = None,
+    resume: Path | None = None,
+    training_state: Path | None = None,
+) -> tuple[Actor, LearningCurve, Evaluation]:
+    """Play until the updates are done: the actor, its curve, and its evaluation over 200 slots from empty queues."""
+    sampling = seed_torch(seed)
+    batch, heads = game.batch, game.heads
+    outputs = sum(heads)
+    actor, critic = Actor(outputs), Critic()
     parameters = [*actor.parameters(), *critic.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, eps=1e-5)
     curve = LearningCurve()
     began, first_update = time.monotonic(), 0
     if resume is not None:
         first_update = _load_state(resume, actor, critic, optimiser, config)
-    slots, environments, ues = config.rollout_slots, config.environments, len(scenario.ues)
-    cuts_count = batch.tables.head_seconds.shape[1]
-    inputs = torch.zeros((slots, environments, ues, batch.features().shape[2]))
-    masks = torch.zeros((slots, environments, ues, cuts_count), dtype=torch.bool)
-    actions = torch.zeros((slots, environments, ues), dtype=torch.int64)
+    slots, environments = config.rollout_slots, config.environments
+    _, ues, width = batch.features().shape
+    inputs = torch.zeros((slots, environments, ues, width))
+    masks = torch.ones((slots, environments, ues, outputs), dtype=torch.bool)  # only cuts can be impossible
+    actions = torch.zeros((slots, environments, ues, len(heads)), dtype=torch.int64)
     log_probs, rewards, values = (torch.zeros((slots, environments)) for _ in range(3))
     for update in range(first_update, config.updates):
         remaining = 1.0 - update / config.updates
@@ -89,13 +155,15 @@ def train_ppo(
         # ---- rollout
         with torch.no_grad():
             for slot in range(slots):
-                inputs[slot], masks[slot] = tensors(batch)
+                inputs[slot], masks[slot, ..., : heads[0]] = tensors(batch)
                 logits = actor(inputs[slot], masks[slot])
                 values[slot] = critic(inputs[slot])
-                probabilities = torch.softmax(logits, dim=-1).reshape(-1, cuts_count)
-                actions[slot] = torch.multinomial(probabilities, 1, generator=sampling).reshape(environments, ues)
-                log_probs[slot] = _log_prob(logits, actions[slot])
-                rewards[slot] = torch.from_numpy(batch.step(actions[slot].numpy()).reward)
+                for head, part in enumerate(logits.split(heads, dim=-1)):
+                    probabilities = torch.softmax(part, dim=-1).reshape(-1, heads[head])
+                    drawn = torch.multinomial(probabilities, 1, generator=sampling)
+                    actions[slot, ..., head] = drawn.reshape(environments, ues)
+                log_probs[slot] = _log_prob(logits, actions[slot], heads)
+                rewards[slot] = torch.from_numpy(game.play(actions[slot].numpy()))
                 ended = torch.rand(environments, generator=sampling) < 1.0 / config.episode_slots
                 batch.reset_queues(ended.numpy())
             advantages = _advantages(rewards, values, critic(tensors(batch)[0]), config)
@@ -112,13 +180,13 @@ def train_ppo(
             for start in range(0, order.numel(), config.batch_size):
                 rows = order[start : start + config.batch_size]
                 logits = actor(flat_inputs[rows], flat_masks[rows])
-                ratio = torch.exp(_log_prob(logits, flat_actions[rows]) - flat_log_probs[rows])
+                ratio = torch.exp(_log_prob(logits, flat_actions[rows], heads) - flat_log_probs[rows])
                 advantage = flat_advantages[rows]
                 advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
                 clipped = torch.clamp(ratio, 1.0 - config.clip, 1.0 + config.clip)
                 policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
                 value_loss = nn.functional.smooth_l1_loss(critic(flat_inputs[rows]), returns[rows])
-                entropy = _entropy(logits)
+                entropy = _entropy(logits, heads)
                 bonus = config.entropy * (0.1 + 0.9 * remaining)
                 loss = policy_loss + config.value_weight * value_loss - bonus * entropy
                 optimiser.zero_grad()
@@ -127,7 +195,7 @@ def train_ppo(
                 optimiser.step()
         # ---- learning curve
         if (update + 1) % config.evaluate_every == 0 or update + 1 == config.updates:
-            found = evaluate(actor, test, 10, config.candidates, seed)
+            found = game.evaluate(actor, 10, seed)
             curve.steps.append((update + 1) * slots * environments)
             curve.seconds.append(time.monotonic() - began)
             curve.reward.append(float(rewards.mean()))
@@ -137,31 +205,21 @@ def train_ppo(
                 progress(update + 1, curve)
             if training_state is not None:
                 _save_state(training_state, actor, critic, optimiser, config, update + 1)
-    test.queue_scale = 0.0
-    test.reset()
-    return Trained(
-        learner="ppo",
-        actor=actor,
-        scenario=scenario,
-        v=v,
-        seed=seed,
-        steps=config.updates * slots * environments,
-        curve=curve,
-        final=evaluate(actor, test, 200, config.candidates, seed),
-        fewest_ues=ues,
-        most_ues=ues,
-    )
+    game.test.queue_scale = 0.0
+    game.test.reset()
+    return actor, curve, game.evaluate(actor, 200, seed)
 
 
-def _log_prob(logits: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-    """Of joint cuts, (batch,)."""
-    chosen = torch.log_softmax(logits, dim=-1).gather(-1, actions.unsqueeze(-1))
-    return chosen.squeeze(-1).sum(dim=-1)
+def _log_prob(logits: torch.Tensor, actions: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
+    """Of joint choices (batch, ues, heads), (batch,)."""
+    logs = [torch.log_softmax(part, dim=-1) for part in logits.split(heads, dim=-1)]
+    chosen = [part.gather(-1, actions[..., head].unsqueeze(-1)) for head, part in enumerate(logs)]
+    return torch.cat(chosen, dim=-1).sum(dim=(-2, -1))
 
 
-def _entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Mean over the batch of the mean over UEs."""
-    logs = torch.log_softmax(logits, dim=-1)
+def _entropy(logits: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
+    """Mean over the batch and the UEs of the sum over the heads."""
+    logs = torch.cat([torch.log_softmax(part, dim=-1) for part in logits.split(heads, dim=-1)], dim=-1)
     return -(logs.exp() * logs).sum(dim=-1).mean()
 
 

@@ -16,7 +16,7 @@ from controller.seeds import Purpose, generator
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import CutArray, SlotState
 from controller.solvers.cuts import coordinate_descent, exhaustive, feasible_alone
-from controller.solvers.newton import EDGE, SPECTRUM, service_derivatives
+from controller.solvers.evaluation import equal_shares, evaluate
 from controller.solvers.problem import Allocation, AllocationModel
 
 
@@ -118,35 +118,9 @@ class LymdoEqualShares(Lymdo):
     def allocate(self, cuts: CutArray, state: SlotState) -> Allocation:
         demands = self.tables.demands(cuts, state)
         optimal = allocate(demands, self.tables.ues, self.limits, "indep")
-        spectrum, edge = np.empty(cuts.shape), np.empty(cuts.shape)
-        for work, total, shares in (
-            (demands.wire_bits, self.limits.spectrum_hz, spectrum),
-            (demands.tail_seconds, self.limits.edge_cpus, edge),
-        ):
-            idle = work <= 0
-            weight = np.where(
-                idle, self.limits.residual_share, 1.0 / np.maximum(np.sum(~idle, axis=1, keepdims=True), 1)
-            )
-            shares[:] = total * weight / weight.sum(axis=1, keepdims=True)
-        delay, energy = optimal.delay_seconds.copy(), optimal.energy_joules.copy()
-        for e, i in np.argwhere(demands.wire_bits > 0):
-            rate, watts = demands.arrival_rate_per_second[e, i], self.tables.ues.transmit_watts[i]
-            linear, quality = bool(self.tables.ues.linear[i]), demands.link_quality[e, i]
-            for kind, work, had, has in (
-                (SPECTRUM, demands.wire_bits[e, i], optimal.spectrum_hz[e, i], spectrum[e, i]),
-                (EDGE, demands.tail_seconds[e, i], optimal.edge_share[e, i], edge[e, i]),
-            ):
-                before = service_derivatives(kind, had, work, quality, linear)[0]
-                after = service_derivatives(kind, has, work, quality, linear)[0]
-                delay[e, i] += _with_wait(rate, after) - _with_wait(rate, before)
-                if kind == SPECTRUM:
-                    energy[e, i] += rate * self.limits.slot_seconds * watts * (after - before)
-        return optimal._replace(spectrum_hz=spectrum, edge_share=edge, delay_seconds=delay, energy_joules=energy)
-
-
-def _with_wait(rate: float, service: float) -> float:
-    load = rate * service
-    return service + load * service / (2 * (1 - load)) if load < 1 else float("inf")
+        spectrum, edge = equal_shares(demands, self.limits)
+        equal = optimal._replace(spectrum_hz=spectrum, edge_share=edge)
+        return evaluate(equal, demands, self.tables.ues, self.limits, "indep")
 
 
 class Exhaustive(DriftPlusPenalty):

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import cvxpy
 import numpy as np
 
-from controller.model.queueing import tandem_delay_seconds
 from controller.solvers.allocation import LEAST_ARRIVAL_RATE, allocate
+from controller.solvers.evaluation import evaluate
 from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray, Limits, UeConstants
 
 #: Tried in turn: close to saturation CLARABEL may give up at the tightest.
@@ -187,31 +187,3 @@ def _solved(problem: Any) -> bool:
             if problem.status in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
                 return True
     return False
-
-
-def evaluate(
-    allocation: Allocation, demands: Demands, ues: UeConstants, limits: Limits, model: AllocationModel
-) -> Allocation:
-    """The same shares with delay, energy, cost and load recomputed from the formulas; infeasible slots keep ``inf``."""
-    rate = np.maximum(demands.arrival_rate_per_second, LEAST_ARRIVAL_RATE)
-    spectrum, quality = allocation.spectrum_hz, demands.link_quality
-    link_rate = np.where(ues.linear, spectrum * quality, spectrum * np.log2(1.0 + quality / spectrum))
-    transfer = np.divide(demands.wire_bits, link_rate, out=np.zeros(rate.shape), where=demands.wire_bits > 0)
-    service = np.stack(
-        [demands.head_seconds / allocation.device_speed, transfer, demands.tail_seconds / allocation.edge_share],
-        axis=-1,
-    )
-    idle = np.sum(demands.wire_bits <= 0, axis=1, keepdims=True)
-    download = demands.download_seconds * (rate.shape[1] - idle) * (1 + limits.residual_share * idle)
-    delay = tandem_delay_seconds(rate, service, model) + demands.constant_seconds + download
-    busy = np.minimum(rate[..., np.newaxis] * service, 1.0)
-    energy = limits.slot_seconds * (
-        ues.kappa * allocation.device_speed**3 * busy[..., 0] + ues.transmit_watts * busy[..., 1]
-    )
-    cost = np.sum(limits.v * ues.weight * delay + demands.queue_joules * energy, axis=1)
-    return allocation._replace(
-        delay_seconds=delay,
-        energy_joules=energy,
-        cost=np.where(allocation.feasible, cost, np.inf),
-        largest_load=np.max(rate[..., np.newaxis] * service, axis=(1, 2)),
-    )

@@ -9,7 +9,7 @@ import msgspec
 
 from controller.learning.actor import LearningCurve
 from testbed.cli import options
-from testbed.runs.train import DEFAULT_UPDATES, Learner, TrainingOrder, require_trainable, train
+from testbed.runs.train import DEFAULT_UPDATES, DEFAULT_UPDATES_OF_ALL, Learner, TrainingOrder, require_trainable, train
 
 
 def _progress(update: int, curve: LearningCurve) -> None:
@@ -24,13 +24,18 @@ def _progress(update: int, curve: LearningCurve) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the lab.")
 @click.option("--learner", type=click.Choice(["ppo", "lydroo"]), default="ppo", show_default=True)
-@click.option("--updates", type=click.IntRange(min=1), default=DEFAULT_UPDATES, show_default=True, metavar="N")
+@click.option(
+    "--updates",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help=f"Default: {DEFAULT_UPDATES}; {DEFAULT_UPDATES_OF_ALL} for ppo-all.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, metavar="S", help="Of the training.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="CHECKPOINT",
-    help="Default: checkpoints/LAB.npz beside the lab file.",
+    help="Default: checkpoints/LAB.npz (LAB-ppo-all.npz for ppo-all) beside the lab file.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the training state beside the checkpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -39,7 +44,7 @@ def command(
     file: Path,
     overrides: tuple[str, ...],
     learner: Learner,
-    updates: int,
+    updates: int | None,
     seed: int,
     out: Path | None,
     resume: bool,
@@ -50,7 +55,9 @@ def command(
     # the checkpoint is what this makes: one that the lab names need not exist yet
     lab = options.LabChoice(file, (*overrides, "policy.checkpoint="), policy)
     topology = lab.read()
-    path = out or file.parent / "checkpoints" / f"{file.stem}.npz"
+    everything = policy == "ppo-all"
+    path = out or file.parent / "checkpoints" / f"{file.stem}{'-ppo-all' if everything else ''}.npz"
+    updates = updates or (DEFAULT_UPDATES_OF_ALL if everything else DEFAULT_UPDATES)
     if path.suffix != ".npz":
         raise click.BadParameter(f"{path} must end in .npz", param_hint="--out")
     order = TrainingOrder(topology, str(file), lab.folder, learner, updates, seed, path, resume)

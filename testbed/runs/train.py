@@ -16,6 +16,7 @@ from controller import registry
 from controller.contract import Scenario
 from controller.learning.actor import LearningCurve, Trained
 from controller.learning.checkpoint import CheckpointMismatchError
+from controller.learning.everything import EverythingConfig, train_everything
 from controller.learning.lydroo import LydrooConfig, train_lydroo
 from controller.learning.ppo import PpoConfig, train_ppo
 from controller.model.channel import gain_series
@@ -34,10 +35,11 @@ Learner = Literal["ppo", "lydroo"]
 TRAINING_SLOTS = 20_000
 #: The shipped checkpoints' number.
 DEFAULT_UPDATES = 150
+DEFAULT_UPDATES_OF_ALL = EverythingConfig.updates
 #: An update of the LyDROO-style learner: so many slots.
 LYDROO_SLOTS_PER_UPDATE = 100
-#: Policies whose option ``checkpoint`` is an actor for cuts.
-TRAINABLE = ("lymdo", "lymdo-equal")
+#: Policies with an option ``checkpoint``; the last one's actor chooses speed and shares too.
+TRAINABLE = ("lymdo", "lymdo-equal", "ppo-all")
 _TRAINING_CHANNEL = 9
 
 
@@ -143,12 +145,20 @@ def _train(
     progress: Callable[[int, LearningCurve], None],
     state: Path | None,
 ) -> Trained:
+    everything = order.topology.policy.name == "ppo-all"
     if order.learner == "lydroo":
+        if everything:
+            raise ValueError("--learner lydroo imitates what the convex step found best: ppo-all has no such step")
         steps = order.updates * LYDROO_SLOTS_PER_UPDATE
         config = LydrooConfig(steps=steps, evaluate_every=min(LydrooConfig.evaluate_every, steps))
         return train_lydroo(scenario, channel, v, order.seed, config, progress=progress)
-    ppo = PpoConfig(updates=order.updates)
     resume = state if order.resume else None
+    if everything:
+        config_of_all = EverythingConfig(updates=order.updates)
+        return train_everything(
+            scenario, channel, v, order.seed, config_of_all, progress=progress, resume=resume, training_state=state
+        )
+    ppo = PpoConfig(updates=order.updates)
     return train_ppo(scenario, channel, v, order.seed, ppo, progress=progress, resume=resume, training_state=state)
 
 

@@ -13,9 +13,12 @@ import torch
 from controller.contract import Scenario, SlotOutcome, UeOutcome
 from controller.learning.actor import Actor, Trained, evaluate, training_batches
 from controller.learning.checkpoint import CheckpointMismatchError, load_checkpoint, save_checkpoint
+from controller.learning.everything import EverythingConfig, EverythingGame, train_everything
+from controller.learning.levels import LEVELS, SPEED_RATIOS, decided
 from controller.learning.lydroo import LydrooConfig, train_lydroo
 from controller.learning.network import FEATURES, actor_logits, shapes
 from controller.learning.ppo import PpoConfig, train_ppo
+from controller.policies.everything import PpoEverything
 from controller.policies.lymdo import Lymdo, LymdoEqualShares
 from controller.registry import create
 from controller.simulation.channels import ChannelStates
@@ -201,3 +204,51 @@ def test_both_solvers_decide_alike() -> None:
         assert ours.device_speed == pytest.approx(oracle.device_speed, rel=1e-3)
         assert ours.spectrum_up_hz == pytest.approx(oracle.spectrum_up_hz, rel=1e-3, abs=1.0)
         assert ours.edge_share == pytest.approx(oracle.edge_share, rel=1e-3, abs=1e-6)
+
+
+def test_an_actor_for_everything_learns_speeds_and_shares_and_drives_its_policy(tmp_path: Path) -> None:
+    scenario, channel = lab()
+    config = EverythingConfig(updates=20, environments=64, rollout_slots=16, evaluate_every=20, batch_size=256)
+    found = train_everything(scenario, channel, 0.3, 5, config)
+    torch.manual_seed(1)
+    game = EverythingGame(*training_batches(scenario, channel, 8, 0.3, 5, 1.0))
+    untrained = game.evaluate(Actor(sum(game.heads)), 10, 1)
+    assert found.curve.likely_gap[-1] < 0.35 * untrained.likely_gap
+    path = tmp_path / "all.npz"
+    header = found.save(path)
+    assert header.outputs == len(header.cuts) + 3 * LEVELS
+    policy = PpoEverything(checkpoint=str(path))
+    result = simulate(scenario, policy, 60, 3, channel=channel)
+    assert len(np.unique(result.speed.round(9))) >= 3
+    assert len(np.unique((result.edge_share / scenario.edge.cpus).round(6))) >= 3
+    assert set((result.speed / 0.25).round(9).ravel()) <= set(SPEED_RATIOS.round(9))
+    assert policy.checkpoint_info()["learner"] == "ppo-all"
+    # an actor of the one kind is none of the other
+    with pytest.raises(CheckpointMismatchError, match=r"cut, speed and shares.*wants one that chooses cuts only"):
+        Lymdo(checkpoint=str(path)).reset(scenario, 1)
+
+
+def test_a_policy_for_everything_refuses_an_actor_for_cuts_and_none(checkpoint: Path) -> None:
+    scenario, _ = lab()
+    with pytest.raises(CheckpointMismatchError, match="cuts only"):
+        PpoEverything(checkpoint=str(checkpoint)).reset(scenario, 1)
+    with pytest.raises(CheckpointMismatchError, match="testbed train ppo-all"):
+        PpoEverything().reset(scenario, 1)
+
+
+def test_levels_are_shares_that_add_up_and_overload_is_said() -> None:
+    scenario, channel = lab()
+    batch = training_batches(scenario, channel, 32, 0.3, 1, 1.0)[0]
+    rng = np.random.default_rng(3)
+    cuts = rng.integers(0, batch.tables.counts.min(), (32, 3))
+    levels = rng.integers(0, LEVELS, (32, 3, 3))
+    found = decided(batch.tables, batch.limits, cuts, levels, batch.state())
+    np.testing.assert_allclose(found.spectrum_hz.sum(axis=1), batch.limits.spectrum_hz)
+    np.testing.assert_allclose(found.edge_share.sum(axis=1), batch.limits.edge_cpus)
+    np.testing.assert_array_equal(found.feasible, found.largest_load < 1)
+    assert 0 < found.feasible.sum() < 32
+    assert np.all(np.isfinite(found.energy_joules))
+    # never better than the convex step for the same cuts
+    best = batch.score(cuts).allocation
+    both = found.feasible & best.feasible
+    assert np.all(found.cost[both] >= best.cost[both] * (1 - 1e-9))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from instances import random_instances
 
 from controller.solvers.allocation import allocate
-from controller.solvers.general import allocate_general, evaluate
+from controller.solvers.evaluation import evaluate
+from controller.solvers.general import allocate_general
 from controller.solvers.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
 
 TOLERANCE: dict[AllocationModel, float] = {"indep": 1e-8, "exact": 1e-6}
