@@ -45,7 +45,7 @@ class EverythingGame:
 
     def __init__(self, batch: SlotBatch, test: SlotBatch) -> None:
         self.batch, self.test = batch, test
-        self.heads = (batch.tables.head_seconds.shape[1], LEVELS, LEVELS, LEVELS)
+        self.heads: tuple[int, ...] = (batch.tables.head_seconds.shape[1], LEVELS, LEVELS, LEVELS)
 
     def play(self, actions: NDArray[np.int64]) -> FloatArray:
         reward, energy = self._score(self.batch, actions)
@@ -59,7 +59,9 @@ class EverythingGame:
             with torch.no_grad():
                 free = torch.ones((*mask.shape[:2], sum(self.heads) - cuts), dtype=torch.bool)
                 logits = actor(inputs, torch.cat([mask, free], dim=-1))
-            likely = torch.stack([part.argmax(dim=-1) for part in logits.split(self.heads, dim=-1)], dim=-1)
+            likely = torch.stack(
+                [part.argmax(dim=-1) for part in torch.split(logits, list(self.heads), dim=-1)], dim=-1
+            )
             reward, energy = self._score(self.test, likely.numpy())
             return reward, reward, energy
 

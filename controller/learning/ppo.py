@@ -77,7 +77,7 @@ class CutGame:
 
     def __init__(self, batch: SlotBatch, test: SlotBatch, candidates: int) -> None:
         self.batch, self.test, self._candidates = batch, test, candidates
-        self.heads = (batch.tables.head_seconds.shape[1],)
+        self.heads: tuple[int, ...] = (batch.tables.head_seconds.shape[1],)
 
     def play(self, actions: NDArray[np.int64]) -> FloatArray:
         return self.batch.step(actions[..., 0]).reward
@@ -158,7 +158,7 @@ def learn(
                 inputs[slot], masks[slot, ..., : heads[0]] = tensors(batch)
                 logits = actor(inputs[slot], masks[slot])
                 values[slot] = critic(inputs[slot])
-                for head, part in enumerate(logits.split(heads, dim=-1)):
+                for head, part in enumerate(torch.split(logits, list(heads), dim=-1)):
                     probabilities = torch.softmax(part, dim=-1).reshape(-1, heads[head])
                     drawn = torch.multinomial(probabilities, 1, generator=sampling)
                     actions[slot, ..., head] = drawn.reshape(environments, ues)
@@ -212,14 +212,14 @@ def learn(
 
 def _log_prob(logits: torch.Tensor, actions: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
     """Of joint choices (batch, ues, heads), (batch,)."""
-    logs = [torch.log_softmax(part, dim=-1) for part in logits.split(heads, dim=-1)]
+    logs = [torch.log_softmax(part, dim=-1) for part in torch.split(logits, list(heads), dim=-1)]
     chosen = [part.gather(-1, actions[..., head].unsqueeze(-1)) for head, part in enumerate(logs)]
     return torch.cat(chosen, dim=-1).sum(dim=(-2, -1))
 
 
 def _entropy(logits: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
     """Mean over the batch and the UEs of the sum over the heads."""
-    logs = torch.cat([torch.log_softmax(part, dim=-1) for part in logits.split(heads, dim=-1)], dim=-1)
+    logs = torch.cat([torch.log_softmax(part, dim=-1) for part in torch.split(logits, list(heads), dim=-1)], dim=-1)
     return -(logs.exp() * logs).sum(dim=-1).mean()
 
 

@@ -81,8 +81,9 @@ class FixedConvex(ConvexPolicy):
         delay_model: AllocationModel = "indep",
         initial_queue: float = 0.0,
         solver: str = "newton",
+        edge_budget: float | None = None,
     ) -> None:
-        super().__init__(V, delay_model, initial_queue, solver)
+        super().__init__(V, delay_model, initial_queue, solver, edge_budget)
         self._cut = cut
 
     def chooser(self) -> BasicPolicy:

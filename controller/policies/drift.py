@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from controller.contract import Decision, Observation, Scenario, SlotOutcome, UeDecision
+from controller.contract import RESIDUAL_SHARE, Decision, Observation, Scenario, SlotOutcome, UeDecision
 from controller.model.lyapunov import EnergyQueues
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables, CutArray, SlotState
@@ -26,6 +26,8 @@ class DriftPlusPenalty:
     delay_model : "indep" (default: fast, separable) or "exact".
     initial_queue : virtual queues at reset, in units of each UE's budget.
     solver : "newton" or "cvxpy" (slow, for checks).
+    edge_budget : long-term mean of the edge's energy per slot, J; None: none. It has a virtual queue of its own. Needs
+        the edge's power in the lab file, and the ``indep`` model or the general solver.
     """
 
     every_cut = False  # candidates: the useful cuts, or the whole chain
@@ -36,6 +38,7 @@ class DriftPlusPenalty:
         delay_model: AllocationModel = "indep",
         initial_queue: float = 0.0,
         solver: str = "newton",
+        edge_budget: float | None = None,
     ) -> None:
         if not V > 0:
             raise ValueError(f"option V must be above 0 J^2/s, got {V!r}")
@@ -45,10 +48,17 @@ class DriftPlusPenalty:
             raise ValueError(f"option initial_queue must be 0 or more budgets, got {initial_queue!r}")
         if solver not in SOLVERS:
             raise ValueError(f"option solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
+        if edge_budget is not None and not edge_budget > 0:
+            raise ValueError(f"option edge_budget must be above 0 J per slot, got {edge_budget!r}")
+        if edge_budget is not None and delay_model == "exact" and solver == "newton":
+            raise ValueError(
+                "option edge_budget needs delay_model 'indep' or solver 'cvxpy': newton's exact has no edge"
+            )
         self.v = float(V)
         self.delay_model: AllocationModel = delay_model
         self.initial_queue = initial_queue
         self._solve = SOLVERS[solver]
+        self._edge_budget = edge_budget
 
     # ------------------------------------------------------------------------------------------ the Policy protocol
 
@@ -58,6 +68,14 @@ class DriftPlusPenalty:
         self.tables = ChainTables.of(scenario, every_cut=self.every_cut)
         self.limits: Limits = self.tables.limits(self.v)
         self.queues = EnergyQueues.start(self.tables.budget_joules, self.initial_over_budget())
+        edge = scenario.edge
+        if self._edge_budget is not None and not edge.compute_watts > 0:
+            raise ValueError(
+                "option edge_budget needs the edge's power: give the lab's edge a `power`, in W at all cpus"
+            )
+        self._edge_kappa = edge.compute_watts / edge.cpus**3 if self._edge_budget is not None else 0.0
+        self.edge_queue = EnergyQueues.start([np.inf if self._edge_budget is None else self._edge_budget])
+        self._edge_joules = 0.0  # of the last slot
         self._last: Allocation | None = None
         self._last_cuts: CutArray = self.tables.local.copy()
         # compile (or load from numba's cache) before the first deadline
@@ -70,6 +88,8 @@ class DriftPlusPenalty:
         self.warm_up(nominal)
 
     def decide(self, observation: Observation) -> Decision:
+        price = float(self.edge_queue.queue_joules[0]) * self._edge_kappa * self.scenario.slot_seconds
+        self.limits = self.limits._replace(edge_square_price=price)
         state = SlotState.observed(self.tables, observation, self.pricing_queues())
         cuts, allocation = self.best(state, self.propose(state, observation))
         self._last, self._last_cuts = allocation, cuts
@@ -79,12 +99,18 @@ class DriftPlusPenalty:
         """Virtual queues take the measured energy of the slot."""
         by_name = {ue.name: ue.energy_joules for ue in outcome.ues}
         self.queues.update(np.array([by_name[ue.name] for ue in self.scenario.ues]))
+        if self._edge_budget is not None:
+            self._edge_joules = edge_joules(self._edge_kappa, outcome)
+            self.edge_queue.update([self._edge_joules])
 
     def state(self) -> dict[str, float]:
         """Virtual queues [J], the last decision's predicted drift-plus-penalty [J^2], delay [s], load, V."""
         numbers = {"V": self.v}
         for ue, queue in zip(self.scenario.ues, self.queues.queue_joules, strict=True):
             numbers[f"virtual_queue_joules.{ue.name}"] = float(queue)
+        if self._edge_budget is not None:
+            numbers["edge_virtual_queue_joules"] = float(self.edge_queue.queue_joules[0])
+            numbers["edge_joules"] = self._edge_joules
         if self._last is not None:
             delay, energy = self._last.delay_seconds[0], self._last.energy_joules[0]
             numbers["drift_plus_penalty"] = self.queues.drift_plus_penalty(
@@ -145,7 +171,7 @@ class DriftPlusPenalty:
         if active:
             up, share, down = (np.where(idle, 0.0, x) for x in (up, share, down))
             up = up * (radio.uplink_hz / up.sum())
-            share = share * (self.scenario.edge.cpus / share.sum())
+            share = share * self._before_residuals(float(share.sum()), idle.size - active)
         else:
             down /= idle.size
         return Decision(
@@ -164,3 +190,20 @@ class DriftPlusPenalty:
                 for index, ue in enumerate(self.scenario.ues)
             ),
         )
+
+    def _before_residuals(self, used: float, idle: int) -> float:
+        """What the active UEs' edge shares, which sum to ``used``, are multiplied by so that the rule that gives every
+        idle UE its residual share, and scales all to the total, leaves them as they were."""
+        residuals = RESIDUAL_SHARE * idle * self.scenario.edge.cpus
+        room = self.scenario.edge.cpus - used
+        return max(1.0, residuals / room) if room > 0 else self.scenario.edge.cpus / used
+
+
+def edge_joules(kappa: float, outcome: SlotOutcome) -> float:
+    """What the edge spent on the tails that ended in a slot: ``kappa share^3`` for their stages' time, in J.
+
+    ``kappa`` is the power at all cpus over their cube. Tails run at the share of their own start; the one of the
+    outcome's decision is taken for all of them.
+    """
+    shares = {ue.name: ue.edge_share for ue in outcome.decision.ues}
+    return float(sum(kappa * shares[ue.name] ** 3 * ue.stage_seconds.get("tail", 0.0) for ue in outcome.ues))

@@ -55,8 +55,9 @@ class Lymdo(LymdoCoordinateDescent):
         delay_model: AllocationModel = "indep",
         initial_queue: float | None = None,
         solver: str = "newton",
+        edge_budget: float | None = None,
     ) -> None:
-        super().__init__(V, delay_model, initial_queue or 0.0, solver)
+        super().__init__(V, delay_model, initial_queue or 0.0, solver, edge_budget)
         if candidates < 1:
             raise ValueError(f"option candidates must be 1 or more, got {candidates!r}")
         self._path = checkpoint

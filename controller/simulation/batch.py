@@ -142,7 +142,7 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
     runs, n = cuts.shape
     slots = quality.shape[0]
     work = np.empty((5, n))
-    scratch = np.empty((6, n))
+    scratch = np.empty((7, n))
     result = np.empty((5, n))
     active = np.empty(n, dtype=np.bool_)
     chosen = np.empty(n, dtype=np.int64)
@@ -157,7 +157,7 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
                 _gather(chosen, rates[t], downlink[t], head, bits, tail, constant, down_bits, work)
                 feasible = allocate_slot(
                     False, rates[t], work[0], work[1], work[2], quality[t], queue[e], work[3], work[4], max_speed,
-                    kappa, watts, linear, price, spectrum, cpus, slot, residual, result[0], result[1], result[2],
+                    kappa, watts, linear, price, spectrum, cpus, slot, residual, 0.0, result[0], result[1], result[2],
                     result[3], result[4], scratch, active,
                 )[1]  # fmt: skip
             else:

@@ -6,7 +6,7 @@ import numpy as np
 
 from controller.solvers.compiled import compiled
 from controller.solvers.interior import solve_exact
-from controller.solvers.newton import EDGE, SPECTRUM, device_speed, share_resource, smallest_shares
+from controller.solvers.newton import EDGE, SPECTRUM, device_speed, edge_wishes, share_resource, smallest_shares
 from controller.solvers.newton import service_derivatives as _service
 from controller.solvers.problem import MAXIMUM_LOAD, Allocation, AllocationModel, Demands, Limits, UeConstants
 
@@ -19,11 +19,11 @@ SMALLEST_PRICE = 1e-12
 def allocate_slot(  # type: ignore[no-untyped-def]
     exact, arrival_rate, head, bits, tail, quality, queue, constant, download,
     max_speed, kappa, watts, linear, price,
-    spectrum_hz, edge_cpus, slot, residual,
+    spectrum_hz, edge_cpus, slot, residual, edge_square_price,
     speed, spectrum, edge, delay, energy,
     scratch, active,
 ):  # fmt: skip
-    """One slot. All arrays are (ues,) but scratch (6, ues); fills speed, spectrum, edge, delay, energy.
+    """One slot. All arrays are (ues,) but scratch (7, ues); fills speed, spectrum, edge, delay, energy.
 
     Returns (cost, feasible, largest load).
     """
@@ -45,15 +45,19 @@ def allocate_slot(  # type: ignore[no-untyped-def]
     spectrum_fits = hz < usable_hz or idle_links == n
     edge_fits = cpus < usable_cpus or idle_edges == n
     feasible = feasible and spectrum_fits and edge_fits
+    zero, square = scratch[5], scratch[6]
+    zero[:] = 0.0
     if spectrum_fits:
-        share_resource(SPECTRUM, usable_hz, n, bits, quality, linear, arrival_rate, price, energy_price, least_spectrum, spectrum, step, trial, active)  # fmt: skip  # noqa: E501
+        share_resource(SPECTRUM, usable_hz, n, bits, quality, linear, arrival_rate, price, energy_price, zero, least_spectrum, spectrum, step, trial, active)  # fmt: skip  # noqa: E501
     else:
         _in_proportion(n, usable_hz, bits, least_spectrum, spectrum)
-    if edge_fits:
-        zero = scratch[5]
-        zero[:] = 0.0
-        share_resource(EDGE, usable_cpus, n, tail, quality, linear, arrival_rate, price, zero, least_edge, edge, step, trial, active)  # fmt: skip  # noqa: E501
-    else:
+    if edge_fits and not (
+        edge_square_price > 0.0 and edge_wishes(usable_cpus, n, tail, arrival_rate, price, edge_square_price, edge)
+    ):
+        for i in range(n):
+            square[i] = edge_square_price * arrival_rate[i] * tail[i]
+        share_resource(EDGE, usable_cpus, n, tail, quality, linear, arrival_rate, price, zero, square, least_edge, edge, step, trial, active)  # fmt: skip  # noqa: E501
+    elif not edge_fits:
         _in_proportion(n, usable_cpus, tail, least_edge, edge)
     if exact and feasible:
         x = np.empty((3, n))
@@ -99,6 +103,7 @@ def allocate_slot(  # type: ignore[no-untyped-def]
         busy_device = min(rate * head_seconds, 1.0)
         energy[i] = slot * (kappa[i] * speed[i] ** 3 * busy_device + watts[i] * min(rate * transfer, 1.0))
         cost += price[i] * delay[i] + queue[i] * energy[i]
+        cost += edge_square_price * edge[i] * edge[i] * edge[i] * min(rate * tail_seconds, 1.0)
     return cost if feasible else np.inf, feasible, largest_load
 
 
@@ -119,16 +124,17 @@ def _in_proportion(n, total, work, least, share):  # type: ignore[no-untyped-def
 @compiled
 def _allocate_batch(  # type: ignore[no-untyped-def]
     exact, rates, heads, bits, tails, qualities, queues, constants, downloads, max_speed, kappa, watts, linear, price,
-    spectrum_hz, edge_cpus, slot, residual, speed, spectrum, edge, delay, energy, cost, feasible, load,
+    spectrum_hz, edge_cpus, slot, residual, edge_square_price, speed, spectrum, edge, delay, energy, cost, feasible,
+    load,
 ):  # fmt: skip
     environments, n = rates.shape
-    scratch = np.empty((6, n))
+    scratch = np.empty((7, n))
     active = np.empty(n, dtype=np.bool_)
     for e in range(environments):
         cost[e], feasible[e], load[e] = allocate_slot(
             exact, rates[e], heads[e], bits[e], tails[e], qualities[e], queues[e], constants[e], downloads[e],
-            max_speed, kappa, watts, linear, price, spectrum_hz, edge_cpus, slot, residual, speed[e], spectrum[e],
-            edge[e], delay[e], energy[e], scratch, active,
+            max_speed, kappa, watts, linear, price, spectrum_hz, edge_cpus, slot, residual, edge_square_price,
+            speed[e], spectrum[e], edge[e], delay[e], energy[e], scratch, active,
         )  # fmt: skip
 
 
@@ -136,9 +142,14 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
     """Minimise each slot's drift-plus-penalty over speed, spectrum and edge share (see :mod:`.problem`).
 
     ``indep``: the UE's speed is a one-dimensional root, spectrum and edge are primal Newton on one equality; exact to
-    rounding. ``exact``: an interior-point Newton from there, within 1e-9 of the optimum. A slot that no allocation can
-    keep stable comes back with ``feasible`` False, cost ``inf`` and shares in proportion to the needs, never NaN.
+    rounding. ``exact``: an interior-point Newton from there, within 1e-9 of the optimum; a price of the edge's
+    energy it does not know (ValueError; :mod:`.general` does). A slot that no allocation can keep stable comes back with
+    ``feasible`` False, cost ``inf`` and shares in proportion to the needs, never NaN.
     """
+    if model == "exact" and limits.edge_square_price > 0:
+        raise ValueError(
+            "the Newton solver of the exact model has no price for the edge's energy: use allocate_general"
+        )
     rates = np.maximum(demands.arrival_rate_per_second, LEAST_ARRIVAL_RATE)
     shape = rates.shape
     speed, spectrum, edge, delay, energy = (np.empty(shape) for _ in range(5))
@@ -149,6 +160,6 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
         model == "exact", rates, demands.head_seconds, demands.wire_bits, demands.tail_seconds, demands.link_quality,
         demands.queue_joules, demands.constant_seconds, demands.download_seconds, ues.max_speed, ues.kappa,
         ues.transmit_watts, ues.linear, price, limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds,
-        limits.residual_share, speed, spectrum, edge, delay, energy, cost, feasible, load,
+        limits.residual_share, limits.edge_square_price, speed, spectrum, edge, delay, energy, cost, feasible, load,
     )  # fmt: skip
     return Allocation(speed, spectrum, edge, delay, energy, cost, feasible, load)

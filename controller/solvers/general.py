@@ -85,6 +85,7 @@ def _build(model: AllocationModel, head: tuple[int, ...], link: tuple[int, ...],
     if edge:
         share = cp.Variable(len(edge), name="share")  # of the total
         variables["share"] = share
+        cost = cost + parameter("edge_energy", len(edge)) @ cp.square(share)
         constraints += [cp.sum(share) <= 1, cp.multiply(parameter("edge_load", len(edge)), cp.inv_pos(share)) <= loads["edge"]]  # fmt: skip  # noqa: E501
     if model == "exact":
         slowest = cp.Variable(ues, name="slowest")
@@ -154,6 +155,7 @@ def _solve_slot(
         else:
             values[f"efficiency_{i}"] = needed * np.log(2) / spectrum_hz
             values[f"quality_{i}"] = quality[i] / spectrum_hz
+    values["edge_energy"] = (limits.edge_square_price * edge_cpus**2 * rate * tail)[members["edge"]] / scale
     values["edge_load"] = (rate * tail / edge_cpus)[members["edge"]]
     _fill(slot, values)
     if not _solved(slot.problem):
@@ -166,7 +168,8 @@ def _solve_slot(
         result.spectrum_hz[e, members["link"]] = share * spectrum_hz / share.sum()
     if members["edge"].size:
         share = slot.variables["share"].value
-        result.edge_share[e, members["edge"]] = share * edge_cpus / share.sum()
+        used = 1.0 if limits.edge_square_price > 0 else share.sum()
+        result.edge_share[e, members["edge"]] = share * edge_cpus / used
 
 
 def _solved(problem: Any) -> bool:

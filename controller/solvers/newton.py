@@ -114,7 +114,7 @@ def service_derivatives(
 
 
 @compiled
-def _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_price, active):  # type: ignore[no-untyped-def]
+def _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_price, square_price, active):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(n):
         if active[i]:
@@ -125,12 +125,13 @@ def _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_pri
             if load >= 1.0:
                 return np.inf
             total += price[i] * (service + 0.5 * load * service / (1.0 - load)) + energy_price[i] * service
+            total += square_price[i] * share[i] * share[i]
     return total
 
 
 @compiled
-def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, energy_price, least, share, step, trial, active):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Split ``total`` among UEs so that ``sum price (s + W(s)) + energy_price s`` is least. Arrays are (ues,).
+def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, energy_price, square_price, least, share, step, trial, active):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Split ``total`` so that ``sum price (s + W(s)) + energy_price s + square_price x^2`` is least. Arrays are (ues,).
 
     ``least`` holds the smallest stable shares (their sum must be under ``total``). ``share`` receives the result;
     ``step``, ``trial`` and ``active`` are scratch. Returns the number of Newton steps.
@@ -150,7 +151,7 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
     for i in range(n):
         if active[i]:
             share[i] = least[i] + slack * step[i] / scale
-    cost = _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_price, active)
+    cost = _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_price, square_price, active)
     for iteration in range(MAXIMUM_STEPS):
         inverse_sum = 0.0
         weighted_sum = 0.0
@@ -159,8 +160,9 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
                 s, s1, s2 = service_derivatives(kind, share[i], work[i], quality[i], linear[i])
                 spare = 1.0 / (1.0 - arrival_rate[i] * s)
                 slope = price[i] * 0.5 * (1.0 + spare * spare) + energy_price[i]
-                gradient = slope * s1
+                gradient = slope * s1 + 2.0 * square_price[i] * share[i]
                 curvature = price[i] * arrival_rate[i] * spare * spare * spare * s1 * s1 + slope * s2
+                curvature += 2.0 * square_price[i]
                 step[i] = gradient
                 trial[i] = 1.0 / curvature
                 inverse_sum += trial[i]
@@ -182,7 +184,9 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
         for _ in range(60):
             for i in range(n):
                 trial[i] = share[i] + size * step[i]
-            new_cost = _cost(kind, trial, n, work, quality, linear, arrival_rate, price, energy_price, active)
+            new_cost = _cost(
+                kind, trial, n, work, quality, linear, arrival_rate, price, energy_price, square_price, active
+            )
             if new_cost <= cost - 0.1 * size * decrement or (decrement <= 1e-11 * cost and new_cost < np.inf):
                 break
             size *= 0.5
@@ -191,6 +195,18 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
                 share[i] = trial[i]
         cost = new_cost
     return MAXIMUM_STEPS
+
+
+@compiled
+def edge_wishes(total, n, tail, arrival_rate, price, edge_square_price, share):  # type: ignore[no-untyped-def]
+    """Fill the edge shares that each UE would have alone at that price of energy; whether they fit into ``total``."""
+    wished = 0.0
+    for i in range(n):
+        share[i] = 0.0
+        if tail[i] > 0.0:
+            share[i] = device_speed(arrival_rate[i], tail[i], total, 1.0, 1.0, edge_square_price, price[i])
+            wished += share[i]
+    return wished <= total
 
 
 @compiled

@@ -7,9 +7,10 @@ and ``c_e`` (tail seconds on the reference core). With device speed f, spectrum 
     R(b) = b log2(1 + g / b)   (``g = p h / N0`` in Hz: power times gain over noise density), or  R(b) = b g
                                (``linear``: g is the spectral efficiency of a link whose trace gives a rate),
 
-and a slot costs ``sum_n  V w_n (D_n + constant_n) + Q_n E_n`` with D from :mod:`controller.model.queueing` and
+and a slot costs ``sum_n  V w_n (D_n + constant_n) + Q_n E_n + Z E_edge`` with D from :mod:`controller.model.queueing`,
 ``E_n = lambda_n tau (kappa_n f^2 c_u + p_n s_t)``, ``kappa = P_max / s_max^3``, subject to ``f <= s_max``,
-``sum b = B`` and ``sum e = F``. All of it is jointly convex.
+``sum b = B`` and ``sum e = F``. With a budget for the edge's energy its virtual queue is Z,
+``E_edge = tau kappa_e sum_n lambda_n c_e e_n^2``, and ``sum e <= F``. All of it is jointly convex.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Limits(NamedTuple):
     v: float  # J^2/s
     #: of spectrum and of edge, kept by a UE that needs none (then all are scaled to the total)
     residual_share: float
+    #: Z tau kappa_e, J^2 s / (reference core)^3: what the edge's energy costs; 0 without a budget for it
+    edge_square_price: float = 0.0
 
 
 class Demands(NamedTuple):
@@ -67,7 +70,7 @@ class Allocation(NamedTuple):
 
     device_speed: FloatArray
     spectrum_hz: FloatArray  # sums to the total; residual shares included
-    edge_share: FloatArray
+    edge_share: FloatArray  # sums to the total, or to less where the edge's energy has a price
     delay_seconds: FloatArray  # mean E2E delay by the model that was optimised, constants included
     energy_joules: FloatArray  # per slot
     cost: FloatArray  # (environments,) sum_n V w_n D_n + Q_n E_n; inf where infeasible

@@ -238,3 +238,37 @@ def test_the_raw_input_costs_the_device_nothing_in_the_model_as_in_the_agents() 
     for index, cut in enumerate(profile.chain_cuts):
         assert work.head_seconds[index] == times.head_seconds(cut, "uint8")
         assert work.tail_seconds[index] == times.tail_seconds(cut, "uint8")
+
+
+def test_a_budget_for_the_edges_energy_is_kept_in_the_long_run_and_costs_delay(
+    lab: tuple[Scenario, ChannelStates],
+) -> None:
+    scenario, channel = lab
+    edge = msgspec.structs.replace(scenario.edge, compute_watts=20.0)
+    ues = tuple(msgspec.structs.replace(ue, energy_budget_joules=float("inf")) for ue in scenario.ues)
+    scenario = msgspec.structs.replace(scenario, edge=edge, ues=ues)
+    kappa = edge.compute_watts / edge.cpus**3
+
+    def spent(policy: LymdoCoordinateDescent) -> tuple[float, float]:
+        """(mean energy of the edge per slot by the tasks themselves, mean delay)"""
+        result = simulate(scenario, policy, SLOTS, 1, channel=channel)
+        assert result.tasks is not None
+        tails = np.nan_to_num(result.tasks.stamps[:, 6] - result.tasks.stamps[:, 5])
+        return float(
+            np.sum(kappa * np.nan_to_num(result.tasks.share) ** 3 * tails)
+        ) / SLOTS, result.mean_delay_seconds()
+
+    free, quick = spent(LymdoCoordinateDescent(V=0.3))
+    budget = 0.5 * free
+    policy = LymdoCoordinateDescent(V=0.3, edge_budget=budget)
+    kept, slower = spent(policy)
+    assert budget * 0.7 < kept < budget * 1.03
+    assert slower > quick
+    state = policy.state()
+    assert state["edge_virtual_queue_joules"] >= 0
+    assert state["edge_joules"] >= 0
+    with pytest.raises(ValueError, match="edge's power"):
+        LymdoCoordinateDescent(edge_budget=1.0).reset(lab[0], 1)
+    for options in ({"edge_budget": 0.0}, {"edge_budget": 1.0, "delay_model": "exact"}):
+        with pytest.raises(ValueError, match="edge_budget"):
+            LymdoCoordinateDescent(**options)  # type: ignore[arg-type]

@@ -28,6 +28,25 @@ def test_cost_is_that_of_the_general_solver(model: AllocationModel, ues: int) ->
     assert np.min(ours.cost / oracle.cost - 1) >= -max(TOLERANCE[model], 1e-7)
 
 
+@pytest.mark.parametrize("price", [0.1, 3.0, 100.0])
+def test_a_price_of_the_edges_energy_frees_what_is_not_worth_it(price: float) -> None:
+    demands, constants, limits = random_instances(35, 4, seed=5)
+    free = allocate(demands, constants, limits)
+    limits = limits._replace(edge_square_price=price)
+    ours = allocate(demands, constants, limits)
+    oracle = allocate_general(demands, constants, limits)
+    assert np.max(ours.cost / oracle.cost - 1) <= 1e-8
+    assert np.min(ours.cost / oracle.cost - 1) >= -1e-7
+    np.testing.assert_allclose(evaluate(ours, demands, constants, limits, "indep").cost, ours.cost, rtol=1e-9)
+    assert np.all(ours.edge_share.sum(axis=1) <= limits.edge_cpus * (1 + 1e-9))
+    unpriced = evaluate(ours, demands, constants, limits._replace(edge_square_price=0.0), "indep")
+    assert np.all(unpriced.cost >= free.cost * (1 - 1e-9))
+    if price == 100.0:
+        assert np.any(ours.edge_share.sum(axis=1) < 0.9 * limits.edge_cpus)
+    with pytest.raises(ValueError, match="edge's energy"):
+        allocate(demands, constants, limits, "exact")
+
+
 @pytest.mark.parametrize("model", ["indep", "exact"])
 def test_reported_figures_follow_from_the_shares(model: AllocationModel) -> None:
     demands, constants, limits = random_instances(200, 6, seed=2)
