@@ -13,6 +13,7 @@ from testbed.errors import TestbedError
 from testbed.links.impairment import Impairment
 from testbed.links.netlink import QdiscStatistics
 from testbed.links.shaping import Shaper
+from testbed.links.taps import TapCounters
 from testbed.links.vde import Filters
 from testbed.links.wire import DEFAULT_LEAF_BYTES, packets_of, under_way_bytes
 from testbed.messages import ChannelDrops
@@ -27,7 +28,7 @@ _DEVIATIONS = 6
 class Order:
     """What a port is to do from now on."""
 
-    applied_bits_per_second: float  # 0 in an outage that ends before a frame would
+    applied_bits_per_second: float  # 0 in an outage whose end is in sight
     shaper_bits_per_second: float
     outage: bool
 
@@ -98,6 +99,7 @@ class Ports:
     def __init__(self, links: Sequence[LinkConfig], shaper: Shaper) -> None:
         self._shaper = shaper
         self._filters = Filters(shaper.namespace)
+        self._taps = TapCounters(shaper.namespace, self._filters.ports)
         self.by_name: dict[str, Port] = {}
         for link in links:
             self.by_name[link.up_port] = Port(link.up_port, "up", link, link.impairment_up)
@@ -120,6 +122,7 @@ class Ports:
 
     def close(self) -> None:
         self._filters.close()
+        self._taps.close()
 
     # ------------------------------------------------------------------------------------------------------- applying
 
@@ -201,6 +204,7 @@ class Ports:
         """What each leaf sent, lost by order, and dropped though nobody ordered it, since the last call."""
         now = time.monotonic()
         result = []
+        filtered = self._taps.lost()
         for name, leaf in self._shaper.leaves(list(self.by_name)).items():
             port = self.by_name[name]
             sent, gone = leaf.sent_packets - port.sent_packets, leaf.dropped_packets - port.dropped_packets
@@ -214,7 +218,7 @@ class Ports:
                     dropped_packets=0 if port.dropped_on_purpose else gone - lost,
                     backlog_bytes=leaf.backlog_bytes,
                     sent_packets=sent,
-                    lost_packets=lost,
+                    lost_packets=lost + filtered.get(name, 0),
                 )
             )
             port.count(leaf)

@@ -265,6 +265,37 @@ FIDELITY = Dashboard(
                 Query("testbed_link_backlog_bytes{S}", "{{ue}} {{direction}} bytes waiting"),
             ),
         ),
+        Panel(
+            "Round trip of the idle wires",
+            "s",
+            (
+                Query("testbed_link_round_trip_seconds{S}", "{{ue}} measured"),
+                Query("testbed_link_round_trip_configured_seconds{S}", "{{ue}} configured"),
+            ),
+            "Echoes before the first task.",
+        ),
+        Panel(
+            "Losses that were ordered",
+            "percentunit",
+            (
+                Query(
+                    "delta(testbed_link_lost_packets{S}[30s]) / (delta(testbed_link_lost_packets{S}[30s])"
+                    " + increase(testbed_link_sent_packets_total{S}[30s]) > 0)",
+                    "{{ue}} {{direction}}",
+                ),
+            ),
+            "Of the packets of 30 s. fidelity.json has the whole run's, with its interval.",
+        ),
+        Panel(
+            "Who uses the host",
+            "short",
+            (
+                Query("testbed_host_lab_cores{S}", "the lab"),
+                Query("testbed_host_foreign_cores{S}", "other processes"),
+                Query("testbed_host_foreign_top_cores{S}", "the greatest of them"),
+            ),
+            "Cores. An invalid run's reasons name the process.",
+        ),
         Panel("Channel state", "short", (Query("testbed_link_gain{S}", "{{ue}} {{direction}}"),)),
         Panel(
             "The edge's receiver",

@@ -22,9 +22,11 @@ from testbed.messages import (
     ChannelDrops,
     EdgeHealth,
     Event,
+    HostHealth,
     LinkStep,
     NodeHealth,
     Record,
+    RoundTrips,
     SlotRecord,
     TaskArrived,
     TaskRecord,
@@ -117,6 +119,11 @@ class Metrics:
         self.gain = gauge(
             "link_gain", "Channel state of the last step: power gain, or bit/s for a rate trace.", "ue", "direction"
         )
+        self.sent_packets = counter("link_sent_packets", "Packets that the wire let through.", "ue", "direction")
+        # a gauge: what a filter holds at the moment counts as lost until it comes
+        self.lost = gauge("link_lost_packets", "Packets lost by order of the link's loss.", "ue", "direction")
+        self.round_trip = gauge("link_round_trip_seconds", "Idle, before the first task: median.", "ue")
+        self.round_trip_configured = gauge("link_round_trip_configured_seconds", "Delay there and back.", "ue")
         self.steps = counter("link_steps", "Rate changes applied.", "ue", "direction")
         self.late_steps = counter("link_steps_late", "Steps applied more than 10 ms late.", "ue", "direction")
         self.lateness = histogram("link_step_lateness_seconds", "Applied minus planned time of a step.", SHORT_BUCKETS)
@@ -128,6 +135,10 @@ class Metrics:
         self.throttled_periods = counter("node_throttled_periods", "Periods in which a node's cap was used up.", "node")
         self.receiver_lateness = gauge("edge_receiver_lateness_seconds", "p99 lateness of the edge's receiver.")
         self.malformed = counter("edge_malformed_frames", "Frames that the edge dropped.")
+        # the host, as the recorder sees it
+        self.lab_cores = gauge("host_lab_cores", "Cores that the lab's processes use.")
+        self.foreign_cores = gauge("host_foreign_cores", "Cores that processes use which are not the lab's.")
+        self.foreign_top = gauge("host_foreign_top_cores", "... and the one of them that takes most.")
         # the lab itself
         self.events = counter("events", "Events by kind.", "kind")
         self.unreadable = counter("exporter_unreadable_records", "Records that the exporter could not read.")
@@ -137,7 +148,7 @@ class Metrics:
             metric.labels(ue)
         self.delay.labels(ue)
         for direction in DIRECTIONS:
-            for metric in (self.sent, self.dropped, self.steps, self.late_steps):
+            for metric in (self.sent, self.dropped, self.sent_packets, self.steps, self.late_steps):
                 metric.labels(ue, direction)
         for stage in ("head", "tail"):
             self.overruns.labels(ue, stage)
@@ -159,6 +170,15 @@ class Metrics:
                 self.sent.labels(record.ue, record.direction).inc(record.sent_bytes)
                 self.dropped.labels(record.ue, record.direction).inc(record.dropped_packets)
                 self.backlog.labels(record.ue, record.direction).set(record.backlog_bytes)
+                self.sent_packets.labels(record.ue, record.direction).inc(record.sent_packets)
+                self.lost.labels(record.ue, record.direction).inc(record.lost_packets)
+            case RoundTrips():
+                self.round_trip.labels(record.ue).set(record.median_seconds)
+                self.round_trip_configured.labels(record.ue).set(record.configured_seconds)
+            case HostHealth():
+                self.lab_cores.set(record.lab_cores)
+                self.foreign_cores.set(record.foreign_cores)
+                self.foreign_top.set(record.foreign_top_cores)
             case NodeHealth():
                 self._node(record)
             case EdgeHealth():

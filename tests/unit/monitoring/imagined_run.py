@@ -13,9 +13,11 @@ from testbed.messages import (
     ChannelDrops,
     EdgeHealth,
     Event,
+    HostHealth,
     LinkStep,
     NodeHealth,
     Record,
+    RoundTrips,
     SlotRecord,
     TaskArrived,
     TaskRecord,
@@ -106,7 +108,9 @@ def records_of_slot(scenario: Scenario, slot: int) -> Iterator[Record]:
         yield slot_record(ue, slot)
         for direction in ("up", "down"):
             yield LinkStep(ue, direction, now, now + 0.0002, 5e6, 5e6, 1e-9, "trace")
-            yield ChannelDrops(ue, direction, now, 100_000, 0, 500)
+            yield ChannelDrops(ue, direction, now, 100_000, 0, 500, sent_packets=100, lost_packets=1)
+        yield RoundTrips(ue, now, 20, 20, 0.0202, 0.0203, 0.02, 0.0)
         yield NodeHealth(ue, now, 0.1 * slot, slot, 0.001 * slot)
     yield EdgeHealth(now, 0.0003, 0)
+    yield HostHealth(now, 0.6, 0.0, 3, 0, 1.0, 1.1, 0.1, "cron (pid 1)", 0.05)
     yield Event(now, "controller", "report-missing", "slot 3: no report yet of ue1")

@@ -8,9 +8,20 @@ from hypothesis import strategies as st
 from synthetic_run import Lab, manifest, simulate
 from test_finalise import write_streams
 
-from testbed.messages import ChannelDrops, LinkStep, Message, NodeHealth, SlotRecord, TaskRecord
+from testbed.messages import (
+    ChannelDrops,
+    HostHealth,
+    LinkStep,
+    Message,
+    NodeHealth,
+    RoundTrips,
+    SlotRecord,
+    TaskRecord,
+)
 from testbed.runs.fidelity import Fidelity, assess
+from testbed.runs.fidelity_links import burst_length_of, loss_fidelity
 from testbed.runs.rates import AppliedRate
+from testbed.topology import LinkSpec
 
 
 def assessed(run: Path, lab: Lab, records: list[Message], *, realtime: bool = True) -> Fidelity:
@@ -140,3 +151,135 @@ def test_a_trace_without_an_even_grid_shows_no_gaps(tmp_path: Path) -> None:
         for r in simulate(lab)
     ]
     assert assessed(tmp_path, lab, records).value("skipped_steps") == "not_measured"
+
+
+def test_rates_are_judged_link_by_link_and_window_by_window(tmp_path: Path) -> None:
+    lab = Lab(duration=20, rate_per_second=10)
+    honest = simulate(lab)
+    fidelity = assessed(tmp_path, lab, honest)
+    link = fidelity.links["ue1 up"]
+    assert link.rate_error == pytest.approx(0, abs=1e-9)
+    assert [window.seconds for window in link.windows] == pytest.approx([20 / 3] * 3, rel=0.05)
+    assert fidelity.links["ue1 down"].rate_error == "not_measured"
+    applied = [r for r in honest if isinstance(r, LinkStep) and r.ue == "ue1" and r.direction == "up"]
+    rates = AppliedRate([r.applied_seconds for r in applied], [r.applied_bits_per_second for r in applied])
+    assert link.windows[1].commanded_bits_per_second == pytest.approx(
+        float(rates.bits_between(1000 + 20 / 3, 1000 + 40 / 3)) / (20 / 3), rel=0.02
+    )
+
+
+def test_one_bad_window_is_found_though_the_whole_is_right(tmp_path: Path) -> None:
+    lab = Lab(duration=60, rate_per_second=10, wire_bytes=30_000)
+    records = [
+        # the player says that it halved the rate for 3 s; the wire knew nothing of it
+        msgspec.structs.replace(r, applied_bits_per_second=r.applied_bits_per_second / 2)
+        if isinstance(r, LinkStep) and r.ue == "ue1" and 1020 <= r.planned_seconds < 1023
+        else r
+        for r in simulate(lab)
+    ]
+    fidelity = assessed(tmp_path, lab, records)
+    assert any(reason.startswith("rate_window_error ") for reason in fidelity.invalid_reasons)
+    assert fidelity.links["ue2 up"].worst_window_error == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("measured", "valid"), [(0.0102, True), (0.0115, False)])
+def test_round_trips_are_held_against_the_configured_delay(tmp_path: Path, measured: float, valid: bool) -> None:
+    lab = Lab(duration=5)
+    trips = [RoundTrips(ue, 999.0, 20, 20, measured, measured, 0.010, 0.0) for ue in lab.ues]
+    fidelity = assessed(tmp_path, lab, [*trips, *simulate(lab)])
+    assert fidelity.value("round_trip_error") == pytest.approx((measured - 0.010) / 0.0006)
+    assert fidelity.valid == valid
+    trip = fidelity.ues["ue1"].round_trip
+    assert trip is not None
+    assert trip.measured_seconds == measured
+
+
+def test_an_echo_that_is_lost_without_order_makes_a_run_invalid(tmp_path: Path) -> None:
+    lab = Lab(duration=5)
+    fidelity = assessed(tmp_path, lab, [RoundTrips("ue1", 999.0, 20, 19, 0.01, 0.01, 0.010, 0.0), *simulate(lab)])
+    assert fidelity.value("echoes_lost") == 1
+    assert not fidelity.valid
+
+
+def test_a_loss_outside_its_interval_is_found(tmp_path: Path) -> None:
+    lab = Lab(duration=5)
+
+    def with_losses(lost: int) -> list[Message]:
+        records = changed(simulate(lab), LinkStep, loss_ratio=0.02)
+        return changed(records, ChannelDrops, sent_packets=100 - lost, lost_packets=lost)
+
+    right, wrong = assessed(tmp_path / "a", lab, with_losses(2)), assessed(tmp_path / "b", lab, with_losses(4))
+    loss = right.links["ue1 up"].loss
+    assert loss is not None
+    assert loss.interval_99[0] < 0.02 < loss.interval_99[1]
+    assert loss.measured_ratio == pytest.approx(0.02)
+    assert right.valid
+    assert wrong.value("losses_off") == 3
+    assert not wrong.valid
+
+
+def test_losses_in_bursts_have_a_wider_interval() -> None:
+    bursts = LinkSpec.model_validate({"gilbert_elliott": {"p": "1 %", "r": "25 %", "bad": "100 %", "good": "0 %"}})
+    spread = burst_length_of(bursts)
+    assert spread == pytest.approx((2 - 0.26) / 0.26)
+    narrow, wide = loss_fidelity(400, 10_000, 0.0385), loss_fidelity(400, 10_000, 0.0385, spread)
+    assert wide.interval_99[0] < narrow.interval_99[0] < narrow.interval_99[1] < wide.interval_99[1]
+
+
+def test_stages_that_do_not_make_up_the_delay_are_found(tmp_path: Path) -> None:
+    lab = Lab(duration=5)
+    records = [
+        msgspec.structs.replace(r, tail_start_seconds=r.received_seconds - 0.001)
+        if isinstance(r, TaskRecord) and r.task == 3
+        else r
+        for r in simulate(lab)
+    ]
+    fidelity = assessed(tmp_path, lab, records)
+    assert fidelity.value("stage_sum_error_seconds") == pytest.approx(0.001)
+    assert not fidelity.valid
+
+
+def test_stages_are_told_by_ue(tmp_path: Path) -> None:
+    lab = Lab(duration=20)
+    records = [
+        msgspec.structs.replace(r, head_target_seconds=r.head_target_seconds * 0.99)
+        if isinstance(r, TaskRecord) and r.ue == "ue2"
+        else r
+        for r in simulate(lab)
+    ]
+    fidelity = assessed(tmp_path, lab, records)
+    assert fidelity.ues["ue1"].stages["head"].error_p50 == pytest.approx(0, abs=1e-9)
+    assert fidelity.ues["ue2"].stages["head"].error_p50 == pytest.approx(1 / 0.99 - 1)
+    assert fidelity.value("stage_time_error_worst") == pytest.approx(1 / 0.99 - 1)
+    assert any(reason.startswith("stage_time_error_worst ") for reason in fidelity.invalid_reasons)
+
+
+def host(at: float, **fields: object) -> HostHealth:
+    quiet = HostHealth(at, 0.5, 0.0, 2, 0, lab_cores=0.8)
+    return msgspec.structs.replace(quiet, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"foreign_cores": 1.9, "foreign_top": "stress (pid 7, real-time priority 50)"}, "stress (pid 7, real-time"),
+        ({"steal_ratio": 0.04}, "the hypervisor gave 4.0% of the CPU time"),
+        ({"busy_ratio": 0.97, "lab_cores": 1.8}, "the lab itself fills this host"),
+        ({}, "none seen"),
+    ],
+)
+def test_a_late_run_names_its_cause(tmp_path: Path, fields: dict[str, object], said: str) -> None:
+    lab = Lab(duration=5, step_lateness=0.02)
+    samples: list[Message] = [host(1000.5 + second, **fields) for second in range(5)]
+    fidelity = assessed(tmp_path, lab, [*simulate(lab), *samples])
+    (cause,) = [reason for reason in fidelity.invalid_reasons if reason.startswith("cause: ")]
+    assert said in cause
+
+
+def test_a_run_that_is_not_late_names_none(tmp_path: Path) -> None:
+    lab = Lab(duration=5)
+    busy: list[Message] = [host(1001.0, foreign_cores=1.9, foreign_top="stress (pid 7)")]
+    fidelity = assessed(tmp_path, lab, [*changed(simulate(lab), ChannelDrops, dropped_packets=1), *busy])
+    assert not fidelity.valid
+    assert not any("cause" in reason for reason in fidelity.invalid_reasons)
+    assert assessed(tmp_path / "calm", lab, [*simulate(lab), *busy]).valid

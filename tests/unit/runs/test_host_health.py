@@ -1,0 +1,62 @@
+"""Who uses the host: a busy process of the lab's, and one that is nobody's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from testbed.runs.host_health import HostSampler, describe
+from testbed.runtime.discovery import LAB_VARIABLE
+
+SPIN = "import time\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
+
+
+@pytest.fixture
+def spinners() -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """(the lab's, somebody else's), at the lowest priority."""
+    made = [
+        subprocess.Popen(["nice", "-n", "19", sys.executable, "-c", SPIN], env=environment)
+        for environment in ({**os.environ, LAB_VARIABLE: "sampled"}, {**os.environ, LAB_VARIABLE: "sampled-2"})
+    ]
+    yield made[0], made[1]
+    for process in made:
+        process.kill()
+        process.wait()
+
+
+def test_cpu_time_is_the_labs_or_that_of_others(
+    spinners: tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]],
+) -> None:
+    mine, other = spinners
+    sampler = HostSampler("sampled", "run-1")
+    used, deadline = 0.0, time.monotonic() + 20
+    while used < 0.1 and time.monotonic() < deadline:
+        time.sleep(0.3)
+        health = sampler.sample([], 3)
+        used += health.lab_cores * health.elapsed_seconds
+        assert health.malformed_records == 3
+        assert 0 <= health.busy_ratio <= 1
+        assert f"(pid {mine.pid})" not in health.foreign_top
+    assert used >= 0.1
+    assert health.foreign_cores > 0
+    assert other.poll() is None
+
+
+def test_processes_that_are_known_to_be_the_labs_need_no_mark(
+    spinners: tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]],
+) -> None:
+    _, other = spinners
+    sampler = HostSampler("nothing", "run-1")
+    for _ in range(3):
+        time.sleep(0.3)
+        assert f"(pid {other.pid})" not in sampler.sample([other.pid], 0).foreign_top
+
+
+def test_a_process_is_named() -> None:
+    assert describe(os.getpid()).endswith(f"(pid {os.getpid()})")
+    assert "has ended" in describe(1 << 22)
