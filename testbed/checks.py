@@ -153,6 +153,11 @@ def _tightest(
     return [min(stages, key=lambda one: one.target_seconds / one.host_p99_seconds)] if stages else []
 
 
+def busy_reference_cores(ue: ExpandedUe) -> float:
+    """Speed of the core that a UE keeps busy at its maximum speed: less than that where a device is slower than it."""
+    return ue.spec.speed * _device_ratio(ue, reference_profile(ue))
+
+
 def require_host(topology: Topology, where: str) -> None:
     """Raises HostError when this host, as it was calibrated, is too slow for a UE at its maximum speed.
 

@@ -32,6 +32,7 @@ VERBS = {
     "link": "link",
     "policy": "policy",
     "down": "down",
+    "verify": "verify",
     "run": "run",
     "simulate": "simulate",
     "train": "train",
