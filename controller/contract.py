@@ -115,6 +115,11 @@ class ModelProfile(Struct, frozen=True):
         if self.chain_cuts[0] != ALL_ON_EDGE or self.chain_cuts[-1] != ALL_ON_DEVICE:
             raise ValueError('chain_cuts must start with ("input",) and end with ()')
 
+    @property
+    def known_cuts(self) -> tuple[Cut, ...]:
+        """Those that were measured: of a single tensor, and of several where somebody asked."""
+        return (*self.chain_cuts, *(found.cut for found in self.measured_cuts))
+
     def chain_index(self, cut: Cut) -> int:
         """Index of a single-tensor cut in ``chain_cuts``. Raises ValueError for any other cut."""
         return self.chain_cuts.index(cut)

@@ -45,7 +45,7 @@ def _load(config: EdgeConfig, stream: Stream | None) -> dict[str, CpuBackend]:
                 made[key] = CpuBackend(ue.model, config.seed, profile)
             else:
                 made[key] = DeviceBackend(ue.model, config.seed, profile, stream)
-            made[key].prepare_tails(profile.chain_cuts)
+            made[key].prepare_tails(profile.known_cuts)
     return {ue.name: made[_key(ue)] for ue in config.ues}
 
 

@@ -47,7 +47,7 @@ class UeAgent:
     def __init__(self, config: UeConfig) -> None:
         self._config = config
         self._backend = CpuBackend(config.model, config.seed, read_profile(Path(config.profile_path)))
-        self._backend.prepare_heads(self._backend.profile.chain_cuts)
+        self._backend.prepare_heads(self._backend.profile.known_cuts)
         self._wake = Wakeup()
         self._stop_reason = ""
         self._decisions = DecisionBox()

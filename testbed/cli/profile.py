@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from controller.contract import ModelProfile, cut_label
-from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, write_profile
+from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, read_profile, write_profile
 
 
 @click.command("profile")
@@ -35,6 +36,12 @@ from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_pa
     type=click.Path(path_type=Path, dir_okay=False),
     help="CSV of another device's time per layer: make its profile from that, and measure nothing.",
 )
+@click.option(
+    "--cut",
+    "labels",
+    multiple=True,
+    help="A cut of several tensors (a+b): measure it and add it to the profile that is there. May be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(
     model: str,
@@ -43,6 +50,7 @@ def command(
     seed: int,
     reference_fraction: float,
     layer_times: Path | None,
+    labels: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure head and tail of MODEL at every single-tensor cut and write a model profile.
@@ -61,19 +69,35 @@ def command(
         times = read_layer_times(layer_times)
         _tell(profile_of_device(load_split_model(model, seed), times, str(layer_times)), out, as_json)
         return
-    from testbed.inference.profiling import profile_model
-
+    path = out or profile_cache_path(model)
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as bar:
         task = bar.add_task("profile", total=1.0)
-        profile = profile_model(
-            model,
-            seed,
-            reference_fraction=reference_fraction,
-            progress=lambda text, ratio: bar.update(task, description=text, completed=ratio),
-        )
-    _tell(profile, out or profile_cache_path(model), as_json)
+
+        def progress(text: str, ratio: float) -> None:
+            bar.update(task, description=text, completed=ratio)
+
+        if labels:
+            profile = _with_cuts(model, seed, path, labels, progress)
+        else:
+            from testbed.inference.profiling import profile_model
+
+            profile = profile_model(model, seed, reference_fraction=reference_fraction, progress=progress)
+    _tell(profile, path, as_json)
+
+
+def _with_cuts(
+    model: str, seed: int, path: Path, labels: tuple[str, ...], progress: Callable[[str, float], None]
+) -> ModelProfile:
+    """The profile at ``path`` with these cuts measured too."""
+    profile = read_profile(path)
+    from testbed.inference.cut_profiling import measure_cuts
+    from testbed.inference.partition import load_split_model
+
+    split = load_split_model(model, seed)
+    split.check_profile(profile, str(path))
+    return measure_cuts(split, profile, labels, progress=progress)
 
 
 def _tell(profile: ModelProfile, path: Path, as_json: bool) -> None:
@@ -117,6 +141,13 @@ def _table(profile: ModelProfile) -> Table:
             f"{profile.boundary_bytes(cut, 'uint8') / 1024:.1f}",
             f"{profile.head_seconds[index] * 1e3:.2f}",
             f"{profile.tail_seconds[index] * 1e3:.2f}",
+        )
+    for found in profile.measured_cuts:
+        table.add_row(
+            cut_label(found.cut),
+            *(f"{profile.boundary_bytes(found.cut, codec) / 1024:.1f}" for codec in ("fp32", "fp16", "uint8")),
+            f"{found.head_seconds * 1e3:.2f}",
+            f"{found.tail_seconds * 1e3:.2f}",
         )
     return table
 
