@@ -44,6 +44,7 @@ class UeConfig(Config, frozen=True):
     transmit_watts: float
     task_timeout_seconds: float
     round_trip_seconds: float  # configured delay of the wire, both ways; sizes the credit window
+    channel_refresh: Literal["time", "per_task_stage"] = "time"
 
 
 class EdgeUe(msgspec.Struct, frozen=True):
@@ -83,6 +84,7 @@ class PlayerConfig(Config, frozen=True):
     scenario_path: str
     links: tuple[LinkConfig, ...]
     realtime_priority: int  # 0: ordinary scheduling
+    seed: int = 0  # of channels that are drawn per task and stage
 
 
 class ControllerConfig(Config, frozen=True):

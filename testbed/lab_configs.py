@@ -109,6 +109,7 @@ class ConfigMaker:
             transmit_watts=ue.spec.power,
             task_timeout_seconds=self._topology.task_timeout,
             round_trip_seconds=2 * ue.spec.link.delay,
+            channel_refresh=ue.spec.channel.refresh,
         )
 
     def _edge(self) -> EdgeConfig:
@@ -152,6 +153,7 @@ class ConfigMaker:
                 for ue in self._ues.values()
             ),
             realtime_priority=PLAYER_PRIORITY,
+            seed=self._topology.seed,
         )
 
     def _link_trace_path(self, kind: LinkTraceKind, ue: ExpandedUe) -> str:

@@ -79,8 +79,11 @@ class CpuBackend:
 
     def head(self, task: int, cut: Cut, codec: Codec, image: Tensor) -> tuple[bytes, list[memoryview]]:
         """Header and buffers that cross the wire; for ``()`` the logits' fp32 bytes are the one buffer."""
+        return self.pack(task, cut, (image,) if cut == ("input",) else self.split.partition(cut).head(image), codec)
+
+    def pack(self, task: int, cut: Cut, values: Sequence[Tensor], codec: Codec) -> tuple[bytes, list[memoryview]]:
+        """The tensors of a cut, encoded."""
         with torch.inference_mode():
-            values = (image,) if cut == ("input",) else self.split.partition(cut).head(image)
             return tensors.pack(task, cut, values, codec if cut else "fp32")
 
     def tail(self, header: tensors.FrameHeader, buffers: Sequence[memoryview]) -> Tail:

@@ -32,6 +32,7 @@ from testbed.agents.ue_stage import StageThread
 from testbed.agents.ue_uplink import Uplink
 from testbed.configs import UeConfig, read_config
 from testbed.inference.profiles import read_profile
+from testbed.links.sight import Sight, Tuner
 
 _IDLE_SECONDS = 0.5
 
@@ -53,8 +54,9 @@ class UeAgent:
         self._decisions = DecisionBox()
         self._adviser = Adviser(config.node)
         self._deadlines = DeadlineThread("deadlines")
-        self._stage = StageThread(config, self._backend, self._decisions, self._deadlines, self._wake)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        sight = Sight(self._context, config.node, config.lab_directory)
+        self._stage = StageThread(config, self._backend, self._decisions, self._deadlines, self._wake, sight)
         self._link = ControlLink(self._context, config.node, config.lab_directory)
         self._uplink = Uplink(
             self._context,
@@ -68,6 +70,10 @@ class UeAgent:
         self._process = ArrivalProcess(
             config.arrivals, config.slot_seconds, config.seed, config.ue_index, config.arrival_file_times_seconds
         )
+        self._tuner: Tuner | None = None
+        if config.channel_refresh == "per_task_stage":
+            self._tuner = Tuner(Sight(self._context, config.node, config.lab_directory))
+            self._uplink.admit = self._admit
         self._schedule: ArrivalSchedule | None = None
         self._announced = 0  # number of the task that arrives next
         self._in_flight = 0
@@ -91,6 +97,8 @@ class UeAgent:
         poller.register(self._wake.fileno(), zmq.POLLIN)
         for socket in (self._link.socket, self._uplink.monitor):
             poller.register(socket, zmq.POLLIN)
+        if self._tuner is not None:
+            poller.register(self._tuner.socket, zmq.POLLIN)
         while not self._stop_reason:
             now = time.monotonic()
             due = min(hello.poll(now) or math.inf, self._report_seconds, self._next_arrival(), now + _IDLE_SECONDS)
@@ -112,7 +120,10 @@ class UeAgent:
         now = time.monotonic()
         self._announce(now)
         self._collect()
-        self._follow_decision(now)
+        if self._tuner is None:
+            self._follow_decision(now)
+        else:
+            self._tuner.collect()
         self._uplink.send()
         self._uplink.expire(
             now - self._config.task_timeout_seconds,
@@ -171,7 +182,9 @@ class UeAgent:
         if own is None:
             raise ValueError(f"it says nothing of {self._config.node}")
         self._backend.check(own.cut)
-        if own.cut != ALL_ON_EDGE and not 0 < own.device_speed < math.inf:
+        if own.stop_rule:
+            self._stage.online.prepare(own)
+        if (own.cut != ALL_ON_EDGE or own.stop_rule) and not 0 < own.device_speed < math.inf:
             raise ValueError(f"cut {own.cut} at device speed {own.device_speed}")
 
     def _follow_decision(self, now: float) -> None:
@@ -183,6 +196,17 @@ class UeAgent:
         rate = apply.rates_up_bits_per_second.get(self._config.node, 0.0)
         if rate > 0:
             self._uplink.sender.rate.command(rate)
+
+    def _admit(self, task: Task, wire_is_free: bool) -> bool:
+        """Whether the wire has the gain of the task that is to be sent next."""
+        assert self._tuner is not None
+        chain = self._backend.profile.chain_cuts
+        column = chain.index(task.cut) if task.cut in chain else -1
+        rate = self._tuner.admit(task.number, column, wire_is_free)
+        if rate is None:
+            return False
+        self._uplink.sender.rate.command(rate)
+        return True
 
     # --------------------------------------------------------------------------------------------------------- tasks
 
@@ -280,6 +304,7 @@ class UeAgent:
             "stale_decisions": self._decisions.stale,
             "late_results": self._uplink.late_results,
             "disconnects": self._uplink.disconnects,
+            "blind_looks": self._stage.online.blind,
             "uplink_rate_bits_per_second": self._uplink.sender.rate.bits_per_second,
         }
 
@@ -292,5 +317,8 @@ class UeAgent:
         counts = {"in_flight_tasks": float(self._in_flight), **self._extra()}
         self._link.event("stopped", f"{self._stop_reason}; {msgspec.json.encode(counts).decode()}")
         self._uplink.close()
+        self._stage.online.close()
+        if self._tuner is not None:
+            self._tuner.close()
         self._link.close()
         self._context.term()

@@ -14,9 +14,11 @@ from testbed.agents.arrivals import ArrivalSchedule
 from testbed.agents.backend import IMAGES, CpuBackend, task_image
 from testbed.agents.control import DecisionBox
 from testbed.agents.ledger import Task
+from testbed.agents.online_split import OnlineHead, Stopped
 from testbed.agents.pacing import DeadlineThread, Wakeup
 from testbed.agents.times import StageTimes
 from testbed.configs import UeConfig
+from testbed.links.sight import Sight
 
 #: A decision is made at its slot's start and is here some milliseconds later. A head that starts in between waits so
 #: long for it, within the margin between computation and target: its cut would be the last slot's while edge and wire
@@ -37,11 +39,18 @@ class StageThread:
 
     A head starts, for the books, when its task has arrived and the one before has ended; that this thread gets a
     core only later uses up the margin between computation and target, as it would not on the device that is emulated.
-    No ZeroMQ in here, and no clock but CLOCK_MONOTONIC. Ended tasks go to :attr:`ended`, and ``wake_io`` is set.
+    No ZeroMQ in here but the UE's sight of its channel, and no clock but CLOCK_MONOTONIC. Ended tasks go to
+    :attr:`ended`, and ``wake_io`` is set.
     """
 
     def __init__(
-        self, config: UeConfig, backend: CpuBackend, decisions: DecisionBox, deadlines: DeadlineThread, wake_io: Wakeup
+        self,
+        config: UeConfig,
+        backend: CpuBackend,
+        decisions: DecisionBox,
+        deadlines: DeadlineThread,
+        wake_io: Wakeup,
+        sight: Sight,
     ) -> None:
         self._config = config
         self._backend = backend
@@ -49,6 +58,7 @@ class StageThread:
         self._decisions = decisions
         self._deadlines = deadlines
         self._wake_io = wake_io
+        self.online = OnlineHead(backend, sight, self._wait_until)
         shape = backend.split.model.input_shape
         self._images = [task_image(shape, config.seed, config.ue_index, number) for number in range(IMAGES)]
         self._schedule: ArrivalSchedule | None = None
@@ -143,23 +153,29 @@ class StageThread:
     def _serve(self, task: Task, apply: messages.Apply, own: UeDecision) -> float:
         """Compute one head and wait for its target. Returns when the device is free again."""
         config = self._config
-        codec: Codec = config.input_codec if own.cut == ALL_ON_EDGE else (own.codec or config.boundary_codec)
-        task.cut, task.codec = own.cut, codec
+        image = self._images[task.number % IMAGES]
+        stopped = Stopped(own.cut, (), 0.0)
+        if own.stop_rule:
+            stopped = self.online.run(task.number, own, image, task.head_start_seconds)
+        cut = stopped.cut
+        codec: Codec = config.input_codec if cut == ALL_ON_EDGE else (own.codec or config.boundary_codec)
+        task.cut, task.codec = cut, codec
         task.decision_sequence = apply.decision.sequence
         task.transmit_watts = config.transmit_watts if own.transmit_watts is None else own.transmit_watts
-        reference = self._times.head_seconds(own.cut, codec)
+        reference = self._times.head_seconds(cut, codec)
         task.speed = own.device_speed
         if reference > 0:
             task.head_target_seconds = reference / own.device_speed
         began = time.monotonic()
         try:
-            task.header, task.buffers = self._backend.head(
-                task.number, own.cut, codec, self._images[task.number % IMAGES]
-            )
+            if stopped.values:
+                task.header, task.buffers = self._backend.pack(task.number, cut, stopped.values, codec)
+            else:
+                task.header, task.buffers = self._backend.head(task.number, cut, codec, image)
         except ValueError as error:  # values that the codec cannot hold
             task.failure = f"head: {error}"
         computed = time.monotonic()
-        task.head_compute_seconds = computed - began
+        task.head_compute_seconds = stopped.compute_seconds + computed - began
         target = task.head_start_seconds + task.head_target_seconds
         if reference == 0:
             task.head_end_seconds = task.head_start_seconds
@@ -172,6 +188,11 @@ class StageThread:
             return task.head_end_seconds
         self._finish(task)
         return task.head_end_seconds
+
+    def _wait_until(self, deadline_seconds: float) -> None:
+        if deadline_seconds > time.monotonic():
+            self._deadlines.submit(deadline_seconds, lambda _: self._released.set())
+            self._released.wait()
 
     def _release(self, task: Task, now_seconds: float) -> None:
         task.head_end_seconds = now_seconds

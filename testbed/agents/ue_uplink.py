@@ -49,6 +49,8 @@ class Uplink:
         self.open: dict[int, Task] = {}  # in order of head end, which is that of arrival
         self._queue: deque[Task] = deque()  # not wholly sent
         self._transfers_end_seconds = -math.inf  # when the wire was through with the task before
+        #: asked before a task's first byte with whether the wire is free of the tasks before it; False: not yet
+        self.admit: Callable[[Task, bool], bool] = lambda task, wire_is_free: True
         self.late_results = 0
         self.malformed = 0
         self.disconnects = 0
@@ -92,6 +94,8 @@ class Uplink:
         while self._queue and self.sender.may_send:
             task = self._queue[0]
             if task.stream is None:
+                if not self.admit(task, not self.sender.outstanding_bytes):
+                    return
                 task.stream = TaskStream(task.number, task.header, task.buffers)
                 task.buffers = []
             frames = task.stream.next_chunk(self.sender.chunk_stream_bytes)

@@ -155,6 +155,7 @@ class SplitModel:
     def __init__(self, graph: ModelGraph) -> None:
         self.graph = graph
         self._partitions: dict[Cut, Partition] = {}
+        self._between: dict[tuple[Cut, Cut], fx.GraphModule] = {}
 
     @property
     def model(self) -> LoadedModel:
@@ -165,6 +166,14 @@ class SplitModel:
         if cut not in self._partitions:
             self._partitions[cut] = Partition(self.graph, cut)
         return self._partitions[cut]
+
+    def segment(self, first: Cut, last: Cut) -> fx.GraphModule:
+        """What lies between two cuts of a head: from the values of ``first`` to those of ``last`` (for ``()``: the
+        answer), as a tuple. Built once. Raises ValueError if ``last`` does not follow from ``first``."""
+        key = (first, last)
+        if key not in self._between:
+            self._between[key] = self.graph.compile("Segment", first, last or (self.graph.answer,))
+        return self._between[key]
 
     def check_profile(self, profile: ModelProfile, where: str) -> None:
         """Raise InputError unless ``profile`` (read from ``where``) describes this graph, node for node."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 from controller.contract import Decision, Scenario, UeDecision
 from controller.model.radio import LinkRates, rates
+from controller.model.stage_fading import Floats, stage_gains
 from testbed.configs import LinkConfig
 from testbed.errors import TestbedError
 from testbed.links.frames import LONGEST_FRAME_SECONDS, OUTAGE_BITS_PER_SECOND, leading_over
@@ -24,7 +25,7 @@ from testbed.links.shaping import Shaper
 from testbed.messages import ChannelDrops, LinkState, LinkStep, PlayerReport, SetLink
 from testbed.traces.trace import State, Trace
 
-Cause = Literal["trace", "decision", "command", "impairment", "ahead"]
+Cause = Literal["trace", "decision", "command", "impairment", "ahead", "stage"]
 #: What a trace is of: the radio channel (gains or rates), the wire's delay, or its losses.
 What = Literal["channel", "delay", "loss"]
 
@@ -69,9 +70,16 @@ class _Link:
     ports: dict[Direction, Port]
     tracks: list[_Track]  # the channel's first
 
+    held_up: float | None = None  # drawn for the task on the air, in the place of the trace's
+
     @property
     def channel(self) -> _Track:
         return self.tracks[0]
+
+    def state(self, played: State | None = None) -> State:
+        """The channel with what the trace has (None: now), or what is held."""
+        state = self.channel.state if played is None else played
+        return state if self.held_up is None else state._replace(up=self.held_up)
 
 
 @dataclass
@@ -111,6 +119,7 @@ class Playback:
         *,
         delays: Mapping[str, Trace] | None = None,
         losses: Mapping[str, Trace] | None = None,
+        seed: int = 0,
     ) -> None:
         names = {ue.name for ue in scenario.ues}
         if {link.ue for link in links} != names:
@@ -119,7 +128,9 @@ class Playback:
         for name, trace in traces.items():
             if trace.kind != kinds[name]:
                 raise TestbedError(f"the trace of {name!r} holds {trace.kind}s, its channel wants {kinds[name]}s")
-        self._scenario, self._record = scenario, record
+        self._scenario, self._record, self._seed = scenario, record, seed
+        self._indices = {str(ue.name): index for index, ue in enumerate(scenario.ues)}
+        self._drawn: dict[str, tuple[int, Floats]] = {}  # by UE: a task, and its gains at its cuts
         self._decision = equal_shares(scenario)
         self._ports = Ports(links, shaper)
         given: dict[What, Mapping[str, Trace]] = {"channel": traces, "delay": delays or {}, "loss": losses or {}}
@@ -330,6 +341,29 @@ class Playback:
                 _command(port, before[direction])
             raise
 
+    def seen(self, ue: str, task: int, column: int) -> float:
+        """What a UE sees of its uplink now: the trace's state, or what is drawn for this task and stage.
+
+        Raises TestbedError for an unknown UE or cut.
+        """
+        link = self._link(ue)
+        of = self._scenario.ues[self._indices[ue]]
+        if of.channel_refresh == "time" or column < 0:
+            return link.channel.state.up
+        if column >= len(of.profile.chain_cuts):
+            raise TestbedError(f"{ue}: the model has {len(of.profile.chain_cuts)} cuts, asked was for number {column}")
+        if self._drawn.get(ue, (-1,))[0] != task:
+            self._drawn[ue] = (task, stage_gains(of, self._seed, self._indices[ue], task))
+        return float(self._drawn[ue][1][column])
+
+    def tune(self, ue: str, task: int, column: int) -> float:
+        """Hold what :meth:`seen` says of a task on the uplink until the next one. Returns its rate in bit/s."""
+        now = time.monotonic()
+        link = self._link(ue)
+        link.held_up = self.seen(ue, task, column)
+        self._change("stage", now, [link])
+        return link.ports["up"].applied_bits_per_second
+
     def _change(self, cause: Cause, now_seconds: float, recorded: Sequence[_Link]) -> None:
         self._prepared = None
         self._outlook = self._look_out()
@@ -345,7 +379,7 @@ class Playback:
 
     def _gains(self, states: Mapping[str, State]) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
         """Channel states in the shape that the radio model takes: ``states``, else what is in force."""
-        current = {link.config.ue: states.get(link.config.ue, link.channel.state) for link in self._links}
+        current = {link.config.ue: link.state(states.get(link.config.ue)) for link in self._links}
         return {name: ((state.up,), (state.down,)) for name, state in current.items()}
 
     # ------------------------------------------------------------------------------------------------------- applying
@@ -371,7 +405,7 @@ class Playback:
                 applied_seconds=applied_seconds,
                 planned_bits_per_second=_wanted(port, self._planned[port.ue]),
                 applied_bits_per_second=port.applied_bits_per_second,
-                gain=_value(self._link(port.ue).channel.state, port.direction),
+                gain=_value(self._link(port.ue).state(), port.direction),
                 cause=cause,
                 delay_seconds=port.impairment.delay_seconds if port.impairment else 0.0,
                 loss_ratio=port.impairment.mean_loss_ratio if port.impairment else 0.0,
@@ -394,8 +428,8 @@ class Playback:
             states.append(
                 LinkState(
                     node=link.config.ue,
-                    gain_up=(channel.state.up,),
-                    gain_down=(channel.state.down,),
+                    gain_up=(link.state().up,),
+                    gain_down=(link.state().down,),
                     mean_gain_up=(mean.up,),
                     mean_gain_down=(mean.down,),
                     rate_up_bits_per_second=up.applied_bits_per_second,

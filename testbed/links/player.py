@@ -23,6 +23,7 @@ from testbed.errors import TestbedError
 from testbed.links.playback import Playback
 from testbed.links.realtime import be_punctual, is_realtime, sleep_until
 from testbed.links.shaping import Shaper
+from testbed.links.sight import Look, Seen, SightServer, Tune, Tuned
 from testbed.messages import Apply, Control, Hello, Reply, SetLink, Start, Stop, Welcome
 from testbed.traces.files import load_trace
 
@@ -41,7 +42,7 @@ def main(config_path: str | Path) -> None:
     with zmq.Context() as context:
         link = ControlLink(context, config.node, config.lab_directory)
         try:
-            player = Player(config, link)
+            player = Player(config, context, link)
             with _ending_on_sigterm(player):
                 player.run(refused)
         finally:
@@ -63,7 +64,7 @@ def _ending_on_sigterm(player: Player) -> Iterator[None]:
 class Player:
     """One lab's player: the loop around a :class:`Playback`."""
 
-    def __init__(self, config: PlayerConfig, link: ControlLink) -> None:
+    def __init__(self, config: PlayerConfig, context: zmq.Context[zmq.Socket[bytes]], link: ControlLink) -> None:
         self._config, self._link = config, link
         self._shaper = Shaper(config.radio_namespace)
         scenario = read_scenario(Path(config.scenario_path))
@@ -72,8 +73,12 @@ class Player:
         delays = {ln.ue: load_trace(Path(ln.delay_trace_path), "delay") for ln in config.links if ln.delay_trace_path}
         losses = {ln.ue: load_trace(Path(ln.loss_trace_path), "loss") for ln in config.links if ln.loss_trace_path}
         self._playback = Playback(
-            scenario, config.links, traces, self._shaper, link.record, delays=delays, losses=losses
+            scenario, config.links, traces, self._shaper, link.record, delays=delays, losses=losses, seed=config.seed
         )
+        self._sight = SightServer(context, config.lab_directory)
+        self._poller = zmq.Poller()
+        for socket in (link.socket, self._sight.socket):
+            self._poller.register(socket, zmq.POLLIN)
         self._slot_seconds = scenario.slot_seconds
         self._next_slot = 0
         self._statistics_due = math.inf
@@ -109,6 +114,7 @@ class Player:
         )
         self._playback.close()
         self._shaper.close()
+        self._sight.close()
 
     # ------------------------------------------------------------------------------------------------------ messages
 
@@ -128,11 +134,24 @@ class Player:
 
     def _serve(self, wait_milliseconds: int = 0) -> bool:
         """Handle what is there; False if nothing comes."""
-        if not self._link.socket.poll(wait_milliseconds):
+        if not self._poller.poll(wait_milliseconds):
             return False
+        for identity, request in self._sight.received():
+            self._show(identity, request)
         for message in self._link.received():
             self._handle(message)
         return True
+
+    def _show(self, identity: bytes, request: Look | Tune) -> None:
+        try:
+            if isinstance(request, Look):
+                state = self._playback.seen(request.ue, request.task, request.column)
+                self._sight.answer(identity, Seen(request.task, request.column, state))
+            else:
+                rate = self._playback.tune(request.ue, request.task, request.column)
+                self._sight.answer(identity, Tuned(request.task, rate))
+        except TestbedError as error:
+            self._link.event("malformed", str(error))
 
     def _handle(self, message: Control) -> None:
         match message:

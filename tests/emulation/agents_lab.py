@@ -62,6 +62,7 @@ class AgentsLab:
     boundary_codec: Codec = "fp32"
     profile_path: Path = PROFILE
     model: str = MODEL
+    channel_refresh: Literal["time", "per_task_stage"] = "time"
     gpu: Literal["auto", "required", "off"] = "off"
     hellos: dict[str, Hello] = field(default_factory=dict)
     hello_counts: dict[str, int] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class AgentsLab:
     sequence: int = 0
 
     def __enter__(self) -> AgentsLab:
-        (self.directory / "ipc").mkdir()
+        (self.directory / "ipc").mkdir(exist_ok=True)
         self.port = free_port()
         self.profile: ModelProfile = read_profile(self.profile_path)
         self._context = zmq.Context()
@@ -154,6 +155,7 @@ class AgentsLab:
             transmit_watts=0.5,
             task_timeout_seconds=self.task_timeout_seconds,
             round_trip_seconds=0.0,
+            channel_refresh=self.channel_refresh,
         )
 
     def begin(self, duration_seconds: float | None = None) -> float:
@@ -168,14 +170,21 @@ class AgentsLab:
         self._router.send_multipart([node.encode(), encode(message)])
 
     def apply(
-        self, cuts: Mapping[str, Cut], *, speed: float = 0.5, share: float = 0.3, rate: float = 10e6, sequence: int = -1
+        self,
+        cuts: Mapping[str, Cut],
+        *,
+        speed: float = 0.5,
+        share: float = 0.3,
+        rate: float = 10e6,
+        sequence: int = -1,
+        stop_rule: tuple[tuple[str, float], ...] = (),
     ) -> int:
         """A decision for everybody, in force at once. Returns its sequence number."""
         if sequence < 0:
             self.sequence += 1
             sequence = self.sequence
         ues = tuple(
-            UeDecision(name, cuts[name], speed, 1e6, 1e6, share)  # type: ignore[arg-type]
+            UeDecision(name, cuts[name], speed, 1e6, 1e6, share, stop_rule=stop_rule)  # type: ignore[arg-type]
             for name in self.names
         )
         decision = Decision(sequence, 0, time.monotonic(), ues)
