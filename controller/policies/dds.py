@@ -98,7 +98,7 @@ class Dds(BasicPolicy):
 
     def __init__(
         self,
-        base: float = 0.02,
+        base: float = 0.002,
         slope: float | None = None,
         value: float = 1.0,
         form: PriceForm = "linear",
