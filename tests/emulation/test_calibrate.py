@@ -1,0 +1,74 @@
+"""Calibration as the host allows it: at real-time priority, leaving only its file; and what a run does with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from testbed.calibrate import calibrate, describe
+from testbed.inference.calibration import calibration_of, calibration_path, read_calibration, write_calibration
+from testbed.inference.profiles import read_profile
+from testbed.runtime.cgroups import detect
+from testbed.runtime.discovery import list_owned
+from testbed.runtime.host import facts
+from tests.emulation.conftest import LABS, Bench
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def _quick(*models: str) -> None:
+    steps: list[float] = []
+    found, path = calibrate(
+        models, lambda text, ratio: steps.append(ratio), [LABS], kernel_repetitions=10, model_repetitions=5
+    )
+    assert steps == sorted(steps)
+    assert steps[-1] == 1.0
+    assert read_calibration(path) == found
+
+
+def test_it_runs_as_stages_do_and_leaves_only_its_file(state: Path) -> None:
+    _quick("tiny_model:make")
+    _quick()
+    found, reason = calibration_of(facts().cpu)
+    assert found is not None, reason
+    assert found.realtime == facts().realtime
+    assert found.kernel.n == 10
+    assert found.models["tiny_model:make"].n == 5, "what was timed before stays"
+    assert "SCHED_FIFO" in describe(found) or not facts().realtime
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert [path.name for path in state.rglob("*") if path.is_file()] == [calibration_path().name]
+    if not detect().labs():
+        assert not any(tree.exists() for tree in detect().trees())
+
+
+def test_a_run_that_the_host_is_too_slow_for_ends_with_exit_3_before_anything_is_made(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(bench.folder / "state"))
+    _quick()
+    found, _ = calibration_of(facts().cpu)
+    assert found is not None
+    profile = read_profile(LABS / "tiny_profile.json")
+    # so slow that the head, which is only judged from 5 ms on, does not fit its target
+    slow = max(0.1, 100 * profile.head_seconds[-1])
+    models = {profile.model: msgspec.structs.replace(found.kernel, p50_seconds=slow, p99_seconds=slow)}
+    write_calibration(msgspec.structs.replace(found, models=models), calibration_path())
+    name, out = bench.name(), bench.folder / "run"
+    arguments = (str(LABS / "tiny.yaml"), "--name", name, "--runtime", "netns", "--set", "ues.0.speed=0.1")
+    for verb in (("run", "--out", str(out)), ("verify",)):
+        answer = bench.call(verb[0], *arguments, *verb[1:], code=3)
+        error = answer.stderr.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert "'ue1': head at cut" in error
+        assert "testbed doctor --calibrate" in error
+        assert not list_owned(name)
+    assert not out.exists()
