@@ -52,7 +52,7 @@ class PpoEverything(DriftPlusPenalty):
         count = len(self._checkpoint.header.cuts)
         allowed = feasible_alone(self.tables, state, 1)
         allowed |= ~allowed.any(axis=-1, keepdims=True)
-        cuts = np.argmax(np.where(allowed, logits[..., :count], -1e9), axis=-1)
+        cuts: CutArray = np.argmax(np.where(allowed, logits[..., :count], -1e9), axis=-1)
         self._levels = np.argmax(logits[..., count:].reshape(*cuts.shape, 3, LEVELS), axis=-1)
         return cuts
 

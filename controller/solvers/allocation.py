@@ -143,8 +143,8 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
 
     ``indep``: the UE's speed is a one-dimensional root, spectrum and edge are primal Newton on one equality; exact to
     rounding. ``exact``: an interior-point Newton from there, within 1e-9 of the optimum; a price of the edge's
-    energy it does not know (ValueError; :mod:`.general` does). A slot that no allocation can keep stable comes back with
-    ``feasible`` False, cost ``inf`` and shares in proportion to the needs, never NaN.
+    energy it does not know (ValueError; :mod:`.general` does). A slot that no allocation can keep stable comes back
+    with ``feasible`` False, cost ``inf`` and shares in proportion to the needs, never NaN.
     """
     if model == "exact" and limits.edge_square_price > 0:
         raise ValueError(

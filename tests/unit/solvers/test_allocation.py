@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from certificate import lower_bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from instances import random_instances
@@ -26,6 +27,20 @@ def test_cost_is_that_of_the_general_solver(model: AllocationModel, ues: int) ->
     # above: not worse than the oracle; below: the oracle itself has converged
     assert np.max(ours.cost / oracle.cost - 1) <= TOLERANCE[model]
     assert np.min(ours.cost / oracle.cost - 1) >= -max(TOLERANCE[model], 1e-7)
+
+
+@pytest.mark.parametrize("model", ["indep", "exact"])
+@pytest.mark.parametrize("ues", [1, 6])
+def test_cost_is_within_the_tolerance_of_a_lower_bound(model: AllocationModel, ues: int) -> None:
+    demands, constants, limits = random_instances(40, ues, seed=50 + ues)
+    ours = allocate(demands, constants, limits, model)
+    bound = lower_bound(ours, demands, constants, limits, model)
+    gap = (ours.cost - bound) / ours.cost
+    assert np.max(gap) <= TOLERANCE[model]
+    assert np.min(gap) >= -1e-12  # it is a bound
+    worse = ours._replace(device_speed=0.9 * ours.device_speed, spectrum_hz=0.99 * ours.spectrum_hz)
+    loose = evaluate(worse, demands, constants, limits, model).cost
+    assert np.all(np.isinf(loose) | (loose > bound))
 
 
 @pytest.mark.parametrize("price", [0.1, 3.0, 100.0])
