@@ -115,7 +115,8 @@ def lower_bound(
         for _ in range(80):  # the slope of a convex function changes its sign once
             middle = np.exp(0.5 * (low + high))
             plain, wait = slot.slopes(middle)
-                slope = plain + np.where(theta > 0, np.where(theta > 0, theta, 1.0) * wait, 0.0) + prices[:, np.newaxis]
+            waits = np.where(theta > 0, np.where(theta > 0, theta, 1.0) * wait, 0.0)
+            slope = plain + waits + prices[:, np.newaxis]
             rising = slope > 0
             low, high = np.where(rising, low, 0.5 * (low + high)), np.where(rising, 0.5 * (low + high), high)
         least = np.minimum(slot.value(np.exp(high), theta, prices), slot.value(np.exp(low), theta, prices))
