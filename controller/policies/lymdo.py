@@ -17,7 +17,7 @@ from controller.solvers.allocation import allocate
 from controller.solvers.chain import CutArray, SlotState
 from controller.solvers.cuts import coordinate_descent, exhaustive, feasible_alone
 from controller.solvers.evaluation import equal_shares, evaluate
-from controller.solvers.problem import Allocation, AllocationModel
+from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray
 
 
 class LymdoCoordinateDescent(DriftPlusPenalty):
@@ -142,7 +142,7 @@ class Exhaustive(DriftPlusPenalty):
 class DelayOnly(LymdoCoordinateDescent):
     """Least delay, blind to energy (Q = 0): the lower bound on delay."""
 
-    def pricing_queues(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def pricing_queues(self) -> FloatArray:
         return np.zeros_like(self.queues.queue_joules)
 
 
@@ -150,49 +150,49 @@ class Myopic(DriftPlusPenalty):
     """No Lyapunov: each slot on its own meets ``E_n <= Ebar_n`` in expectation, at least delay.
 
     For given cuts the multipliers of the per-slot budgets are found by bisection, for all UEs at once (a UE's energy
-    falls with its own multiplier; the coupling through the spectrum is weak). Cuts by coordinate descent.
+    falls with its own multiplier; the coupling through the spectrum is weak). Cuts by single changes, the best first.
     """
 
+    SWEEPS = 20
     BISECTIONS = 30
     LARGEST_MULTIPLIER = 1e4  # times V / budget
     EXCESS_PENALTY = 1e3
 
     def propose(self, state: SlotState, observation: Observation) -> CutArray:
-        cuts = self._last_cuts.copy()
+        cuts = self._last_cuts
         best = np.inf
-        for _ in range(10):
-            improved = False
-            for ue in range(cuts.size):
-                trial = np.repeat(cuts[np.newaxis], self.tables.counts[ue], axis=0)
-                trial[:, ue] = np.arange(self.tables.counts[ue])
-                score, _ = self._score(trial, state)
-                chosen = int(np.argmin(score))
-                if score[chosen] < best * (1 - 1e-9):
-                    best, cuts, improved = float(score[chosen]), trial[chosen], True
-            if not improved:
+        for _ in range(self.SWEEPS):
+            # every change of one UE's cut, no change among them
+            changes = [(ue, cut) for ue, count in enumerate(self.tables.counts) for cut in range(int(count))]
+            trial = np.repeat(cuts[np.newaxis], len(changes), axis=0)
+            trial[np.arange(len(changes)), [ue for ue, _ in changes]] = [cut for _, cut in changes]
+            score, _ = self._score(trial, state)
+            chosen = int(np.argmin(score))
+            if not score[chosen] < best * (1 - 1e-9):
                 break
+            best, cuts = float(score[chosen]), trial[chosen]
         return cuts[np.newaxis]
 
     def allocate(self, cuts: CutArray, state: SlotState) -> Allocation:
         return self._score(cuts, state)[1]
 
-    def _score(self, cuts: CutArray, state: SlotState) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float64]], Allocation]:  # fmt: skip  # noqa: E501
+    def _score(self, cuts: CutArray, state: SlotState) -> tuple[FloatArray, Allocation]:
         budget = self.tables.budget_joules
         unit = self.v / np.where(np.isfinite(budget), budget, 1.0)
         low, high = np.full(cuts.shape, -12.0), np.full(cuts.shape, np.log(self.LARGEST_MULTIPLIER))
         multiplier = np.zeros(cuts.shape)
+        demands = self.tables.demands(cuts, state)
         for _ in range(self.BISECTIONS):
-            allocation = self._priced(cuts, state, multiplier)
+            allocation = self._priced(demands, multiplier)
             over = allocation.energy_joules > budget
             middle = 0.5 * (low + high)
             low, high = np.where(over, middle, low), np.where(over, high, middle)
             multiplier = np.where(~over & (multiplier == 0), 0.0, unit * np.exp(0.5 * (low + high)))
         multiplier = np.where(multiplier > 0, unit * np.exp(high), 0.0)
-        allocation = self._priced(cuts, state, multiplier)
+        allocation = self._priced(demands, multiplier)
         excess = np.sum(np.maximum(allocation.energy_joules / budget - 1.0, 0.0), axis=1)
         score = np.sum(self.v * self.tables.ues.weight * allocation.delay_seconds, axis=1)
         return np.where(allocation.feasible, score + self.EXCESS_PENALTY * excess, np.inf), allocation
 
-    def _priced(self, cuts: CutArray, state: SlotState, multiplier: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Allocation:  # fmt: skip  # noqa: E501
-        priced = SlotState(state.arrival_rate, state.link_quality, state.downlink_rate, multiplier)
-        return allocate(self.tables.demands(cuts, priced), self.tables.ues, self.limits, self.delay_model)
+    def _priced(self, demands: Demands, multiplier: FloatArray) -> Allocation:
+        return allocate(demands._replace(queue_joules=multiplier), self.tables.ues, self.limits, self.delay_model)

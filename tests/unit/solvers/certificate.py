@@ -5,7 +5,7 @@ With prices mu >= 0 of spectrum and nu >= 0 of edge, and weights theta >= 0 of t
     cost >= sum_n min_f [.] + min_b [. + mu b] + min_e [. + nu e] - mu B - nu F,
 
 as the slowest stage's wait is at least any weighted mean of the stages' waits. Each minimum is of a convex function of
-one variable. For *every* choice of mu, nu and theta this is a bound; those that fit a solution best make it a tight one.
+one variable. For *every* choice of mu, nu and theta this is a bound; those that fit a solution best make it tight.
 """
 
 from __future__ import annotations
