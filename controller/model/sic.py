@@ -16,6 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def disturbers_first(gains: ArrayLike, *, downlink: bool) -> Integers:
+    """UEs of each subchannel in the order in which each is disturbed by those before it, shape of ``gains``.
+
+    ``gains`` is (..., UEs, subchannels). Uplink: weakest first; downlink: strongest first; equal gains are decoded in
+    the order of the UEs.
+    """
+    order = np.argsort(-np.asarray(gains, dtype=np.float64), axis=-2, kind="stable")
+    return np.asarray(order if downlink else np.flip(order, axis=-2))
 
 
 def interference_weights(
@@ -29,16 +40,11 @@ def interference_weights(
     """Weight of UE j's signal in UE i's interference: (..., subchannels, i, j) from gains (..., UEs, subchannels).
 
     1 for a signal that is still there when i is decoded, ``residual_ratio`` for one that was removed (imperfect SIC),
-    ``leakage_ratio`` for one at another access point (``access_points``: (UEs,) integers). Equal gains are decoded in
-    the order of the UEs.
+    ``leakage_ratio`` for one at another access point (``access_points``: (UEs,) integers).
     """
-    by_subchannel = np.swapaxes(np.asarray(gains, dtype=np.float64), -1, -2)
-    own, other = by_subchannel[..., :, np.newaxis], by_subchannel[..., np.newaxis, :]
-    ues = by_subchannel.shape[-1]
-    index = np.arange(ues)
-    weaker = (other < own) | ((other == own) & (index[np.newaxis, :] > index[:, np.newaxis]))
-    remaining = ~weaker if downlink else weaker
-    weights = np.where(remaining, 1.0, residual_ratio)
+    rank = np.swapaxes(np.argsort(disturbers_first(gains, downlink=downlink), axis=-2), -1, -2)
+    ues = rank.shape[-1]
+    weights = np.where(rank[..., np.newaxis, :] < rank[..., :, np.newaxis], 1.0, residual_ratio)
     if access_points is not None:
         points = np.asarray(access_points)
         weights = np.where(points[:, np.newaxis] == points[np.newaxis, :], weights, leakage_ratio)

@@ -1,0 +1,132 @@
+"""Li-GD against cold GD on cells drawn as in docs/noma.md, what rounding loses, the time of 64 UEs, 16 subchannels."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from controller.contract import ModelProfile
+from controller.policies.li_gd import DECISION
+from controller.solvers.li_gd import solve
+from controller.solvers.relaxation import TABLES, SplitProblem
+
+ALEXNET = Path(__file__).parent.parent / "topologies" / "profiles" / "alexnet.json"
+#: what ends a block: AlexNet as 11 blocks, each a convolution or a linear layer with its ReLU, or a pooling
+BLOCK_ENDS = (
+    "features_1", "features_2", "features_4", "features_5", "features_7", "features_9", "features_11", "features_12",
+    "classifier_2", "classifier_5", "classifier_6",
+)  # fmt: skip
+FLOATS_PER_IMAGE = 3 * 224 * 224
+
+
+def blocks() -> tuple[np.ndarray, np.ndarray]:
+    """(FLOP of each block, bits behind each block as fp32, the input's first)."""
+    profile = msgspec.json.decode(ALEXNET.read_bytes(), type=ModelProfile)
+    flop, bits, sum_flop = [], [32.0 * FLOATS_PER_IMAGE], 0.0
+    for node in profile.nodes:
+        sum_flop += 2.0 * node.macs
+        if node.name in BLOCK_ENDS:
+            flop.append(sum_flop)
+            bits.append(8.0 * node.output_bytes)
+            sum_flop = 0.0
+    assert len(flop) == len(BLOCK_ENDS), [node.name for node in profile.nodes]
+    return np.array(flop), np.array(bits)
+
+
+def cell(
+    ues: int, subchannels: int, seed: int, access: str = "noma", users: int = 2, scale: float = 1.0
+) -> SplitProblem:
+    """AlexNet in 11 blocks on devices of 1-4 GFLOP/s, 60 GFLOP/s at the edge, 10 MHz (times ``scale``), 20-200 m."""
+    rng = np.random.default_rng([seed, ues])
+    flop, bits = blocks()
+    speed = rng.uniform(1e9, 4e9, ues)
+    distance = rng.uniform(20.0, 200.0, ues)
+    loss = 10 ** (-(30.6 + 36.7 * np.log10(distance)) / 10)
+    gains = loss[np.newaxis, :, np.newaxis] * rng.exponential(size=(2, ues, subchannels))
+    head = np.concatenate([[0.0], np.cumsum(flop)])
+    tail = flop.sum() - head
+    sent = np.where(tail > 0, bits[: len(head)], 0.0)
+    back = np.where(tail > 0, bits[-1], 0.0)
+    rows = np.ones((ues, 1))
+    return SplitProblem(
+        device_seconds=head / speed[:, np.newaxis],
+        device_joules=1e-28 * speed[:, np.newaxis] ** 2 * head,
+        up_bits=rows * sent,
+        down_bits=rows * back,
+        edge_work=rows * tail,
+        constant_seconds=rows * 0.0 * head,
+        gains=gains,
+        max_watts=np.stack([np.full(ues, 0.2), np.full(ues, 1.0)]),
+        subchannel_hz=(scale * 10e6 / subchannels, scale * 10e6 / subchannels),
+        noise_watts_per_hz=10 ** (-17.4) * 1e-3,
+        edge_capacity=scale * 60e9,
+        edge_joules_per_work=1e-30,
+        access=access,  # type: ignore[arg-type]
+        users_per_subchannel=users,
+    )
+
+
+def useful(problem: SplitProblem) -> SplitProblem:
+    """Without splits that send as much as an earlier one and compute more on the device: what the policy does."""
+    bits = problem.up_bits[0]
+    kept = [s for s in range(len(bits)) if bits[s] < min(bits[:s], default=np.inf)]
+    return dataclasses.replace(problem, **{key: getattr(problem, key)[:, kept] for key in TABLES})
+
+
+def local_cost(problem: SplitProblem) -> float:
+    last = np.s_[:, -1]
+    return float(np.sum(0.7 * problem.device_seconds[last] + 0.3 * problem.device_joules[last]))
+
+
+def comparison(seeds: int) -> list[dict[str, object]]:
+    """Per size: cold GD and Li-GD on the same cells."""
+    rows: list[dict[str, object]] = []
+    for ues, subchannels in ((4, 2), (8, 4), (12, 6)):
+        cells = [cell(ues, subchannels, seed) for seed in range(seeds)]
+        warm, cold = solve(cells), solve(cells, warm=False)
+        rows.append({
+            "ues": ues, "subchannels": subchannels, "runs": seeds,
+            "same_split": sum(a.common_split == b.common_split for a, b in zip(warm, cold, strict=True)),
+            "cold_cost": np.mean([b.common_cost for b in cold]), "li_gd_cost": np.mean([a.common_cost for a in warm]),
+            "worst_cost_ratio": max(a.common_cost / b.common_cost for a, b in zip(warm, cold, strict=True)),
+            "cold_iterations": np.mean([b.iterations for b in cold]),
+            "li_gd_iterations": np.mean([a.iterations for a in warm]),
+            "iteration_ratios": [round(b.iterations / a.iterations, 2) for a, b in zip(warm, cold, strict=True)],
+            "per_user_cost": np.mean([a.relaxed_cost for a in warm]),
+            "rounded_cost": np.mean([a.cost for a in warm]),
+            "rounding_losses": [round(a.cost / a.relaxed_cost - 1, 4) for a in warm],
+            "device_only": np.mean([local_cost(one) for one in cells]),
+        })  # fmt: skip
+    return rows
+
+
+def timing(repeats: int, device: str) -> dict[str, object]:
+    """One decision for 64 UEs on 16 subchannels (4 UEs each), from a cold start."""
+    problem = useful(cell(64, 16, 0, users=4, scale=64 / 12))
+    options = dataclasses.replace(DECISION, device=device)
+    solve([problem], options)
+    times = []
+    for seed in range(repeats):
+        began = time.perf_counter()
+        plan = solve([useful(cell(64, 16, seed, users=4, scale=64 / 12))], options)[0]
+        times.append(time.perf_counter() - began)
+    return {
+        "device": device, "seconds": [round(t, 3) for t in times], "iterations": plan.iterations + plan.later_iterations
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--device", default="cpu")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = {"li_gd": comparison(asked.seeds), "time": timing(5, asked.device)}
+    print(json.dumps(figures, indent=1, default=float))

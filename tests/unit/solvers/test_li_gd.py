@@ -1,0 +1,184 @@
+"""Li-GD: its rates are the radio model's, warm starts lose nothing, seats, and the policies on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from controller import registry
+from controller.check import check_policy
+from controller.contract import ALL_ON_DEVICE, RESIDUAL_SHARE, Scenario
+from controller.model.channel import subchannel_ratios
+from controller.model.decision import enforce
+from controller.model.radio import rates
+from controller.model.sic import interference_weights
+from controller.policies.li_gd import DECISION, LiGd, LiGdOfdma, alone_costs, local_costs
+from controller.solvers.li_gd import evaluate_seats, solve
+from controller.solvers.relaxation import DOWN, UP, Relaxation, SplitProblem
+from controller.testing import example_observation, example_scenario
+
+replace = msgspec.structs.replace
+
+
+def cell(seed: int, ues: int = 4, subchannels: int = 2, access: Literal["noma", "ofdma"] = "noma") -> SplitProblem:
+    """Six splits; the sizes shrink from 5 Mbit to nothing, devices are 10 to 40 times slower than the edge."""
+    rng = np.random.default_rng(seed)
+    bits = np.array([4.8e6, 1.5e6, 1.0e6, 3e5, 1.3e5, 0.0])
+    head = np.array([0.0, 0.2, 0.6, 1.0, 1.3, 1.43])  # GFLOP
+    speed = rng.uniform(1.0, 4.0, ues)
+    loss = 10 ** (-(30.6 + 36.7 * np.log10(rng.uniform(20.0, 200.0, ues))) / 10)
+    rows = np.ones((ues, 1))
+    return SplitProblem(
+        device_seconds=head / speed[:, np.newaxis],
+        device_joules=0.1 * speed[:, np.newaxis] ** 2 * head,
+        up_bits=rows * bits,
+        down_bits=rows * np.where(bits > 0, 32e3, 0.0),
+        edge_work=rows * np.where(bits > 0, 1.43 - head, 0.0),
+        constant_seconds=np.zeros((ues, 6)),
+        gains=loss[np.newaxis, :, np.newaxis] * rng.exponential(size=(2, ues, subchannels)),
+        max_watts=np.stack([np.full(ues, 0.2), np.full(ues, 1.0)]),
+        subchannel_hz=(10e6 / subchannels, 10e6 / subchannels),
+        noise_watts_per_hz=4e-21,
+        edge_capacity=60.0,
+        edge_joules_per_work=1e-3,
+        access=access,
+    )
+
+
+@pytest.mark.parametrize(("points", "residual"), [(1, 0.0), (1, 0.05), (2, 0.05), (3, 0.0)])
+def test_interference_is_the_one_of_the_radio_model(points: int, residual: float) -> None:
+    member = np.arange(7) % points
+    problem = dataclasses.replace(
+        cell(1, 7, 3), sic_residual_ratio=residual, access_points=member, leakage_ratio=0.1 if points > 1 else 0.0
+    )
+    relaxed = Relaxation([problem, problem])
+    signal = torch.as_tensor(np.random.default_rng(2).exponential(size=(2, 2, 7, 3)))
+    heard = relaxed._heard(signal).numpy()
+    for way in (UP, DOWN):
+        weights = interference_weights(
+            problem.gains[way],
+            downlink=way == DOWN,
+            residual_ratio=residual,
+            access_points=member,
+            leakage_ratio=problem.leakage_ratio,
+        )
+        expected = np.einsum("mij,bjm->bim", weights, signal[:, way].numpy())
+        np.testing.assert_allclose(heard[:, way], expected, rtol=1e-12)
+
+
+def test_warm_starts_find_what_cold_ones_find_in_fewer_iterations() -> None:
+    cells = [cell(seed) for seed in range(3)]
+    warm, cold = solve(cells), solve(cells, warm=False)
+    for ours, theirs in zip(warm, cold, strict=True):
+        assert ours.common_split == theirs.common_split
+        assert ours.common_cost <= 1.001 * theirs.common_cost
+        assert ours.iterations < theirs.iterations / 2
+        assert ours.relaxed_cost <= ours.common_cost
+
+
+def test_a_batch_is_its_problems_one_by_one() -> None:
+    cells = [cell(4), cell(5)]
+    start = torch.zeros((2, Relaxation(cells).variables), dtype=torch.float64)
+    together = solve(cells, start=start)
+    for row, plan in enumerate(together):
+        (alone,) = solve([cells[row]], start=start[:1])
+        assert alone.cost == pytest.approx(plan.cost, rel=1e-6)
+        np.testing.assert_array_equal(alone.split, plan.split)
+
+
+@pytest.mark.parametrize("access", ["noma", "ofdma"])
+def test_seats_are_as_good_as_the_best_of_all(access: Literal["noma", "ofdma"]) -> None:
+    problem = cell(7, ues=3, access=access)
+    (plan,) = solve([problem])
+    one_way = np.array([s for s in np.ndindex(2, 2, 2) if max(np.bincount(s)) <= 2])
+    both = np.array([[up, down] for up in one_way for down in one_way])
+    best = evaluate_seats(problem, both)
+    assert plan.cost <= 1.035 * best.cost
+    for way in (UP, DOWN):
+        assert max(np.bincount(plan.subchannel[way][plan.subchannel[way] >= 0], minlength=1)) <= 2
+
+
+def test_nobody_is_worse_off_than_on_the_device() -> None:
+    problem = cell(3)
+    far = problem.gains.copy()
+    far[:, 0] *= 1e-9
+    problem = dataclasses.replace(problem, gains=far)
+    (plan,) = solve([problem])
+    own = problem.time_weight * plan.seconds + problem.energy_weight * plan.joules
+    assert np.all(own <= local_costs(problem) * (1 + 1e-9))
+    assert plan.split[0] == 5
+    assert plan.subchannel[UP, 0] == -1
+    assert alone_costs(problem)[0].min() > local_costs(problem)[0]
+
+
+def test_more_users_than_seats_stay_local() -> None:
+    problem = dataclasses.replace(cell(2, ues=5), users_per_subchannel=1)
+    (plan,) = solve([problem])
+    assert np.sum(plan.split < 5) <= 2
+
+
+def test_a_delay_that_users_expect_is_met_where_it_can_be() -> None:
+    problem = cell(4)
+    (plain,) = solve([problem])
+    goal = np.full(4, 0.97 * plain.seconds.max())  # the slowest just misses it
+    (kept,) = solve([dataclasses.replace(problem, qoe_weight=1.0, qoe_seconds=goal)])
+    assert np.all(kept.seconds <= goal)
+    assert kept.cost < plain.cost  # its users are worth something
+
+
+def lab(ues: int = 4, subchannels: int = 2) -> Scenario:
+    scenario = example_scenario(ues)
+    drawn = [subchannel_ratios(subchannels, 5, index) for index in range(ues)]
+    return replace(
+        scenario,
+        radio=replace(scenario.radio, access="noma", subchannels=subchannels, users_per_subchannel=2),
+        edge=replace(scenario.edge, cpus=2.0, compute_watts=5.0),
+        ues=tuple(
+            replace(ue, subchannel_ratios_up=tuple(one.up.tolist()), subchannel_ratios_down=tuple(one.down.tolist()))
+            for ue, one in zip(scenario.ues, drawn, strict=True)
+        ),
+    )
+
+
+@pytest.mark.parametrize("policy", [LiGd(), LiGdOfdma()])
+def test_a_decision_brings_the_rates_that_were_planned(policy: LiGd) -> None:
+    scenario = lab()
+    policy.reset(scenario, 1)
+    seen = example_observation(scenario, 3)
+    decision = enforce(scenario, None, policy.decide(seen))
+    found = rates(scenario, {ue.name: (ue.gain_up, ue.gain_down) for ue in seen.ues}, decision)
+    plan = policy._plan
+    assert plan is not None
+    remote = [index for index, ue in enumerate(decision.ues) if ue.cut != ALL_ON_DEVICE]
+    assert remote
+    for index in remote:
+        planned = plan.rates_bits_per_second[:, index]
+        margin = 1e-9 if len(remote) == len(decision.ues) else RESIDUAL_SHARE
+        assert found[scenario.ues[index].name] == pytest.approx(tuple(planned), rel=margin)
+    shares = sum(ue.edge_share for ue in decision.ues)
+    assert shares <= scenario.edge.cpus * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["li-gd", "li-gd-ofdma", "li-gd-edge-only", "li-gd-random", "li-gd-exhaustive", "li-gd-cold"]
+)
+def test_policies_keep_the_contract(name: str) -> None:
+    scenario = lab(3)
+    check_policy(registry.create(name), scenario, slots=9)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="time_weight"):
+        LiGd(time_weight=0.0)
+    scenario = lab()
+    traced = replace(scenario.ues[1], channel_kind="rate")
+    with pytest.raises(ValueError, match="works on gains"):
+        LiGd().reset(replace(scenario, ues=(scenario.ues[0], traced)), 0)
+    with pytest.raises(ValueError, match="too many"):
+        registry.create("li-gd-exhaustive").reset(lab(12), 0)
+    assert DECISION.tolerance == 1e-4
