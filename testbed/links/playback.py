@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from controller.contract import Decision, Scenario, UeDecision
-from controller.model.radio import LinkRates, rates
+from controller.model.radio import LinkRates, is_coupled, rates
 from controller.model.stage_fading import Floats, stage_gains
 from testbed.configs import LinkConfig
 from testbed.errors import TestbedError
@@ -229,6 +229,12 @@ class Playback:
             self._latenesses.append(applied_seconds - planned_seconds)
             cause: Cause = "trace" if track.what == "channel" else "impairment"
             self._record_step(link, planned_seconds, applied_seconds, cause)
+        if is_coupled(self._scenario.radio):
+            # what one link's channel does changes the rates of others
+            stepped = {id(link) for link, *_ in prepared.stepping}
+            for link in self._links:
+                if id(link) not in stepped:
+                    self._record_step(link, prepared.deadline_seconds, applied_seconds, "trace")
 
     def _collect(self, prepared: _Prepared, until_seconds: float) -> None:
         """The newest step of each trace that is due by a time, and what all ports do from then on."""
