@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py [--model torchvision:mobilenet_v2] [--cuts 8] [--repeat 30]
 
-For each cut and codec, as in a lab (a received task in, fp32 logits out): seconds on one CPU core and on the GPU, device
-time of the tail by CUDA events, seconds of the copies, and the largest difference of the logits. ``--device cpu`` takes
-the same path without a GPU, which shows what that path itself costs.
+For each cut and codec, as in a lab (a received task in, fp32 logits out): seconds on one CPU core and on the GPU,
+device time of the tail by CUDA events, seconds of the copies, and the largest difference of the logits. ``--device
+cpu`` takes the same path without a GPU, which shows what that path itself costs.
 """
 
 from __future__ import annotations

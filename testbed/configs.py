@@ -105,7 +105,10 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def write_config(config: Config, path: Path) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
+    """Whole at any moment: a program may be reading the one before."""
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
+    partial.rename(path)
 
 
 def read_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:

@@ -21,7 +21,7 @@ import msgspec
 import zmq
 
 from testbed.channels import peak_states
-from testbed.configs import write_config, write_scenario
+from testbed.configs import RecorderConfig, read_config, write_config, write_scenario
 from testbed.control import ControlClient, ControllerSilentError
 from testbed.errors import InputError, TestbedError
 from testbed.lab_configs import ConfigMaker
@@ -178,14 +178,16 @@ class Lab:
         self._write_state()
 
     def _configure(self, ingredients: Ingredients, action: StartPrograms) -> list[ProcessSpec]:
-        groups = {name: str(path) for name in self.node_names() if (path := self.runtime.cpu_directory(name))}
-        maker = ConfigMaker(ingredients, self.directory, self.runtime.netns_name("radio"), groups)
+        maker = ConfigMaker(ingredients, self.directory, self.runtime.netns_name("radio"), self._cpu_groups())
         specs: list[ProcessSpec] = []
         for program in action.programs:
             path = self.directory / "config" / f"{program.node}.json"
             write_config(maker.config_of(program), path)
             specs.append(ProcessSpec(program.node, program.module, path, program.needs_torch))
         return specs
+
+    def _cpu_groups(self) -> dict[str, str]:
+        return {name: str(path) for name in self.node_names() if (path := self.runtime.cpu_directory(name))}
 
     def _write_state(self) -> None:
         path = self.directory / STATE_FILE
@@ -327,6 +329,8 @@ class Lab:
                 for program in programs
             ]
         )
+        path = self.directory / "config" / "recorder.json"
+        write_config(msgspec.structs.replace(read_config(path, RecorderConfig), cpu_groups=self._cpu_groups()), path)
         staged = [program.node for program in programs if program.role in ("ue", "edge")]
         deadline = time.monotonic() + RESTART_SECONDS
         while time.monotonic() < deadline:

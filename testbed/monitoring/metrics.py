@@ -52,7 +52,7 @@ class Metrics:
     def __init__(self, scenario: Scenario, policy: str) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         self._node_totals: dict[str, NodeHealth] = {}
-        self._malformed_frames = 0
+        self._edge = EdgeHealth(0.0, 0.0, 0)  # the last one
         self._last_slot = -1
         self._cut_in_use: dict[str, str] = {}
         self._define()
@@ -67,6 +67,10 @@ class Metrics:
             self.stage_duration.labels(stage)
         for stage in ("head", "tail"):
             self.stage_target.labels(stage)
+        for work in ("upload", "tail", "download"):
+            self.device.labels(work)
+        for work in ("upload", "download"):
+            self.device_bytes.labels(work)
 
     def _define(self) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -135,6 +139,8 @@ class Metrics:
         self.throttled_periods = counter("node_throttled_periods", "Periods in which a node's cap was used up.", "node")
         self.receiver_lateness = gauge("edge_receiver_lateness_seconds", "p99 lateness of the edge's receiver.")
         self.malformed = counter("edge_malformed_frames", "Frames that the edge dropped.")
+        self.device = counter("edge_device_seconds", "Time of the edge's GPU; 0 where its CPU computes.", "work")
+        self.device_bytes = counter("edge_device_bytes", "Bytes copied to and from the edge's GPU.", "work")
         # the host, as the recorder sees it
         self.lab_cores = gauge("host_lab_cores", "Cores that the lab's processes use.")
         self.foreign_cores = gauge("host_foreign_cores", "Cores that processes use which are not the lab's.")
@@ -182,9 +188,7 @@ class Metrics:
             case NodeHealth():
                 self._node(record)
             case EdgeHealth():
-                self.receiver_lateness.set(record.receiver_lateness_p99_seconds)
-                self.malformed.inc(max(0, record.malformed_frames - self._malformed_frames))
-                self._malformed_frames = record.malformed_frames
+                self._edge_health(record)
             case Event():
                 self.events.labels(record.kind).inc()
 
@@ -266,6 +270,20 @@ class Metrics:
         ):
             # A node that was started again counts from 0.
             metric.labels(health.node).inc(now - before if now >= before else now)
+
+    def _edge_health(self, health: EdgeHealth) -> None:
+        self.receiver_lateness.set(health.receiver_lateness_p99_seconds)
+        last, self._edge = self._edge, health
+        for metric, now, before in (
+            (self.malformed, health.malformed_frames, last.malformed_frames),
+            (self.device.labels("tail"), health.device_tail_seconds, last.device_tail_seconds),
+            (self.device.labels("upload"), health.device_upload_seconds, last.device_upload_seconds),
+            (self.device.labels("download"), health.device_download_seconds, last.device_download_seconds),
+            (self.device_bytes.labels("upload"), health.device_uploaded_bytes, last.device_uploaded_bytes),
+            (self.device_bytes.labels("download"), health.device_downloaded_bytes, last.device_downloaded_bytes),
+        ):
+            # An edge that was started again counts from 0.
+            metric.inc(now - before if now >= before else now)
 
 
 class HostCollector(Collector):

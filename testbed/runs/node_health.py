@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from testbed.messages import NodeHealth
@@ -12,17 +12,23 @@ from testbed.runtime.child import stat_fields
 
 
 class NodeSampler:
-    """Samples the nodes of one lab. ``groups``: the directory of each node in the CPU controller."""
+    """Samples the nodes of one lab. ``groups()``: the directory of each node in the CPU controller.
 
-    def __init__(self, groups: Mapping[str, str]) -> None:
-        self._groups = {node: Path(directory) for node, directory in groups.items()}
+    It is asked again as long as one of them is gone: a container that was made again has another one.
+    """
+
+    def __init__(self, groups: Callable[[], Mapping[str, str]]) -> None:
+        self._ask = groups
+        self._groups = groups()
         self.pids: frozenset[int] = frozenset()  # of all nodes, at the last sample
 
     def sample(self) -> list[NodeHealth]:
         """Nodes whose group is gone are left out."""
         found = []
         pids: set[int] = set()
-        for node, directory in self._groups.items():
+        if not all(Path(directory).is_dir() for directory in self._groups.values()):
+            self._groups = self._ask()
+        for node, directory in ((node, Path(group)) for node, group in self._groups.items()):
             try:
                 periods, seconds = throttled(directory)
                 members = processes(directory)

@@ -69,13 +69,13 @@ class Recorder:
             writer.close()
 
 
-def record(config: RecorderConfig) -> None:
+def record(config: RecorderConfig, config_path: Path) -> None:
     """Record until SIGTERM. Raises OSError when the run directory cannot be written."""
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     recorder = Recorder(Path(config.run_directory))
     host = HostSampler(config.lab, config.run_id)
-    nodes = NodeSampler(config.cpu_groups)
+    nodes = NodeSampler(lambda: read_config(config_path, RecorderConfig).cpu_groups)  # a repair of the lab rewrites it
     with zmq.Context() as context, context.socket(zmq.PULL) as source, context.socket(zmq.PUB) as live:
         source.set_hwm(0)  # a record must not be lost because the recorder is nice to the emulation
         live.setsockopt(zmq.LINGER, 0)
@@ -122,7 +122,7 @@ def main(config_path: str | Path) -> None:
     os.nice(10)
     config = read_config(Path(config_path), RecorderConfig)
     try:
-        record(config)
+        record(config, Path(config_path))
     except OSError as error:
         log.error(
             "the recorder stopped: %s cannot be written (%s). What was recorded up to the last second is readable: "

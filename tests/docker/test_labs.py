@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import pyarrow.compute as pc
 import pytest
 
 from testbed.lab import existing
+from testbed.runs.streams import read_stream, streams_directory
 from testbed.runtime.discovery import list_owned
 from testbed.runtime.docker_nodes import LABEL_OWNER, container_name
 from testbed.runtime.engine import list_containers
 from tests.emulation.conftest import LABS, Bench
+
+from .conftest import wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
@@ -159,7 +163,8 @@ def test_down_of_all_labs_twice(docker_bench: Bench) -> None:
 
 def test_up_is_idempotent_and_repairs(docker_bench: Bench, client: docker.DockerClient) -> None:
     name = docker_bench.name()
-    assert docker_bench.up(name)["did"] == "up"
+    lab = docker_bench.up(name)
+    assert lab["did"] == "up"
     assert docker_bench.up(name)["did"] == "already up"
     client.containers.get(container_name(name, "ue2")).kill("SIGKILL")
     time.sleep(0.5)
@@ -167,6 +172,13 @@ def test_up_is_idempotent_and_repairs(docker_bench: Bench, client: docker.Docker
     assert did.startswith("repaired: ")
     assert "ue2" in did
     assert "ue2" in docker_bench.processes(name)
+    repaired = time.monotonic()
+
+    def sampled_since() -> bool:
+        health = read_stream(streams_directory(Path(lab["run_dir"])), "health").filter(pc.field("node") == "ue2")
+        return bool(health) and pc.max(health["monotonic_seconds"]).as_py() > repaired
+
+    wait_until(sampled_since)  # the new container is another group than the recorder was told first
 
 
 def test_link_policy_logs_and_exec_on_a_running_lab(docker_bench: Bench) -> None:

@@ -127,6 +127,14 @@ def test_malformed_frames_are_cumulative_too(metrics: Metrics) -> None:
     assert value(metrics, "testbed_edge_malformed_frames_total") == 5
 
 
+def test_the_edges_device_is_cumulative_and_survives_its_restart(metrics: Metrics) -> None:
+    assert value(metrics, "testbed_edge_device_seconds_total", work="tail") == 0
+    for tail_seconds, uploaded in ((1.5, 1000), (2.0, 1500), (0.25, 100)):
+        metrics.take(EdgeHealth(0.0, 0.001, 0, device_tail_seconds=tail_seconds, device_uploaded_bytes=uploaded))
+    assert value(metrics, "testbed_edge_device_seconds_total", work="tail") == 2.25
+    assert value(metrics, "testbed_edge_device_bytes_total", work="upload") == 1600
+
+
 def test_events_are_counted_by_kind(metrics: Metrics) -> None:
     metrics.take(Event(0.0, "ue0", "silent", "no report"))
     assert value(metrics, "testbed_events_total", kind="silent") == 1

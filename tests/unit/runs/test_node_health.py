@@ -18,11 +18,29 @@ V2_WITHOUT_CAP = "usage_usec 7\nuser_usec 5\nsystem_usec 2\n"
 def test_throttling_in_seconds_and_periods(tmp_path: Path, text: str, expected: tuple[int, float]) -> None:
     (tmp_path / "cpu.stat").write_text(text)
     (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
-    (health,) = NodeSampler({"ue1": str(tmp_path)}).sample()
+    (health,) = NodeSampler(lambda: {"ue1": str(tmp_path)}).sample()
     assert (health.throttled_periods, health.throttled_seconds) == expected
     assert health.node == "ue1"
     assert health.cpu_seconds > 0
 
 
 def test_a_node_whose_group_is_gone_is_left_out(tmp_path: Path) -> None:
-    assert NodeSampler({"ue1": str(tmp_path / "gone")}).sample() == []
+    assert NodeSampler(lambda: {"ue1": str(tmp_path / "gone")}).sample() == []
+
+
+def test_a_node_that_was_made_again_is_found_in_its_new_group(tmp_path: Path) -> None:
+    groups = {"ue1": tmp_path / "first"}
+    new = tmp_path / "second"
+    for directory in (groups["ue1"], new):
+        directory.mkdir()
+        (directory / "cpu.stat").write_text(V1)
+        (directory / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    sampler = NodeSampler(lambda: {node: str(path) for node, path in groups.items()})
+    assert len(sampler.sample()) == 1
+    for file in groups["ue1"].iterdir():
+        file.unlink()
+    groups["ue1"].rmdir()
+    assert sampler.sample() == []
+    groups["ue1"] = new
+    (health,) = sampler.sample()
+    assert health.cpu_seconds > 0
