@@ -8,6 +8,7 @@ calibration kernel, where both hosts have timed it; 1, where the processor is th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from controller.contract import ModelProfile, cut_label
 from testbed.errors import HostError, InputError
 from testbed.inference.calibration import KERNEL_VERSION, Calibration, calibration_of
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, read_profile
+from testbed.links.capabilities import probe
+from testbed.links.vde import emulated_delay_seconds
 from testbed.runtime import cpusets
 from testbed.runtime.cpusets import Cpusets
 from testbed.runtime.host import facts
@@ -116,7 +119,17 @@ class TightStage:
 def reference_profile(ue: ExpandedUe) -> ModelProfile | None:
     """What the UE's model takes on the reference core; None until this host has profiled it. Raises InputError."""
     path = profile_cache_path(ue.model) if ue.profile is None else Path(ue.profile)
-    return read_profile(path) if ue.profile is not None or path.is_file() else None
+    return _read(path) if ue.profile is not None or path.is_file() else None
+
+
+def _read(path: Path) -> ModelProfile:
+    """Fifty UEs mostly share one file. Raises InputError."""
+    return _read_as_of(path, path.stat().st_mtime_ns) if path.is_file() else read_profile(path)
+
+
+@functools.lru_cache(maxsize=32)
+def _read_as_of(path: Path, _modified_ns: int) -> ModelProfile:
+    return read_profile(path)
 
 
 def tight_stages(topology: Topology, calibration: Calibration | None) -> list[TightStage]:
@@ -127,7 +140,7 @@ def tight_stages(topology: Topology, calibration: Calibration | None) -> list[Ti
         scale = None if profile is None else host_scale(profile, calibration)
         if profile is None or scale is None:
             continue
-        device = profile if ue.device is None else read_profile(Path(ue.device))
+        device = profile if ue.device is None else _read(Path(ue.device))
         found += _tightest(ue, "head", profile, device.head_seconds, profile.head_seconds, ue.spec.speed, scale)
         if topology.edge.gpu == "off":
             tails = profile.tail_seconds
@@ -198,7 +211,7 @@ def _device_ratio(ue: ExpandedUe, profile: ModelProfile | None) -> float:
     """Reference cores that a UE keeps busy at speed 1: less than one where the device is slower than the core."""
     if ue.device is None or profile is None:
         return 1.0
-    device = read_profile(Path(ue.device))
+    device = _read(Path(ue.device))
     pairs = zip(profile.head_seconds, device.head_seconds, strict=True)
     return max((own / its for own, its in pairs if its >= JUDGED_STAGE_SECONDS), default=1.0)
 
@@ -220,7 +233,22 @@ def warnings(topology: Topology) -> list[str]:
                 f"UE {ue.name!r} has {mean_rate * topology.slot:.2g} arrivals per slot; a policy that plans by slot "
                 f"steady state (LyMDO) wants several"
             )
+        if not ue.link.jitter and (delay := _delay_here(ue.link.delay)) != ue.link.delay:
+            found.append(
+                f"the link of {ue.name!r} asks for {ue.link.delay * 1e3:g} ms and gets {delay * 1e3:g} ms: this host's "
+                f"kernel has no netem, and the vde wire counts whole milliseconds"
+            )
     return found
+
+
+def _delay_here(delay_seconds: float) -> float:
+    """What a wire on this host makes of a delay. Nothing is tried where every kind of wire has it exactly."""
+    if math.isclose(rounded := emulated_delay_seconds(delay_seconds), delay_seconds):
+        return delay_seconds
+    try:
+        return rounded if probe().delayer == "vde" else delay_seconds
+    except HostError:  # says so itself when wires are made
+        return delay_seconds
 
 
 def host_warnings(topology: Topology) -> list[str]:

@@ -16,35 +16,39 @@ from collections.abc import Callable
 from testbed.links.shaping import FRAME_BYTES
 
 FRAME_BITS = FRAME_BYTES * 8
-#: What a wire in outage lets through at least: a packet of 1514 bytes holds HTB up for 0.76 s, and that is the longest
-#: that the wire may still stand still when the outage is over.
+#: What a wire lets through in an outage whose end is not in sight: a packet of 1514 bytes holds HTB up for 0.76 s, and
+#: that is the longest that the wire may still stand still when the outage is over.
 OUTAGE_BITS_PER_SECOND = 16e3
-LONGEST_FRAME_SECONDS = FRAME_BITS / OUTAGE_BITS_PER_SECOND
+OUTAGE_FRAME_SECONDS = FRAME_BITS / OUTAGE_BITS_PER_SECOND
+#: An end of an outage that is nearer is in sight. HTB forgets what is owed for more than a minute.
+FORESIGHT_SECONDS = 10.0
 #: Changes before a step are at whole multiples of this from it, so that those of several wires fall together ...
 _GRID_SECONDS = 1e-3
 #: ... and on one wire not closer than this.
 _LEVEL_SECONDS = 2e-3
+#: In an outage nothing leaves but what comes to an empty wire.
+_OUTAGE_LEVEL_SECONDS = 20e-3
 #: A step by which a frame pays less than this too much or too little needs no leading over.
 _NEGLIGIBLE_FRAMES = 0.1
 
-#: ``course(i)``: when the i-th rate from now on begins (0: the one in force, from now on; inf: never), and the rate in
-#: bit/s, 0 in an outage.
+#: ``course(i)``: when the i-th rate from now on begins (0: the one in force, from now on; inf: never, as far as is
+#: known), and the rate in bit/s, 0 in an outage.
 Course = Callable[[int], tuple[float, float]]
 
 
 def service(course: Course, index: int, at_seconds: float) -> tuple[float, float]:
     """How long a frame takes that leaves at a time, which is in the index-th rate; and the rate at its end."""
-    last = at_seconds + LONGEST_FRAME_SECONDS
+    last = at_seconds + FORESIGHT_SECONDS
     begin, left = at_seconds, float(FRAME_BITS)
     while True:
         rate = course(index)[1]
         index += 1
         end = min(course(index)[0], last)
         carried = rate * (end - begin)
-        if carried >= left:
+        if carried >= left or (end == last and rate > 0):
             return begin + left / rate - at_seconds, rate
         if end == last:
-            return LONGEST_FRAME_SECONDS, rate
+            return OUTAGE_FRAME_SECONDS, rate
         left -= carried
         begin = end
 
@@ -68,7 +72,7 @@ def leading_over(course: Course) -> list[tuple[float, float]]:
     error_frames = abs(own - other) * max(rate_after_own, rate_after_other) / FRAME_BITS
     if error_frames < _NEGLIGIBLE_FRAMES:
         return told
-    levels = max(1, min(math.ceil(error_frames), int(window / _LEVEL_SECONDS)))
+    levels = max(1, min(math.ceil(error_frames), int(window / (_LEVEL_SECONDS if rate else _OUTAGE_LEVEL_SECONDS))))
     for level in range(1, levels + 1):
         before = window * (1 - (level - 0.5) / levels)
         at = step - round(before / _GRID_SECONDS) * _GRID_SECONDS

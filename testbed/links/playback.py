@@ -18,7 +18,7 @@ from controller.model.radio import LinkRates, is_coupled, rates
 from controller.model.stage_fading import Floats, stage_gains
 from testbed.configs import LinkConfig
 from testbed.errors import TestbedError
-from testbed.links.frames import LONGEST_FRAME_SECONDS, OUTAGE_BITS_PER_SECOND, leading_over
+from testbed.links.frames import FORESIGHT_SECONDS, FRAME_BITS, OUTAGE_BITS_PER_SECOND, Course, leading_over
 from testbed.links.outlook import Channel, Outlook
 from testbed.links.ports import Direction, Order, Port, Ports
 from testbed.links.shaping import Shaper
@@ -256,32 +256,40 @@ class Playback:
         ahead: dict[float, dict[str, float]] = {}
         for link in self._links:
             for port in link.ports.values():
-                (_, told), *later = leading_over(lambda i: self._course(port, epoch, begin_seconds, i))  # noqa: B023
-                orders[port.name] = self._order(port, epoch, begin_seconds, told)
+                course = self._course(port, epoch, begin_seconds)
+                (_, told), *later = leading_over(course)
+                orders[port.name] = _order(course, told)
                 for at_seconds, rate in later:
                     ahead.setdefault(at_seconds, {})[port.name] = rate
         return _Plan(orders, sorted(ahead.items(), key=lambda entry: entry[0]))
 
-    def _course(self, port: Port, epoch: int, begin_seconds: float, index: int) -> tuple[float, float]:
-        """A port's ``Course`` from a time on that is in an epoch."""
-        at_seconds, planned = self._outlook(epoch + index)
-        wanted = _wanted(port, planned[port.ue])
-        return (
-            at_seconds if index else begin_seconds,
-            wanted if wanted >= port.config.outage_floor_bits_per_second else 0.0,
-        )
+    def _course(self, port: Port, epoch: int, begin_seconds: float) -> Course:
+        """How a port's rate goes from a time on that is in an epoch, as far as a frame of this epoch can reach."""
 
-    def _order(self, port: Port, epoch: int, begin_seconds: float, told: float) -> Order:
-        _, rate = self._course(port, epoch, begin_seconds, 0)
-        if rate:
-            return Order(rate, told, outage=False)
-        index = 1
-        while (change := self._course(port, epoch, begin_seconds, index))[1] == 0 and math.isfinite(change[0]):
-            if change[0] > begin_seconds + LONGEST_FRAME_SECONDS:
-                break
-            index += 1
-        brief = change[0] <= begin_seconds + LONGEST_FRAME_SECONDS
-        return Order(0.0 if brief else OUTAGE_BITS_PER_SECOND, told, outage=True)
+        def rate_in(number: int) -> float:
+            wanted = _wanted(port, self._outlook(number)[1][port.ue])
+            return wanted if wanted >= port.config.outage_floor_bits_per_second else 0.0
+
+        found = [(begin_seconds, rate_in(epoch))]
+
+        def course(index: int) -> tuple[float, float]:
+            nonlocal epoch
+            while index >= len(found):
+                begin, rate = found[-1]
+                if math.isinf(begin):
+                    return found[-1]
+                last = max(begin, next_epoch_seconds) + (FRAME_BITS / rate if rate else FORESIGHT_SECONDS)
+                while (at := self._outlook(epoch + 1)[0]) <= last:
+                    epoch += 1
+                    if (following := rate_in(epoch)) != rate:
+                        found.append((at, following))
+                        break
+                else:
+                    found.append((math.inf, rate))
+            return found[index]
+
+        next_epoch_seconds = min(self._outlook(epoch + 1)[0], begin_seconds + FORESIGHT_SECONDS)
+        return course
 
     def _look_out(self) -> Outlook:
         """From what is in force."""
@@ -413,7 +421,7 @@ class Playback:
                 applied_bits_per_second=port.applied_bits_per_second,
                 gain=_value(self._link(port.ue).state(), port.direction),
                 cause=cause,
-                delay_seconds=port.impairment.delay_seconds if port.impairment else 0.0,
+                delay_seconds=port.delay_seconds,
                 loss_ratio=port.impairment.mean_loss_ratio if port.impairment else 0.0,
                 shaper_bits_per_second=port.shaper_bits_per_second,
             )
@@ -438,9 +446,10 @@ class Playback:
                     gain_down=(link.state().down,),
                     mean_gain_up=(mean.up,),
                     mean_gain_down=(mean.down,),
-                    rate_up_bits_per_second=up.applied_bits_per_second,
-                    rate_down_bits_per_second=down.applied_bits_per_second,
-                    mean_rate_up_bits_per_second=_mean_rate(up, now, elapsed),
+                    # an outage is told by its flag: whoever divides by a rate gets none of 0
+                    rate_up_bits_per_second=max(OUTAGE_BITS_PER_SECOND, up.applied_bits_per_second),
+                    rate_down_bits_per_second=max(OUTAGE_BITS_PER_SECOND, down.applied_bits_per_second),
+                    mean_rate_up_bits_per_second=max(OUTAGE_BITS_PER_SECOND, _mean_rate(up, now, elapsed)),
                     outage=up.outage or down.outage,
                 )
             )
@@ -473,6 +482,12 @@ def _play(link: _Link, track: _Track) -> None:
             port.played_delay_seconds = _value(track.state, direction)
         elif track.what == "loss":
             port.played_loss_ratio = _value(track.state, direction)
+
+
+def _order(course: Course, told: float) -> Order:
+    _, rate = course(0)
+    in_sight = math.isfinite(course(1)[0])
+    return Order(rate if rate or in_sight else OUTAGE_BITS_PER_SECOND, told, outage=not rate)
 
 
 def _commanded(port: Port) -> list[float | None]:

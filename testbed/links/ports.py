@@ -14,7 +14,7 @@ from testbed.links.impairment import Impairment
 from testbed.links.netlink import QdiscStatistics
 from testbed.links.shaping import Shaper
 from testbed.links.taps import TapCounters
-from testbed.links.vde import Filters
+from testbed.links.vde import Filters, emulated_delay_seconds
 from testbed.links.wire import DEFAULT_LEAF_BYTES, packets_of, under_way_bytes
 from testbed.messages import ChannelDrops
 
@@ -49,6 +49,8 @@ class Port:
     leaf_bytes: int | None = None
     #: of a netem leaf
     leaf_packets: int | None = None
+    #: vde delays and loses its packets
+    filtered: bool = False
     impairment: Impairment | None = None  # in force; None: not known
     #: the greatest loss that was in force since the last statistics
     lossiest: Impairment | None = None
@@ -70,6 +72,14 @@ class Port:
     @property
     def ue(self) -> str:
         return self.config.ue
+
+    @property
+    def delay_seconds(self) -> float:
+        """In force, as it is emulated."""
+        if self.impairment is None:
+            return 0.0
+        delay = self.impairment.delay_seconds
+        return emulated_delay_seconds(delay, self.impairment.jitter_seconds) if self.filtered else delay
 
     def reset(self) -> None:
         """Give everything that was commanded back to lab, trace and decision."""
@@ -116,7 +126,8 @@ class Ports:
         port.leaf_bytes = DEFAULT_LEAF_BYTES if leaf.limit_bytes == 0 else leaf.limit_bytes
         port.dropping = leaf.limit_bytes == 0
         port.leaf_packets = leaf.limit_packets
-        if leaf.limit_packets is None and port.name not in self._filters.ports:
+        port.filtered = port.name in self._filters.ports
+        if leaf.limit_packets is None and not port.filtered:
             port.impairment = port.lab  # nothing could have changed it
         port.count(leaf)
 
@@ -178,7 +189,7 @@ class Ports:
             needed = packets_of(under_way_bytes(order.applied_bits_per_second, wanted.delay_seconds))
             if port.leaf_packets is not None:
                 by_netem[name] = (wanted, max(port.leaf_packets, needed))
-            elif name in self._filters.ports:
+            elif port.filtered:
                 by_filter[name] = wanted
             else:
                 self._put_netem(port, wanted, max(needed, packets_of(port.leaf_bytes or DEFAULT_LEAF_BYTES)))

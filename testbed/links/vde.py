@@ -5,8 +5,12 @@ Each direction of a wire passes two TAPs and a ``wirefilter`` (Debian's vde2) be
     ingress of uN -> TAP eNi -> wirefilter -> TAP eNo -> HTB at eN's egress
 
 A process per direction, because one ``wirefilter`` keeps packets of both directions in one order: the direction with
-the shorter delay would wait for the other. Its clock is in whole milliseconds. It draws its losses from the time of day
-and its process id, so they cannot be seeded.
+the shorter delay would wait for the other. It draws its losses from the time of day and its process id, so they cannot
+be seeded.
+
+Its clock is in whole milliseconds: a delay is cut off to them, and a packet is due when the clock has counted so many.
+On an idle wire that is the delay, as it waits from when the packet came; where packets follow each other closely the
+next one wakes it early, by up to a millisecond, half of one in the mean.
 
 The processes belong to the lab by their environment (as all of a lab's processes do) and end with it; the TAPs go with
 them. Sockets are in the lab's directory. Every process is changed over its management socket.
@@ -64,6 +68,11 @@ def _pid_path(radio_namespace: str, port: str) -> Path:
     return directory(radio_namespace) / f"{port}.pid"
 
 
+def emulated_delay_seconds(delay_seconds: float, jitter_seconds: float = 0.0) -> float:
+    """The mean delay of a wire that is asked for one: whole milliseconds, unless jitter spreads it over several."""
+    return delay_seconds if jitter_seconds else round(delay_seconds * 1e3) / 1e3
+
+
 def commands(impairment: Impairment) -> dict[str, str]:
     """The management commands for what leaves by a port, all of them: name -> value.
 
@@ -77,9 +86,10 @@ def commands(impairment: Impairment) -> dict[str, str]:
     law = "N" if impairment.distribution == "normal" else "U"
     # a duplicate may have duplicates: so many in the mean
     duplicates = impairment.duplicate_ratio / (1 + impairment.duplicate_ratio)
+    delay = emulated_delay_seconds(impairment.delay_seconds, impairment.jitter_seconds) * 1e3
     return {
-        # cut off to whole milliseconds by the program
-        "delay": f"LR{round(impairment.delay_seconds * 1e3)}" + (f"+{spread * 1e3:.3f}{law}" if spread else ""),
+        # cut off to whole milliseconds by the program, so half of one is added to what is spread
+        "delay": f"LR{delay + 0.5:.3f}+{spread * 1e3:.3f}{law}" if spread else f"LR{delay:.0f}",
         "loss": f"LR{impairment.mean_loss_ratio * 100:.6f}",
         "lostburst": f"LR{0 if bursts is None else 1 / bursts.r:.6f}",
         "dup": f"LR{duplicates * 100:.6f}",

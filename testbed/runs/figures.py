@@ -130,6 +130,53 @@ def over_time(tables: RunTables, ue: str) -> str:
         return to_svg(figure)
 
 
+def link_rates(tables: RunTables, ue: str) -> str | None:
+    """Planned, applied and achieved rate of both directions of one UE's link; None without a record of it.
+
+    Achieved: what the leaf sent between two readings of its counters, about a second; it can follow the applied rate
+    only where there was something to send.
+    """
+    links = tables.links.filter(column(tables.links, "ue") == ue)
+    if not len(links):
+        return None
+    origin = origin_seconds(tables)
+    with styled():
+        figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+        both = figure.subplots(2, 1, sharex=True)
+        for axes, direction in zip(both, ("up", "down"), strict=True):
+            steps = links.filter(column(links, "direction") == direction)
+            _draw_link(axes, steps, achieved_rates(tables, ue, direction), origin)
+            axes.set_ylabel(f"{direction}link\n[Mbit/s]")
+        both[0].legend(loc="lower right", bbox_to_anchor=(1.0, 0.97), ncols=3, fontsize=8, borderaxespad=0.0)
+        both[1].set_xlabel("time since the start of slot 0 [s]")
+        figure.align_ylabels()
+        return to_svg(figure)
+
+
+def achieved_rates(tables: RunTables, ue: str, direction: str) -> NDArray[np.float64]:
+    """(windows, 3): begin and end in seconds, bit/s of layer 2 that left the wire's queue between them."""
+    mine = (column(tables.drops, "ue") == ue) & (column(tables.drops, "direction") == direction)
+    times = column(tables.drops, "monotonic_seconds")[mine].astype(np.float64)
+    sent = column(tables.drops, "sent_bytes")[mine].astype(np.float64)
+    order = np.argsort(times)
+    times, sent = times[order], sent[order]
+    return np.column_stack([times[:-1], times[1:], 8 * sent[1:] / np.diff(times)]) if len(times) else np.empty((0, 3))
+
+
+def _draw_link(axes: Axes, steps: Any, achieved: NDArray[np.float64], origin: float) -> None:
+    times = column(steps, "applied_seconds").astype(np.float64)
+    order = np.argsort(times, kind="stable")
+    since = times[order] - origin
+    planned = column(steps, "planned_bits_per_second").astype(np.float64)[order] / 1e6
+    applied = column(steps, "applied_bits_per_second").astype(np.float64)[order] / 1e6
+    axes.step(since, planned, where="post", color=COLOURS[1], linewidth=2.4, alpha=0.6, label="planned")
+    axes.step(since, applied, where="post", color=COLOURS[0], linewidth=0.9, label="applied")
+    begins, ends, rates = achieved.T
+    axes.hlines(rates / 1e6, begins - origin, ends - origin, color=COLOURS[5], linewidth=1.6, label="achieved")
+    top = max(planned.max(initial=0.0), rates.max(initial=0.0) / 1e6)
+    axes.set_ylim(0, 1.05 * top if top else 1.0)
+
+
 def _times(tasks: Any, slots: Any, origin: float) -> Iterator[NDArray[np.float64]]:
     yield column(tasks, "arrival_seconds") - origin
     yield column(slots, "start_seconds") - origin

@@ -43,6 +43,7 @@ def write_report(
         cdf=figures.e2e_distribution(tables, ues),
         stages=figures.stacked_stages(tables, ues),
         over_time=[(ue, figures.over_time(tables, ue)) for ue in ues],
+        link_rates=[(ue, figure) for ue in ues if (figure := figures.link_rates(tables, ue)) is not None],
         lab_text=msgspec.json.format(msgspec.json.encode(manifest.resolved_lab), indent=2).decode(),
     )
     path = run_directory / "report.html"

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -13,18 +14,23 @@ import numpy as np
 import pytest
 
 from controller.contract import Decision, UeDecision
+from controller.model.channel import Channel
 from controller.model.radio import rates
 from controller.testing import example_scenario
+from testbed.links.frames import FRAME_BITS
+from testbed.links.netlink import QdiscStatistics
 from testbed.links.probes import Flow
 from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
 from testbed.messages import Apply, ChannelDrops, Reply, SetLink
+from testbed.runs.rates import AppliedRate
 from testbed.runtime.namespaces import run_inside
-from testbed.traces import Trace, read_mahimahi
-from testbed.traces.mahimahi import DELIVERY_BITS
-from tests.emulation.links_lab import PlayerRun, rate_scenario, wired
+from testbed.traces import Trace, generate, read_mahimahi
+from tests.emulation.links_lab import PlayerRun, WiredLab, rate_scenario, wired
 
 pytestmark = pytest.mark.root
+
+TRACE = Path(__file__).parents[2] / "topologies" / "traces" / "drive.up"
 
 
 def wires(count: int) -> list[WireSpec]:
@@ -207,32 +213,76 @@ def test_a_wire_is_back_in_service_after_an_outage(tmp_path: Path, outage: str, 
         assert arrivals.bits_per_second(back + limit, back + limit + 0.4) > 5e6
 
 
+def carried_bits(flow: Flow, begin: float, end: float) -> float:
+    return flow.arrivals().bits_per_second(begin, end) * (end - begin)
+
+
 @pytest.mark.quiet
 def test_a_mahimahi_trace_carries_its_bytes(tmp_path: Path) -> None:
-    """Over every 5 s, and over all; with bins in which nothing may be delivered, and rates from 0.1 to 20 Mbit/s."""
-    rng = np.random.default_rng(5)
-    seconds, state, chances = 30, 0.0, []
-    for start in range(0, seconds * 1000, 100):
-        state = 0.9 * state + rng.normal(0, 0.45)
-        mean = 0.0 if rng.random() < 0.05 else min(20e6, 3e6 * np.exp(state)) * 0.1 / DELIVERY_BITS
-        chances += sorted(start + rng.integers(0, 100, rng.poisson(mean)))
-    file = tmp_path / "made.up"
-    file.write_text("".join(f"{time}\n" for time in chances))
-    trace = read_mahimahi(file)
+    """Over every 5 s, the first included, and over all: the trace's own bytes, through outages of up to 1.9 s."""
+    seconds = 20.0
+    trace = read_mahimahi(TRACE)
     with (
         wired("pl-mahi", wires(1)) as lab,
         PlayerRun(lab, tmp_path, rate_scenario(["ue0"]), {"ue0": trace}) as run,
         Flow(lab.name("ue0"), lab.name("edge"), lab.wires[0].edge_address, send_buffer=1 << 18) as flow,
     ):
+        time.sleep(0.5)  # TCP fills the leaf
         origin = time.monotonic() + 0.2
         run.start(origin)
-        run.poll(seconds + 0.5)
+        run.poll(seconds + 0.4)
         run.stop()
-        arrivals = flow.arrivals()
+        errors = {
+            (begin, width): carried_bits(flow, origin + begin, origin + begin + width)
+            - trace.mean(begin, begin + width).up * width
+            for begin, width in [*((k, 5.0) for k in np.arange(0.0, seconds - 4.9)), (0.0, seconds)]
+        }
+    for (begin, width), error in errors.items():
+        allowed = (0.01 if width == 5.0 else 0.002) * trace.mean(begin, begin + width).up * width
+        assert abs(error) <= max(allowed, 2 * FRAME_BITS), f"{width} s from {begin} s"
+    assert run.steps("ahead"), "HTB is led over to the next rate"
 
-    def error(begin: float, end: float) -> float:
-        return abs(arrivals.bits_per_second(origin + begin, origin + end) / trace.mean(begin, end).up - 1)
 
-    begin = 3.0  # TCP has filled the leaf by then
-    assert max(error(k, k + 5) for k in np.arange(begin, seconds - 5.5, 1.0)) <= 0.01
-    assert error(begin, seconds - 0.5) <= 0.002
+@pytest.mark.quiet
+def test_three_links_at_once_keep_their_changing_rates(tmp_path: Path) -> None:
+    """Rayleigh fading at 10 Hz: what was applied, over each second and over all; and the shapers stay."""
+    names, seconds = ["ue0", "ue1", "ue2"], 6.0
+    scenario = example_scenario(3)
+    traces = dict(zip(names, generate([Channel(150.0, "rayleigh", 0.5)] * 3, 20.0, seed=1), strict=True))
+    with (
+        wired("pl-three", wires(3)) as lab,
+        PlayerRun(lab, tmp_path, scenario, traces) as run,
+        ExitStack() as stack,
+    ):
+        flows = {
+            wire.ue: stack.enter_context(
+                Flow(lab.name(wire.ue), lab.name("edge"), wire.edge_address, send_buffer=1 << 18)
+            )
+            for wire in lab.wires
+        }
+        before = leaves_of(lab)
+        time.sleep(0.5)
+        origin = time.monotonic() + 0.2
+        run.start(origin)
+        run.poll(seconds + 0.4)
+        run.stop()
+        after = leaves_of(lab)
+        for name, flow in flows.items():
+            steps = [step for step in run.steps() if step.ue == name]
+            applied = AppliedRate([s.applied_seconds for s in steps], [s.applied_bits_per_second for s in steps])
+            for begin, width in [*((k, 1.0) for k in np.arange(0.5, seconds - 1)), (0.5, seconds - 1)]:
+                start = origin + begin
+                asked = float(applied.bits_between(start, start + width))
+                error = carried_bits(flow, start, start + width) - asked
+                assert abs(error) <= max(0.01 * asked, 2 * FRAME_BITS), f"{name}: {width} s from {begin} s"
+    assert {port: leaf.handle for port, leaf in after.items()} == {port: leaf.handle for port, leaf in before.items()}
+    assert all(after[port].sent_packets > before[port].sent_packets for port in ("e0", "e1", "e2"))
+    assert all(leaf.dropped_packets == 0 for leaf in after.values())
+
+
+def leaves_of(lab: WiredLab) -> dict[str, QdiscStatistics]:
+    shaper = Shaper(lab.name("radio"))
+    try:
+        return shaper.leaves([port for wire in lab.wires for port in (wire.up_port, wire.down_port)])
+    finally:
+        shaper.close()

@@ -19,7 +19,7 @@ from testbed.links.impairment import GilbertElliott, Impairment
 from testbed.links.wire import WireSpec
 from testbed.messages import Reply, SetLink
 from testbed.runtime import discovery
-from testbed.traces import Trace
+from testbed.traces import Kind, Trace
 from tests.emulation.links_lab import PlayerRun, WiredLab, rate_scenario, wired
 from tests.netem.guest_tests.probes import Packets, send_train
 
@@ -169,12 +169,14 @@ def test_a_command_changes_delay_and_loss_until_it_is_reset(tmp_path: Path) -> N
 
 
 def test_delay_and_loss_traces_are_played(tmp_path: Path) -> None:
-    def two(first: float, second: float, kind: str) -> Trace:
-        values = np.array([first, second])
-        return Trace(np.array([0.0, 1.0]), values, values, kind, 60.0)  # type: ignore[arg-type]
+    def two(kind: Kind, up: tuple[float, float], down: tuple[float, float]) -> Trace:
+        return Trace(np.array([0.0, 1.0]), np.array(up), np.array(down), kind, 60.0)
 
     own = WireSpec(0, "ue0", RATE, RATE, changing=True)
-    more = {("ue0", "delay"): two(10e-3, 40e-3, "delay"), ("ue0", "loss"): two(0.0, 1.0, "loss")}
+    more = {
+        ("ue0", "delay"): two("delay", (10e-3, 40e-3), (30e-3, 5e-3)),
+        ("ue0", "loss"): two("loss", (0.0, 1.0), (0.0, 0.0)),
+    }
     with (
         wired("vd-play", [own]) as made,
         PlayerRun(made, tmp_path, scenario(), steady(), at_end="hold", more_traces=more) as run,
@@ -183,12 +185,16 @@ def test_delay_and_loss_traces_are_played(tmp_path: Path) -> None:
         run.poll(0.1)
         first = train(made, 0, "up", 20, 2e-3, drain=0.05)
         assert first.lost == 0
-        assert 9e-3 < float(np.median(first.delays_seconds)) < 30e-3
+        assert 9e-3 < float(np.median(first.delays_seconds)) < 29e-3
         run.wait(lambda: len(run.steps("impairment")) >= 4)
         assert train(made, 0, "up", 20, 0.0).lost == 20
+        back = train(made, 0, "down", 20, 2e-3, drain=0.05)
+        assert back.lost == 0
+        assert 4e-3 < float(np.median(back.delays_seconds)) < 25e-3
         run.stop()
-    last = run.steps("impairment")[-1]
+    last, last_down = run.steps("impairment")[-1], run.steps("impairment", "down")[-1]
     assert (last.delay_seconds, last.loss_ratio) == (40e-3, 1.0)
+    assert (last_down.delay_seconds, last_down.loss_ratio) == (5e-3, 0.0)
 
 
 def test_a_wire_that_was_made_without_delay_cannot_get_one_by_vde(tmp_path: Path) -> None:

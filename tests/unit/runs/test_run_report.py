@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 from synthetic_run import Lab, manifest
@@ -12,6 +13,8 @@ from testbed.cli.report import command as report_command
 from testbed.errors import InputError
 from testbed.runs.compare import batch_means_half_width, compare, draw, labels_of
 from testbed.runs.conclude import conclude
+from testbed.runs.figures import achieved_rates, link_rates
+from testbed.runs.finalise import read_tables
 from testbed.runs.manifest import close_manifest, read_manifest, write_manifest
 from testbed.runs.report import si_seconds
 
@@ -42,6 +45,20 @@ def test_the_page_shows_what_was_measured(run: Path) -> None:
         assert f"<h3>{ue}</h3>" in page
     for name in ("uplink_integral_error", "features_7", "torch 2.13.0", "testbed run topologies/quickstart.yaml"):
         assert name in page
+
+
+def test_the_page_shows_planned_and_achieved_rates_of_every_link(run: Path) -> None:
+    conclude(run)
+    page = (run / "report.html").read_text()
+    for ue in ("ue1", "ue2", "ue3"):
+        assert f"planned, applied and achieved rate of the link of {ue} over time" in page
+    tables = read_tables(run)
+    drops = tables.drops.filter((pc.field("ue") == "ue1") & (pc.field("direction") == "up")).to_pylist()
+    windows = achieved_rates(tables, "ue1", "up")
+    assert len(windows) == len(drops) - 1 > 5
+    sent_bits = ((windows[:, 1] - windows[:, 0]) * windows[:, 2]).sum()
+    assert sent_bits == pytest.approx(8 * sum(row["sent_bytes"] for row in drops[1:]))
+    assert link_rates(tables, "nobody") is None
 
 
 def test_an_invalid_run_says_why_and_escapes_text(run: Path) -> None:

@@ -1,0 +1,154 @@
+"""What the benchmarks of links share: wires in namespaces, traces played on them, figures as rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from controller.contract import Decision, Scenario, UeDecision
+from controller.testing import example_scenario
+from testbed.configs import LinkConfig
+from testbed.links import plumbing
+from testbed.links.playback import Playback
+from testbed.links.probes import Arrivals, Flow
+from testbed.links.realtime import sleep_until
+from testbed.links.shaping import FRAME_BYTES, Shaper
+from testbed.links.wire import WireSpec
+from testbed.messages import LinkStep
+from testbed.runs.rates import AppliedRate
+from testbed.runtime import discovery, namespaces
+from testbed.runtime.base import namespace_name
+from testbed.traces import Trace
+from testbed.traces.trace import AtEnd
+
+LAB = "bench-links"
+FRAME_BITS = FRAME_BYTES * 8
+#: TCP has filled the leaf by then.
+SETTLE_SECONDS = 1.0
+
+
+def row(what: str, measured: float, unit: str, target: float | None = None, **more: Any) -> dict[str, Any]:
+    """One figure: ``target`` is an upper limit of what was measured; ``alternative``, other ways on the same host."""
+    return {"what": what, "measured": measured, "unit": unit, "target": target, **more}
+
+
+def name(node: str) -> str:
+    return namespace_name(LAB, node)
+
+
+@contextmanager
+def wired(wires: Sequence[WireSpec]) -> Iterator[Shaper]:
+    names = [name(node) for node in ("radio", "edge", *(wire.ue for wire in wires))]
+    namespaces.create(names)
+    try:
+        plumbing.connect(wires, name)
+        shaper = Shaper(name("radio"))
+        yield shaper
+        shaper.close()
+    finally:
+        discovery.remove(LAB)
+
+
+def wires(count: int, **more: Any) -> list[WireSpec]:
+    return [WireSpec(index, f"ue{index}", 10e6, 10e6, **more) for index in range(count)]
+
+
+def saturating(wire: WireSpec, send_buffer: int = 0) -> Flow:
+    """A TCP flow up a wire."""
+    return Flow(name(wire.ue), name("edge"), wire.edge_address, send_buffer=send_buffer)
+
+
+def link_config(wire: WireSpec, outage: Literal["hold", "loss"] = "hold", at_end: AtEnd = "loop") -> LinkConfig:
+    return LinkConfig(wire.ue, wire.up_port, wire.down_port, "", at_end, outage, 100e3)
+
+
+def rate_scenario(count: int) -> Scenario:
+    """UEs whose traces are rates."""
+    scenario = example_scenario(count)
+    ues = [msgspec.structs.replace(ue, channel_kind="rate") for ue in scenario.ues]
+    return msgspec.structs.replace(scenario, ues=tuple(ues))
+
+
+def equal_spectrum(scenario: Scenario, share: float) -> Decision:
+    """Every UE has this part of the spectrum, both ways."""
+    up, down = share * scenario.radio.uplink_hz, share * scenario.radio.downlink_hz
+    return Decision(0, 0, 0.0, tuple(UeDecision(ue.name, (), 0.1, up, down, 0.1) for ue in scenario.ues))
+
+
+@dataclass(frozen=True)
+class Played:
+    """What one uplink was told and what it carried, over ``seconds`` from ``origin_seconds`` on."""
+
+    origin_seconds: float
+    seconds: float
+    steps: list[LinkStep]
+    arrivals: Arrivals
+
+    @property
+    def lateness_seconds(self) -> list[float]:
+        return [step.applied_seconds - step.planned_seconds for step in self.steps if step.cause == "trace"]
+
+    def errors(self, window_seconds: float, begin_seconds: float, every_seconds: float = 1.0) -> list[WindowError]:
+        """Carried against applied, in windows."""
+        applied = AppliedRate(
+            [step.applied_seconds for step in self.steps], [step.applied_bits_per_second for step in self.steps]
+        )
+        starts = np.arange(begin_seconds, self.seconds - window_seconds + 1e-9, every_seconds) + self.origin_seconds
+        result = []
+        for start in starts:
+            asked = float(applied.bits_between(start, start + window_seconds))
+            carried = self.arrivals.bits_per_second(start, start + window_seconds) * window_seconds
+            result.append(WindowError(float(start - self.origin_seconds), asked, carried))
+        return result
+
+
+@dataclass(frozen=True)
+class WindowError:
+    start_seconds: float
+    asked_bits: float
+    carried_bits: float
+
+    @property
+    def ratio(self) -> float:
+        return self.carried_bits / self.asked_bits - 1
+
+    @property
+    def beyond(self) -> bool:
+        """Off by more than 1 % and by more than two frames."""
+        return abs(self.carried_bits - self.asked_bits) > max(0.01 * self.asked_bits, 2 * FRAME_BITS)
+
+
+def play(
+    specs: Sequence[WireSpec],
+    scenario: Scenario,
+    traces: Mapping[str, Trace],
+    seconds: float,
+    decision: Decision | None = None,
+) -> list[Played]:
+    """Play traces with our player on wires whose uplinks are saturated; the calling process is the player."""
+    steps: list[LinkStep] = []
+    with wired(specs) as shaper, ExitStack() as stack:
+        playback = Playback(scenario, [link_config(wire) for wire in specs], traces, shaper, steps.append)
+        if decision is not None:
+            playback.decide(decision)
+        flows = [stack.enter_context(saturating(wire, 1 << 18)) for wire in specs]
+        time.sleep(SETTLE_SECONDS)
+        origin = time.monotonic() + 0.1
+        playback.start(origin)
+        while time.monotonic() < origin + seconds:
+            playback.prepare()
+            sleep_until(playback.next_deadline_seconds())
+            playback.step()
+        time.sleep(0.1)
+        arrivals = [flow.arrivals() for flow in flows]
+        playback.close()
+    return [
+        Played(origin, seconds, [s for s in steps if s.ue == wire.ue and s.direction == "up"], arrived)
+        for wire, arrived in zip(specs, arrivals, strict=True)
+    ]
