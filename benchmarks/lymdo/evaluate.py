@@ -217,18 +217,21 @@ def v_sweep(lab: str, slots: int) -> None:
 @click.argument("lab", type=click.Choice(LABS))
 @click.option("--slots", default=1000)
 def load_sweep(lab: str, slots: int) -> None:
-    """Mean E2E over arrival rates of 0.5 to 1.5 times the lab's, budgets scaled with them."""
+    """Mean E2E over arrival rates of 0.5 to 1.5 times the lab's, budgets scaled with them. The actor is the lab's."""
     base = simulated_lab(lab)
     low, high = base.scenario.ues[0].arrivals.rates_per_second
     budget = base.scenario.ues[0].energy_budget_joules
-    factors = (0.5, 0.75, 1.0, 1.25, 1.5)
-    made: dict[str, Callable[[float], Policy]] = {
-        "lymdo-cd": lambda v: LymdoCoordinateDescent(V=v),
-        "device-only+convex": lambda v: DeviceOnlyConvex(V=v),
-        "neurosurgeon+convex": lambda v: NeurosurgeonConvex(V=v),
-        "myopic": lambda v: Myopic(V=v),
+    checkpoint = str(ROOT / "checkpoints" / f"{lab}.npz")
+    factors = [0.5, 0.75, 1.0, 1.25, 1.5]
+    made: dict[str, Callable[[SimulatedLab], Policy]] = {
+        "lymdo": lambda chosen: Lymdo(V=chosen.v, checkpoint=checkpoint, initial_queue=0.0),
+        "lymdo-cd": lambda chosen: LymdoCoordinateDescent(V=chosen.v),
+        "fixed+convex": lambda chosen: FixedConvex(best_fixed_cuts(chosen, 1000, 1), V=chosen.v),
+        "device-only+convex": lambda chosen: DeviceOnlyConvex(V=chosen.v),
+        "myopic": lambda chosen: Myopic(V=chosen.v),
     }
-    lines: dict[str, list[float]] = {name: [] for name in made}
+    delays: dict[str, list[float]] = {name: [] for name in made}
+    energies: dict[str, list[float]] = {name: [] for name in made}
     for factor in factors:
         chosen = simulated_lab(
             lab,
@@ -238,10 +241,13 @@ def load_sweep(lab: str, slots: int) -> None:
             ],
         )
         for name, make in made.items():
-            result = simulate(chosen.scenario, make(chosen.v), slots, 1, "event", chosen.channel(slots, 1))
-            lines[name].append(result.mean_delay_seconds())
-        click.echo(json.dumps({"load": factor, **{name: values[-1] for name, values in lines.items()}}))
-    _figure(list(factors), {"mean E2E (s)": lines}, "arrival rate / the lab's", f"{lab}-load-sweep", logarithmic=set())
+            result = simulate(chosen.scenario, make(chosen), slots, 1, "event", chosen.channel(slots, 1))
+            delays[name].append(result.mean_delay_seconds())
+            energies[name].append(float(result.energy_ratio().max()))
+        shown = {name: (round(delays[name][-1], 4), round(energies[name][-1], 3)) for name in made}
+        click.echo(json.dumps({"load": factor, **shown}))
+    _figure(factors, {"mean E2E (s)": delays, "energy / budget, worst UE": energies}, "arrival rate / the lab's",
+            f"{lab}-load-sweep", logarithmic=set())  # fmt: skip
 
 
 def _queues(state: dict[str, float]) -> np.ndarray:
@@ -255,11 +261,12 @@ def _figure(
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), squeeze=False)
-    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+    for number, (axis, (title, lines)) in enumerate(zip(axes[0], panels.items(), strict=True)):
         for line, values in (lines if isinstance(lines, dict) else {"": lines}).items():
             axis.plot(x, values, marker="o", label=line)
         if isinstance(lines, dict):
-            axis.legend()
+            if number == 0:
+                axis.legend(fontsize=7)
         else:
             axis.set_xscale("log")
         if title in logarithmic:
