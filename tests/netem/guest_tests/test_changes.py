@@ -12,7 +12,7 @@ from testbed.links.impairment import Impairment
 from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
 from testbed.messages import ChannelDrops, Reply, SetLink
-from testbed.traces import Trace
+from testbed.traces import Kind, Trace
 from tests.emulation.links_lab import PlayerRun, WiredLab, rate_scenario, wired
 from tests.netem.guest_tests.probes import Packets, send_train
 
@@ -62,6 +62,35 @@ def test_a_command_changes_delay_and_loss_until_it_is_reset(tmp_path: Path, made
     drops = [record for record in run.records if isinstance(record, ChannelDrops) and record.direction == "up"]
     assert sum(record.lost_packets for record in drops) == 30
     assert sum(record.dropped_packets for record in drops) == 0
+
+
+def test_delay_and_loss_traces_are_played_in_both_directions(tmp_path: Path) -> None:
+    def two(kind: Kind, up: tuple[float, float], down: tuple[float, float]) -> Trace:
+        return Trace(np.array([0.0, 1.0]), np.array(up), np.array(down), kind, 60.0)
+
+    more = {
+        ("ue0", "delay"): two("delay", (10e-3, 40e-3), (30e-3, 5e-3)),
+        ("ue0", "loss"): two("loss", (0.0, 1.0), (0.0, 0.0)),
+    }
+    wire = WireSpec(0, "ue0", RATE, RATE, changing=True)
+    with (
+        wired("nm-play", [wire]) as made,
+        PlayerRun(made, tmp_path, rate_scenario(["ue0"]), steady(), at_end="hold", more_traces=more) as run,
+    ):
+        run.start(time.monotonic())
+        run.poll(0.1)
+        before = up(made)
+        assert before.lost == 0
+        assert float(np.median(before.delays_seconds)) == pytest.approx(10e-3, abs=3e-3)
+        run.wait(lambda: len(run.steps("impairment")) >= 4)
+        assert up(made).lost == 30
+        back = send_train(made.name("edge"), made.name("ue0"), wire.ue_address, 30, 3e-3, drain_seconds=0.1)
+        assert back.lost == 0
+        assert float(np.median(back.delays_seconds)) == pytest.approx(5e-3, abs=3e-3)
+        run.stop()
+    last, last_down = run.steps("impairment")[-1], run.steps("impairment", "down")[-1]
+    assert (last.delay_seconds, last.loss_ratio) == (40e-3, 1.0)
+    assert (last_down.delay_seconds, last_down.loss_ratio) == (5e-3, 0.0)
 
 
 def test_an_outage_by_loss_with_a_netem_leaf(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ LOSS_RATIOS = (0.001, 0.01, 0.1)
 BURSTS = GilbertElliott(p=0.05, r=0.25)
 DUPLICATES, CORRUPT, REORDERED = 0.05, 0.05, 0.1
 JITTER = Impairment(delay_seconds=30e-3, jitter_seconds=5e-3)
+UNIFORM = Impairment(delay_seconds=30e-3, jitter_seconds=8e-3, distribution="uniform")
 RATE = 50e6
 
 
@@ -39,7 +40,7 @@ def wires() -> list[WireSpec]:
     impairments = [
         *((Impairment(delay_seconds=up), Impairment(delay_seconds=down)) for up, down in DELAYS_SECONDS),
         *((Impairment(loss_ratio=loss), Impairment()) for loss in LOSS_RATIOS),
-        (JITTER, Impairment()),
+        (JITTER, UNIFORM),
         (Impairment(bursts=BURSTS), Impairment()),
         (Impairment(duplicate_ratio=DUPLICATES), Impairment()),
         (Impairment(corrupt_ratio=CORRUPT), Impairment()),
@@ -179,6 +180,20 @@ def test_jitter_has_the_spread_that_was_asked(lab: WiredLab) -> None:
     # the standard error of the mean is 0.16 ms, that of the spread 0.11 ms
     assert float(np.mean(packets.delays_seconds)) == pytest.approx(JITTER.delay_seconds, abs=0.8e-3)
     assert float(np.std(packets.delays_seconds)) == pytest.approx(JITTER.jitter_seconds, abs=0.6e-3)
+    # normal: 68.3 % within one standard deviation and 4.6 % beyond two (of a uniform law 57.7 % and none)
+    deviations = np.abs(packets.delays_seconds - JITTER.delay_seconds) / JITTER.jitter_seconds
+    assert float(np.mean(deviations < 1)) == pytest.approx(0.683, abs=0.06)
+    assert 0.02 < float(np.mean(deviations > 2)) < 0.09
+
+
+@pytest.mark.quiet
+def test_uniform_jitter_stays_within_its_width(lab: WiredLab) -> None:
+    wire = first(lab, jitter_seconds=JITTER.jitter_seconds)
+    packets = send_train(lab.name("edge"), lab.name(wire.ue), wire.ue_address, 500, 3e-3, drain_seconds=0.1)
+    assert packets.lost == 0
+    deviations = (packets.delays_seconds - UNIFORM.delay_seconds) / UNIFORM.jitter_seconds
+    assert float(np.mean(np.abs(deviations) < 1.1)) > 0.99  # late by a system call of the guest at times
+    assert float(np.std(deviations)) == pytest.approx(1 / np.sqrt(3), abs=0.06)
 
 
 @pytest.mark.quiet
