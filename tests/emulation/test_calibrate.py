@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from testbed.calibrate import calibrate, describe
+from testbed.cli import doctor
 from testbed.inference.calibration import calibration_of, calibration_path, read_calibration, write_calibration
 from testbed.inference.profiles import read_profile
 from testbed.runtime.cgroups import detect
+from testbed.runtime.cpusets import RESERVE_FROM_CORES
 from testbed.runtime.discovery import list_owned
 from testbed.runtime.host import facts
 from tests.emulation.conftest import LABS, Bench
@@ -48,6 +53,27 @@ def test_it_runs_as_stages_do_and_leaves_only_its_file(state: Path) -> None:
     assert [path.name for path in state.rglob("*") if path.is_file()] == [calibration_path().name]
     if not detect().labs():
         assert not any(tree.exists() for tree in detect().trees())
+
+
+def test_doctor_measures_the_models_of_labs_and_then_knows_them(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def findings() -> dict[str, dict[str, object]]:
+        answer = CliRunner().invoke(doctor.command, ["--json"], catch_exceptions=False)
+        return {finding["name"]: finding for finding in json.loads(answer.stdout)}
+
+    assert not findings()["calibration"]["ok"]
+    quick = functools.partial(calibrate, kernel_repetitions=10, model_repetitions=5)
+    monkeypatch.setattr(doctor, "calibrate", quick)
+    answer = CliRunner().invoke(
+        doctor.command, [str(LABS / "tiny.yaml"), "--calibrate", "--json"], catch_exceptions=False
+    )
+    assert json.loads(answer.stdout)["models"]["tiny_model:make"]["n"] == 5
+    table = CliRunner().invoke(doctor.command, ["--calibrate"], catch_exceptions=False).output
+    assert "kernel of 139 M multiply-accumulates" in table
+    assert "tiny_model:make: p50" in table
+    after = findings()
+    assert after["calibration"]["ok"]
+    assert after["cpusets"]["ok"] == (facts().cpusets and facts().cores >= RESERVE_FROM_CORES)
+    assert CliRunner().invoke(doctor.command, [str(LABS / "tiny.yaml")]).exit_code == 2
 
 
 def test_a_run_that_the_host_is_too_slow_for_ends_with_exit_3_before_anything_is_made(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -43,14 +42,3 @@ def test_split_keeps_ues_apart_from_all_else(bench: Bench) -> None:
     assert sets["ue"] not in ("", sets["edge"], sets["steering"])
     bench.call("down", name)
     assert not Path(f"/sys/fs/cgroup/cpuset/testbed/{name}").exists()
-
-
-def test_off_shares_all_cores_and_says_so(bench: Bench) -> None:
-    name = bench.name()
-    run_directory = Path(bench.up(name, "--set", "host.cpusets=off")["run_dir"])
-    record = json.loads((run_directory / "manifest.json").read_text())["host"]
-    assert "cpusets: off" in record["cpusets_reason"]
-    assert set(record["cpusets"].values()) == {""}
-    mine = Path("/proc/self/status").read_text().split("Cpus_allowed_list:")[1].split()[0]
-    assert _allowed(bench.processes(name)["ue1"]) == {mine}
-    assert len(os.sched_getaffinity(0)) == facts().cores

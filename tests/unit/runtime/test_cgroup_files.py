@@ -72,3 +72,14 @@ def test_removal_takes_one_lab(tmp_path: Path) -> None:
     assert cgroups.lab_groups("a-b") == [tmp_path / "testbed/a-b/ue1", tmp_path / "testbed/a-b"]
     cgroups.remove("a-b")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cpusets_are_had_where_the_controller_is(tmp_path: Path) -> None:
+    controllers = tmp_path / "cgroup.controllers"
+    controllers.write_text("cpuset cpu memory\n")
+    assert CgroupsV2(tmp_path).has_cpusets
+    controllers.write_text("cpu memory\n")
+    assert not CgroupsV2(tmp_path).has_cpusets
+    assert CgroupsV1({"cpu": tmp_path, "cpuset": tmp_path}).has_cpusets
+    assert not CgroupsV1({"cpu": tmp_path}).has_cpusets
+    assert not NoCgroups().has_cpusets
