@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from controller.contract import ALL_ON_EDGE, Cut, ModelProfile, cut_from_label
+from controller.contract import ALL_ON_EDGE, Codec, Cut, ModelProfile, cut_from_label
 from testbed.agents.backend import CpuBackend, Tail
 from testbed.agents.devices import Mark, Stream
 from testbed.inference import tensors
@@ -18,6 +18,9 @@ from testbed.inference.partition import Segment, SplitModel, State
 #: Largest difference between the device's answer and the CPU's, of the largest logit. Both compute in fp32, but add in
 #: another order; seen 2e-6 between CPU libraries, and TF32 (which is off) would be 1e-3.
 ANSWER_TOLERANCE = 1e-3
+
+
+CODECS: tuple[Codec, ...] = ("uint8", "fp16", "fp32")
 
 
 class UnfitDeviceError(RuntimeError):
@@ -61,7 +64,7 @@ class DeviceBackend(CpuBackend):
         Raises UnfitDeviceError when the answer is not the CPU's, RuntimeError for what the device refuses.
         """
         probe = self.split.model.probe
-        answer = self._run(ALL_ON_EDGE, probe)
+        answer = self._run(ALL_ON_EDGE, (probe,))
         expected = self.split.model.answer.float().view(-1)
         allowed = ANSWER_TOLERANCE * float(expected.abs().max())
         difference = float((answer - expected).abs().max())
@@ -69,14 +72,14 @@ class DeviceBackend(CpuBackend):
             raise UnfitDeviceError(f"its logits differ from the CPU's by {difference:.3g}, {allowed:.3g} is allowed")
         for cut in cuts:
             if cut:
-                self._run(cut, probe)
+                self._run(cut, self.split.partition(cut).head(probe))
         self.usage = DeviceUsage()
 
-    def _run(self, cut: Cut, probe: Tensor) -> Tensor:
-        """fp32 logits, flat, of the last of the codecs that apply: fp32."""
-        answer = probe
-        for codec in ("uint8", "fp16", "fp32") if cut != ALL_ON_EDGE else ("fp32",):
-            header, buffers = self.head(0, cut, codec, probe)
+    def _run(self, cut: Cut, values: tuple[Tensor, ...]) -> Tensor:
+        """Logits, flat, without a loss from coding: the last of the codecs is fp32."""
+        answer = torch.empty(0)
+        for codec in CODECS:
+            header, buffers = tensors.pack(0, cut, values, codec)
             tail = self.tail(tensors.decode_header(header), buffers)
             while not tail.finished:
                 tail.step()
