@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from simulated_lab import LAB, simulated
 
 from controller.learning.checkpoint import load_checkpoint
+from controller.learning.levels import LEVELS
 from testbed.cli.train import command
 from testbed.errors import InputError
 from testbed.runs.train import TrainingSummary, read_curve, training_channel
@@ -36,6 +37,15 @@ def test_a_checkpoint_that_the_lab_takes(tmp_path: Path) -> None:
     assert run.tasks.completed > 0
 
 
+def test_an_actor_for_everything_is_trained_by_the_same_verb(tmp_path: Path) -> None:
+    out = tmp_path / "all.npz"
+    arguments = ["ppo-all", str(LAB), "--set", "ues.0.count=2", "--out", str(out), "--updates", "1", "--json"]
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert msgspec.json.decode(result.stdout, type=TrainingSummary).policy == "ppo-all"
+    header = load_checkpoint(out).header
+    assert (header.learner, header.levels, header.ues) == ("ppo-all", LEVELS, 2)
+
+
 def test_resume_goes_on_and_keeps_the_curve(tmp_path: Path) -> None:
     out = tmp_path / "actor.npz"
     trained(out, "--updates", "1")
@@ -53,6 +63,7 @@ def test_resume_goes_on_and_keeps_the_curve(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["neurosurgeon", str(LAB)], "does not learn"),
+        (["ppo-all", str(LAB), "--learner", "lydroo"], "has no such step"),
         (["lymdo", str(LAB), "--resume"], "no training to go on with"),
         (["lymdo", str(LAB), "--resume", "--learner", "lydroo"], "no training to go on with"),
     ],
