@@ -26,10 +26,10 @@ class TwoStream(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 24, 7, stride=4, padding=3), nn.BatchNorm2d(24), nn.ReLU(inplace=True))
-        self.fine = stream(160, 5)
-        self.coarse = stream(128, 4)
+        self.fine = stream(224, 6)
+        self.coarse = stream(192, 5)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Linear(160 + 128, 100)
+        self.classifier = nn.Linear(224 + 192, 100)
 
     def forward(self, image: Tensor) -> Tensor:
         stem = self.stem(image)

@@ -114,13 +114,13 @@ class JointPolicy(DagPolicy):
         rates = self.rates(observation)
         return [ue.device(rate, self.capacity, ue.ue.weight) for ue, rate in zip(self.ues, rates, strict=True)]
 
-    def starts(self, count: int, observation: Observation) -> list[list[float]]:
+    def starts(self, devices: Sequence[Device], observation: Observation) -> list[list[float]]:
         """Shares to begin with."""
         raise NotImplementedError
 
     def plan(self, observation: Observation) -> Sequence[tuple[Cut, float]]:
         devices = self.devices(observation)
-        starts = self.starts(len(devices), observation)
+        starts = self.starts(devices, observation)
         found = min((improve(devices, self.capacity, start) for start in starts), key=lambda one: one[0])
         self._weighted_seconds = found[0]
         return [(line.cut, share) if line else ((), 0.0) for line, share in found[1]]
@@ -139,26 +139,27 @@ class Iao(JointPolicy):
     [INFER]: of that paper only the abstract was available; the shares here are continuous.
     """
 
-    def starts(self, count: int, observation: Observation) -> list[list[float]]:
-        return [[self.capacity / count] * count]
+    def starts(self, devices: Sequence[Device], observation: Observation) -> list[list[float]]:
+        return [[self.capacity / len(devices)] * len(devices)]
 
 
 class Optimum(JointPolicy):
-    """The same from many starts: from equal shares, from each UE's absence, and from chance."""
+    """The same from many starts: the best shares on a grid, equal shares, each UE's absence, and chance."""
 
     def __init__(self, starts: int = 40) -> None:
         if starts < 1:
             raise ValueError(f"starts must be at least 1, got {starts!r}")
         self._starts = starts
 
-    def starts(self, count: int, observation: Observation) -> list[list[float]]:
+    def starts(self, devices: Sequence[Device], observation: Observation) -> list[list[float]]:
+        count = len(devices)
         rng = generator(self.seed, Purpose.POLICY, observation.slot)
         equal = [self.capacity / count] * count
         without = [
             [0.0 if i == left else self.capacity / max(count - 1, 1) for i in range(count)] for left in range(count)
         ]
         drawn = rng.dirichlet(np.full(count, 0.7), size=self._starts) * self.capacity
-        return [equal, *without, *drawn.tolist()]
+        return [best_on_grid(devices, self.capacity), equal, *without, *drawn.tolist()]
 
 
 Choice = tuple[Line | None, float]  # None: on the device
@@ -187,6 +188,25 @@ def improve(devices: Sequence[Device], capacity: float, shares: Sequence[float])
         if not seconds < best * (1 - 1e-12):
             return best, choices
         best, choices = seconds, list(zip(lines, current, strict=True))
+
+
+def best_on_grid(devices: Sequence[Device], capacity: float, steps: int = 300) -> list[float]:
+    """The shares, in whole steps of the capacity, with the least weighted sum of latencies: by dynamic programming."""
+    shares = np.arange(steps + 1) * (capacity / steps)
+    least = np.zeros(steps + 1)  # of the devices so far, by what they have together
+    taken = []
+    for device in devices:
+        own = np.array([device.value_per_second * device.latency(share) for share in shares])
+        sums = np.full((steps + 1, steps + 1), np.inf)  # by what all have, and what this one has
+        for mine in range(steps + 1):
+            sums[mine:, mine] = least[: steps + 1 - mine] + own[mine]
+        taken.append(sums.argmin(axis=1))
+        least = sums.min(axis=1)
+    left, found = steps, []
+    for choice in reversed(taken):
+        found.append(float(shares[choice[left]]))
+        left -= int(choice[left])
+    return found[::-1]
 
 
 def _line_at(device: Device, share: float) -> Line | None:
