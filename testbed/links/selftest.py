@@ -31,6 +31,8 @@ _SMALL = bytes(32 - _HEADER.size)
 _FULL = bytes(FRAME_BYTES - 42 - _HEADER.size)  # 42: Ethernet, IP and UDP
 #: More than the wire carries, so that its queue never runs empty; what a wire loses comes on top.
 _OVERLOAD = 1.25
+#: A burst of losses takes many in a row.
+_OVERLOAD_IN_BURSTS = 2.5
 _HEAD_START_SECONDS = 0.03
 _TICK_SECONDS = 0.002
 
@@ -104,7 +106,7 @@ def saturate(ways: Sequence[Direction], seconds: float) -> dict[str, Arrivals]:
     with _sockets(ways) as (senders, found, quiet_since):
         paces = {
             way.name: way.rate_bits_per_second
-            * _OVERLOAD
+            * (_OVERLOAD if way.impairment.bursts is None else _OVERLOAD_IN_BURSTS)
             / max(1 - expected_loss_ratio(way.impairment), 0.1)
             / (8 * FRAME_BYTES)
             for way in ways

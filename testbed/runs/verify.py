@@ -133,7 +133,7 @@ def verify(order: Order, notify: Notify) -> Verification:
                 limits = REALTIME if realtime else ORDINARY
                 ways = selftest.directions(wires, runtime.netns_name)
                 parts = [part * order.duration_seconds for part in _PARTS]
-                found = [*_delays(ways, backend, parts[0], notify), *_rates(ways, parts[1], notify)]
+                found = [*delay_checks(ways, backend, parts[0], notify), *rate_checks(ways, parts[1], notify)]
                 kernel_seconds = _kernel(stations, notify)
                 found += _stages(stations, _speeds(topology), kernel_seconds, parts[2], limits, notify)
             finally:
@@ -157,7 +157,8 @@ def verify(order: Order, notify: Notify) -> Verification:
 # ---------------------------------------------------------------------------------------------------------------- wires
 
 
-def _delays(ways: Sequence[Direction], backend: str, seconds: float, notify: Notify) -> Iterator[Check]:
+def delay_checks(ways: Sequence[Direction], backend: str, seconds: float, notify: Notify) -> Iterator[Check]:
+    """Delay and loss of each direction."""
     count = max(20, round(seconds / ECHO_INTERVAL_SECONDS))
     notify(f"delay and loss: {count} small packets through each of {len(ways)} directions")
     longest = max(way.impairment.delay_seconds + 4 * way.impairment.jitter_seconds for way in ways)
@@ -166,16 +167,18 @@ def _delays(ways: Sequence[Direction], backend: str, seconds: float, notify: Not
     for way in ways:
         arrivals, wanted = found[way.name], way.impairment
         values = list(arrivals.seconds.values())
-        # jitter moves a mean by its standard error; without it the median leaves out packets that the host held up
-        achieved = float(np.mean(values) if wanted.jitter_seconds else np.median(values)) if values else math.nan
-        slack = 3 * wanted.jitter_seconds / math.sqrt(max(len(values), 1))
+        # the median leaves out packets that the host held up; a skewed law's is not its mean, though
+        skewed = wanted.distribution not in ("normal", "uniform")
+        achieved = float(np.mean(values) if skewed else np.median(values)) if values else math.nan
+        # three standard errors; a uniform law's median has the largest, sqrt(3) of its mean's
+        slack = 3 * math.sqrt(3) * wanted.jitter_seconds / math.sqrt(max(len(values), 1))
         limit = max(absolute, relative * wanted.delay_seconds) + slack
         error = abs(achieved - wanted.delay_seconds)
         yield Check(way.name, "delay", wanted.delay_seconds, achieved, error, limit, "s", error <= limit)
-        yield _loss(way, arrivals, len(ways))
+        yield loss_check(way, arrivals, len(ways))
 
 
-def _loss(way: Direction, arrivals: Arrivals, directions: int) -> Check:
+def loss_check(way: Direction, arrivals: Arrivals, directions: int) -> Check:
     """Whether the share that was lost is one that the wanted loss gives, as one of so many directions."""
     wanted = selftest.expected_loss_ratio(way.impairment)
     lost = arrivals.sent - len(arrivals.seconds)
@@ -193,7 +196,8 @@ def _loss(way: Direction, arrivals: Arrivals, directions: int) -> Check:
     return Check(way.name, "loss", wanted, achieved, abs(achieved - wanted), limit, "ratio", ok, note)
 
 
-def _rates(ways: Sequence[Direction], seconds: float, notify: Notify) -> Iterator[Check]:
+def rate_checks(ways: Sequence[Direction], seconds: float, notify: Notify) -> Iterator[Check]:
+    """Rate of each direction, of as many at once as this process can fill."""
     slow = [way for way in ways if way.rate_bits_per_second <= BATCH_BITS_PER_SECOND]
     batches = list(_batches(slow))
     each = max(seconds / max(len(batches), 1), MINIMUM_RATE_SECONDS)
@@ -204,7 +208,9 @@ def _rates(ways: Sequence[Direction], seconds: float, notify: Notify) -> Iterato
             wanted, achieved = way.rate_bits_per_second, found[way.name].rate_bits_per_second
             error = abs(achieved / wanted - 1)
             limit = max(RATE_LIMIT, 2 * FRAME_BYTES * 8 / (wanted * each))
-            yield Check(way.name, "rate", wanted, achieved, error, limit, "bit/s", error <= limit)
+            sent = found[way.name].sent * FRAME_BYTES * 8 / (wanted * each)
+            note = "" if sent >= 1 else f"this host sent only {sent:.0%} of what fills the wire"
+            yield Check(way.name, "rate", wanted, achieved, error, limit, "bit/s", error <= limit, note)
     for way in ways:
         if way not in slow:
             note = f"not measured: this test sends at most {BATCH_BITS_PER_SECOND / 1e6:.0f} Mbit/s"

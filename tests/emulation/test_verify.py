@@ -13,7 +13,7 @@ from testbed.links import selftest
 from testbed.links.impairment import Impairment
 from testbed.links.selftest import Arrivals, Direction
 from testbed.links.wire import WireSpec
-from testbed.runs.verify import _loss
+from testbed.runs.verify import loss_check
 from testbed.runtime import namespaces
 from testbed.runtime.base import namespace_name
 from testbed.runtime.discovery import list_owned
@@ -83,10 +83,10 @@ def test_delay_and_loss_of_each_direction_are_told_apart() -> None:
     middle = {name: values[len(values) // 2] for name, values in delays.items()}
     assert middle[up.name] == pytest.approx(0.02, abs=0.005)
     assert middle[down.name] < 0.005
-    assert _loss(up, found[up.name], 2).ok
-    assert _loss(down, found[down.name], 2).ok
+    assert loss_check(up, found[up.name], 2).ok
+    assert loss_check(down, found[down.name], 2).ok
     untold = dataclasses.replace(down, impairment=Impairment())
-    assert not _loss(untold, found[down.name], 2).ok
+    assert not loss_check(untold, found[down.name], 2).ok
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_delay_and_loss_of_each_direction_are_told_apart() -> None:
 )
 def test_loss_is_judged_by_its_interval(wanted: float, lost: int, ok: bool) -> None:
     way = Direction("ue", "up", "", "", "", 1e6, Impairment(loss_ratio=wanted))
-    check = _loss(way, Arrivals(200, dict.fromkeys(range(200 - lost), 0.0)), 1)
+    check = loss_check(way, Arrivals(200, dict.fromkeys(range(200 - lost), 0.0)), 1)
     assert check.ok == ok
     assert check.achieved == lost / 200
     assert not math.isnan(check.limit)
