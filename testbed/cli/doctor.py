@@ -16,6 +16,9 @@ from testbed.calibrate import calibrate, describe
 from testbed.doctor import examine
 from testbed.topology import load
 
+#: p99 over median; a quiet host has 1.07 to 1.13 (docs/doctor.md).
+UNEVEN = 1.3
+
 
 @click.command("doctor")
 @click.argument("labs", nargs=-1, type=click.Path(path_type=Path))
@@ -64,5 +67,12 @@ def _calibrate(labs: tuple[Path, ...], as_json: bool) -> None:
             click.echo(
                 f"{name}: p50 {spread.p50_seconds * 1e3:.2f} ms, p90 {spread.p90_seconds * 1e3:.2f} ms, "
                 f"p99 {spread.p99_seconds * 1e3:.2f} ms, n {spread.n}"
+            )
+    for name, spread in {"the kernel": found.kernel, **found.models}.items():
+        if spread.p99_over_p50 > UNEVEN:
+            click.echo(
+                f"warning: {name} took {spread.p99_over_p50:.1f} times its median at the 99th percentile, and labs are "
+                f"judged by that. If this host was busy, calibrate again when it is not.",
+                err=True,
             )
     click.echo(f"wrote {path}", err=True)
