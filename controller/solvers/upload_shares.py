@@ -1,0 +1,192 @@
+"""Uplink bandwidth and edge compute among UEs that upload their models: the alternating part of MJOA-MU, "ARA".
+
+Our reading of the paper's asynchronous resource allocation [ours]: one pair of UEs exchanges one resource at a time,
+and their plans are made anew at once. The latency of all never rises from move to move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.solvers.upload_plan import UploadChain, plan_upload, serial_optimum
+
+Floats = NDArray[np.float64]
+Objective = Literal["mean", "max"]
+Planner = Callable[[UploadChain], float]
+
+#: Parts of an equal share that a move takes, from coarse to fine [ours].
+STEPS = (0.25, 0.12, 0.06, 0.03, 0.015)
+_LEAST_GAIN_SECONDS = 1e-12
+_BANDWIDTH, _COMPUTE = 0, 1
+
+
+@dataclass(frozen=True)
+class UploadUe:
+    """A UE's query; layers as in :class:`UploadChain`."""
+
+    device_seconds: Floats
+    edge_work: Floats  # in the unit of the edge's capacity times seconds
+    output_bits: Floats
+    parameter_bits: Floats
+    bits_per_second_per_hz: float
+    down_bits_per_second: float
+
+    @property
+    def local_seconds(self) -> float:
+        return float(self.device_seconds.sum())
+
+    def chain(self, bandwidth_hz: float, capacity: float) -> UploadChain:
+        """With these shares, both above 0."""
+        return UploadChain(
+            device_seconds=self.device_seconds,
+            edge_seconds=self.edge_work / capacity,
+            output_bits=self.output_bits,
+            parameter_bits=self.parameter_bits,
+            up_bits_per_second=bandwidth_hz * self.bits_per_second_per_hz,
+            down_bits_per_second=self.down_bits_per_second,
+        )
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Arrays are (UEs,)."""
+
+    bandwidth_hz: Floats
+    capacity: Floats
+    seconds: Floats  # latency of each UE's plan
+    moves: int
+
+    def value(self, objective: Objective) -> float:
+        return float(self.seconds.mean() if objective == "mean" else self.seconds.max())
+
+
+def pipelined(chain: UploadChain) -> float:
+    """Latency of PBT-DP's plan."""
+    return plan_upload(chain).seconds
+
+
+def serial(chain: UploadChain) -> float:
+    """Latency of the best plan without pipelining."""
+    return serial_optimum(chain).seconds
+
+
+class _Latencies:
+    """Each UE's latency by its shares; every plan is made once."""
+
+    def __init__(self, ues: Sequence[UploadUe], planner: Planner) -> None:
+        self._ues, self._planner = ues, planner
+        self._known: dict[tuple[int, float, float], float] = {}
+
+    def one(self, ue: int, bandwidth_hz: float, capacity: float) -> float:
+        if bandwidth_hz <= 0 or capacity <= 0:
+            return self._ues[ue].local_seconds
+        key = (ue, bandwidth_hz, capacity)
+        if key not in self._known:
+            self._known[key] = self._planner(self._ues[ue].chain(bandwidth_hz, capacity))
+        return self._known[key]
+
+    def all(self, shares: Floats) -> Floats:
+        return np.array([self.one(ue, *shares[:, ue]) for ue in range(shares.shape[1])])
+
+
+def equal_shares(ues: Sequence[UploadUe], bandwidth_hz: float, capacity: float, planner: Planner = pipelined) -> Shares:
+    """Everybody has the same."""
+    totals = np.array([[bandwidth_hz], [capacity]])
+    return _shares(_Latencies(ues, planner), np.repeat(totals / len(ues), len(ues), axis=1), 0)
+
+
+def proportional_shares(
+    ues: Sequence[UploadUe], bandwidth_hz: float, capacity: float, planner: Planner = pipelined
+) -> Shares:
+    """Shares in proportion to the square root of the work: the optimum where everything runs on the edge in turn."""
+    return _shares(_Latencies(ues, planner), _by_work(ues, bandwidth_hz, capacity), 0)
+
+
+def allocate_shares(
+    ues: Sequence[UploadUe],
+    bandwidth_hz: float,
+    capacity: float,
+    *,
+    objective: Objective = "mean",
+    planner: Planner = pipelined,
+    starts: Iterable[Shares] = (),
+) -> Shares:
+    """ARA from the best of: shares by work, equal shares for the k UEs that gain most from them (every k), ``starts``.
+
+    The k-subsets leave the corner in which equal shares are too thin for anybody to offload.
+    """
+    latencies = _Latencies(ues, planner)
+    first = [np.stack([one.bandwidth_hz, one.capacity]) for one in starts]
+    first += [_by_work(ues, bandwidth_hz, capacity), *_subsets(ues, bandwidth_hz, capacity, latencies)]
+
+    def value(shares: Floats) -> float:
+        seconds = latencies.all(shares)
+        return float(seconds.mean() if objective == "mean" else seconds.max())
+
+    shares = min(first, key=value).copy()
+    moves = 0
+    totals = (bandwidth_hz, capacity)
+    for part in STEPS:
+        while True:
+            moved = 0
+            for resource in (_BANDWIDTH, _COMPUTE):
+                moved += _move(latencies, shares, resource, part * totals[resource] / len(ues), objective)
+            moves += moved
+            if not moved:
+                break
+    return _shares(latencies, shares, moves)
+
+
+def _move(latencies: _Latencies, shares: Floats, resource: int, step: float, objective: Objective) -> int:
+    """Take one step of a resource from one UE to another if that is better for all. Changes ``shares``; 1 if it did."""
+    count = shares.shape[1]
+    now = latencies.all(shares)
+    more, less = shares.copy(), shares.copy()
+    more[resource] += step
+    less[resource] -= step
+    with_more = latencies.all(more)
+    with_less = np.where(less[resource] > 0, latencies.all(less), np.inf)
+    order = np.arange(count)
+    if objective == "mean":
+        gain, loss = now - with_more, with_less - now
+        taker = int(np.argmax(gain))
+        giver = int(np.argmin(np.where(order == taker, np.inf, loss)))
+        better = count > 1 and gain[taker] > loss[giver] + _LEAST_GAIN_SECONDS
+    else:
+        taker = int(np.argmax(now))
+        giver = int(np.argmin(np.where(order == taker, np.inf, with_less)))
+        others = np.delete(now, [taker, giver]).max(initial=0.0)
+        better = count > 1 and max(with_more[taker], with_less[giver], others) < now.max() - _LEAST_GAIN_SECONDS
+    if better:
+        shares[resource, taker] += step
+        shares[resource, giver] -= step
+    return int(better)
+
+
+def _subsets(ues: Sequence[UploadUe], bandwidth_hz: float, capacity: float, latencies: _Latencies) -> list[Floats]:
+    """Equal shares for the k UEs that gain most from them, nothing for the others, for every k."""
+    found = []
+    local = np.array([ue.local_seconds for ue in ues])
+    for count in range(1, len(ues) + 1):
+        share = np.array([[bandwidth_hz / count], [capacity / count]])
+        gain = local - latencies.all(np.repeat(share, len(ues), axis=1))
+        chosen = np.argsort(-gain, kind="stable")[:count]
+        shares = np.zeros((2, len(ues)))
+        shares[:, chosen] = share
+        found.append(shares)
+    return found
+
+
+def _by_work(ues: Sequence[UploadUe], bandwidth_hz: float, capacity: float) -> Floats:
+    sent = np.array([np.sqrt((ue.output_bits[0] + ue.parameter_bits.sum()) / ue.bits_per_second_per_hz) for ue in ues])
+    work = np.array([np.sqrt(ue.edge_work.sum()) for ue in ues])
+    return np.stack([bandwidth_hz * sent / sent.sum(), capacity * work / work.sum()])
+
+
+def _shares(latencies: _Latencies, shares: Floats, moves: int) -> Shares:
+    return Shares(shares[_BANDWIDTH], shares[_COMPUTE], latencies.all(shares), moves)

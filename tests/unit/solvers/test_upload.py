@@ -1,0 +1,250 @@
+"""Inference while the model uploads: closed forms against an event simulation, plans against brute force, shares."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from controller.solvers.upload_graph import UploadGraph, graph_seconds, plan_graph_upload
+from controller.solvers.upload_plan import (
+    UploadChain,
+    ionn_plans,
+    pipelined_seconds,
+    plan_upload,
+    serial_optimum,
+    serial_seconds,
+    single_cut,
+)
+from controller.solvers.upload_shares import (
+    UploadUe,
+    allocate_shares,
+    equal_shares,
+    proportional_shares,
+    serial,
+)
+
+EPSILON = 1e-12
+
+
+def event_simulation(graph: UploadGraph, sites: list[int]) -> float:
+    """Device, edge, uplink and downlink as servers; time goes from event to event. Nothing is computed in advance."""
+    count = len(graph.inputs)
+    where = {-1: 0, **dict(enumerate(sites))}
+    finished = {-1: 0.0}
+    queues = [[v for v in range(count) if sites[v] == side] for side in (0, 1)]
+    over: set[tuple[int, int]] = set()  # (value, side that has it)
+    over.add((-1, 0))
+    # what crosses, in the order of need; parameters stand behind their vertex's features
+    uplink: list[tuple[str, int, list[float]]] = []
+    downlink: list[tuple[int, list[float]]] = []
+    asked: set[tuple[int, int]] = set()
+    for vertex in range(count):
+        for source in graph.inputs[vertex]:
+            if where[source] != sites[vertex] and (source, sites[vertex]) not in asked:
+                asked.add((source, sites[vertex]))
+                if sites[vertex] == 1:
+                    uplink.append(("feature", source, [graph.bits(source) / graph.up_bits_per_second]))
+                else:
+                    downlink.append((source, [graph.bits(source) / graph.down_bits_per_second]))
+        if sites[vertex] == 1:
+            uplink.append(("parameters", vertex, [graph.parameter_bits[vertex] / graph.up_bits_per_second]))
+    if sites[-1] == 1:
+        downlink.append((count - 1, [graph.bits(count - 1) / graph.down_bits_per_second]))
+    loaded: set[int] = set()
+    running: list[tuple[int, float] | None] = [None, None]
+    now = 0.0
+    while True:
+        progress = True
+        while progress:
+            progress = False
+            for side in (0, 1):
+                if running[side] is None and queues[side]:
+                    vertex = queues[side][0]
+                    ready = all((source, side) in over for source in graph.inputs[vertex])
+                    if ready and (side == 0 or vertex in loaded):
+                        seconds = (graph.device_seconds, graph.edge_seconds)[side][vertex]
+                        running[side] = (queues[side].pop(0), now + float(seconds))
+                        progress = True
+            # the uplink's first job that can be sent; features keep their order among themselves
+            sending = None
+            held = False
+            for kind, value, left in uplink:
+                if kind == "feature" and (held or value not in finished):
+                    held = True
+                    continue
+                sending = (kind, value, left)
+                break
+            if sending and sending[2][0] <= EPSILON:
+                kind, value, _ = sending
+                uplink.remove(sending)
+                (over.add((value, 1)) if kind == "feature" else loaded.add(value))
+                progress = True
+            fetching = downlink[0] if downlink and downlink[0][0] in finished else None
+            if fetching and fetching[1][0] <= EPSILON:
+                over.add((fetching[0], 0))
+                downlink.pop(0)
+                progress = True
+            for side in (0, 1):
+                task = running[side]
+                if task and task[1] <= now + EPSILON:
+                    finished[task[0]] = now
+                    over.add((task[0], side))
+                    running[side] = None
+                    progress = True
+        if (count - 1, 0) in over:
+            return now
+        steps = [task[1] - now for task in running if task]
+        steps += [sending[2][0]] if sending else []
+        steps += [fetching[1][0]] if fetching else []
+        step = min(steps)
+        now += step
+        if sending:
+            sending[2][0] -= step
+        if fetching:
+            fetching[1][0] -= step
+
+
+def random_chain(rng: np.random.Generator, layers: int) -> UploadChain:
+    return UploadChain(
+        device_seconds=rng.exponential(1.0, layers),
+        edge_seconds=rng.exponential(0.1, layers),
+        output_bits=rng.exponential(1.0, layers + 1),
+        parameter_bits=rng.exponential(2.0, layers) * (rng.random(layers) < 0.8),
+        up_bits_per_second=float(rng.uniform(1.0, 10.0)),
+        down_bits_per_second=float(rng.uniform(1.0, 10.0)),
+    )
+
+
+def as_graph(chain: UploadChain) -> UploadGraph:
+    layers = len(chain.device_seconds)
+    return UploadGraph(
+        inputs=tuple((layer - 1,) for layer in range(layers)),
+        device_seconds=chain.device_seconds,
+        edge_seconds=chain.edge_seconds,
+        output_bits=chain.output_bits[1:],
+        parameter_bits=chain.parameter_bits,
+        input_bits=float(chain.output_bits[0]),
+        up_bits_per_second=chain.up_bits_per_second,
+        down_bits_per_second=chain.down_bits_per_second,
+    )
+
+
+def random_graph(rng: np.random.Generator, vertices: int) -> UploadGraph:
+    """Every vertex reads one to three earlier ones and is read by a later one."""
+    inputs = [set(rng.choice(np.arange(-1, v), size=min(v + 1, int(rng.integers(1, 4))), replace=False).tolist())
+              for v in range(vertices)]  # fmt: skip
+    for v in range(vertices - 1):
+        if not any(v in inputs[later] for later in range(v + 1, vertices)):
+            inputs[int(rng.integers(v + 1, vertices))].add(v)
+    chain = random_chain(rng, vertices)
+    return replace(as_graph(chain), inputs=tuple(tuple(sorted(sources)) for sources in inputs))
+
+
+def test_two_layers_by_hand() -> None:
+    # parameters need 3 s of uplink, the input 1 s: the edge starts at 4 s; the second layer's are there at 6 s
+    device, edge, output, parameters = (np.array(x) for x in ([5.0, 9.0], [1.0, 2.0], [1.0, 2.0, 0.5], [3.0, 2.0]))
+    chain = UploadChain(device, edge, output, parameters, 1.0, 1.0)
+    assert pipelined_seconds(chain, [1, 1]) == 6 + 2 + 0.5
+    assert serial_seconds(chain, [1, 1]) == (1 + 3 + 1) + (2 + 2) + 0.5
+    assert pipelined_seconds(chain, [0, 1]) == max(5 + 2, 2 + 2) + 2 + 0.5
+    assert pipelined_seconds(chain, [1, 0]) == 4 + 1 + 2 + 9
+    assert pipelined_seconds(chain, [0, 0]) == 14
+    assert pipelined_seconds(chain.cached([True, True]), [1, 1]) == 1 + 1 + 2 + 0.5
+
+
+def test_closed_forms_are_what_an_event_simulation_gives() -> None:
+    rng = np.random.default_rng(1)
+    for number in range(10_000):
+        chain = random_chain(rng, int(rng.integers(1, 9)))
+        sites = rng.integers(0, 2, len(chain.device_seconds))
+        graph = as_graph(chain)
+        found = pipelined_seconds(chain, sites)
+        assert found == pytest.approx(event_simulation(graph, sites.tolist()), rel=1e-9)
+        assert serial_seconds(chain, sites) >= found * (1 - 1e-12)
+        if number % 10 == 0:
+            assert graph_seconds(graph, sites) == pytest.approx(found, rel=1e-12)
+
+
+def test_schedules_of_graphs_are_what_an_event_simulation_gives() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(2000):
+        graph = random_graph(rng, int(rng.integers(2, 9)))
+        sites = rng.integers(0, 2, len(graph.inputs)).tolist()
+        assert graph_seconds(graph, sites) == pytest.approx(event_simulation(graph, sites), rel=1e-9)
+
+
+def test_chain_plans_are_the_best_of_all() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(400):
+        chain = random_chain(rng, int(rng.integers(4, 11)))
+        layers = len(chain.device_seconds)
+        every = ((np.arange(2**layers)[:, np.newaxis] >> np.arange(layers)) & 1).astype(np.int64)
+        best = min(pipelined_seconds(chain, sites) for sites in every)
+        plan = plan_upload(chain)
+        assert plan.seconds == pytest.approx(best, rel=1e-12)
+        assert pipelined_seconds(chain, plan.sites) == pytest.approx(plan.seconds, rel=1e-12)
+        assert best <= plan_upload(chain, beam=2).seconds <= single_cut(chain).seconds
+        serially = min(serial_seconds(chain, sites) for sites in every[:: max(1, len(every) // 64)])
+        assert serial_optimum(chain).seconds <= serially * (1 + 1e-12)
+
+
+def test_graph_plans_are_the_best_of_all() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        graph = random_graph(rng, int(rng.integers(3, 8)))
+        best = min(graph_seconds(graph, sites) for sites in itertools.product((0, 1), repeat=len(graph.inputs)))
+        plan = plan_graph_upload(graph, beam=0)
+        assert plan.seconds == pytest.approx(best, rel=1e-12)
+        assert graph_seconds(graph, plan.sites) == plan.seconds
+        assert best * (1 - 1e-12) <= plan_graph_upload(graph, beam=4).seconds
+
+
+def test_plans_of_ionn_grow_towards_all_that_helps() -> None:
+    chain = random_chain(np.random.default_rng(8), 12)
+    plans = ionn_plans(chain)
+    np.testing.assert_array_equal(plans[-1], serial_optimum(chain.cached(np.ones(12))).sites)
+    assert len(plans) > 1
+
+
+def some_ues(rng: np.random.Generator, count: int, layers: int = 8) -> list[UploadUe]:
+    return [
+        UploadUe(
+            device_seconds=rng.exponential(0.2, layers) * rng.uniform(0.5, 3.0),
+            edge_work=rng.exponential(1.0, layers),
+            output_bits=rng.exponential(2e6, layers + 1),
+            parameter_bits=rng.exponential(8e6, layers),
+            bits_per_second_per_hz=float(rng.uniform(2, 6)),
+            down_bits_per_second=50e6,
+        )
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("objective", ["mean", "max"])
+def test_shares_are_no_worse_than_any_baseline(objective: str) -> None:
+    rng = np.random.default_rng(5)
+    for bandwidth in (2e6, 20e6, 80e6):
+        ues = some_ues(rng, 6)
+        by_serial = allocate_shares(ues, bandwidth, 200.0, objective=objective, planner=serial)  # type: ignore[arg-type]
+        ours = allocate_shares(ues, bandwidth, 200.0, objective=objective, starts=[by_serial])  # type: ignore[arg-type]
+        for other in (
+            equal_shares(ues, bandwidth, 200.0),
+            proportional_shares(ues, bandwidth, 200.0),
+            equal_shares(ues, bandwidth, 200.0, serial),
+            by_serial,
+        ):
+            assert ours.value(objective) <= other.value(objective) * (1 + 1e-12)  # type: ignore[arg-type]
+        assert ours.bandwidth_hz.sum() <= bandwidth * (1 + 1e-9)
+        assert ours.capacity.sum() <= 200.0 * (1 + 1e-9)
+        assert np.all(ours.bandwidth_hz >= 0)
+        assert np.all(ours.seconds <= [ue.local_seconds * (1 + 1e-12) for ue in ues])
+
+
+def test_shares_leave_the_corner_where_nobody_offloads() -> None:
+    ues = some_ues(np.random.default_rng(6), 12)
+    equal = equal_shares(ues, 0.6e6, 12.0)
+    assert np.allclose(equal.seconds, [ue.local_seconds for ue in ues])
+    assert allocate_shares(ues, 0.6e6, 12.0).seconds.mean() < equal.seconds.mean()
