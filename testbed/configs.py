@@ -16,6 +16,8 @@ from controller.contract import Arrivals, Codec, Scenario
 from testbed.links.impairment import UNIMPAIRED, Impairment
 
 DATA_PORT = 5555
+#: Model versions move on a connection of their own.
+UPDATES_PORT = DATA_PORT + 1
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +47,8 @@ class UeConfig(Config, frozen=True):
     task_timeout_seconds: float
     round_trip_seconds: float  # configured delay of the wire, both ways; sizes the credit window
     channel_refresh: Literal["time", "per_task_stage"] = "time"
+    updates_endpoint: str = ""  # where new model versions come from; empty: the first one stays
+    receive_watts: float = 0.0
 
 
 class EdgeUe(msgspec.Struct, frozen=True):
@@ -61,6 +65,9 @@ class EdgeConfig(Config, frozen=True):
     cpus: float
     gpu: Literal["auto", "required", "off"]
     slot_seconds: float
+    retraining_interval_seconds: float = 0.0  # 0: the first weights stay
+    retraining_perturbation: float = 0.0
+    version_hold_seconds: float = 60.0  # after the last UE left it: a task of it may be on its way
 
 
 class LinkConfig(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from testbed.channels import LinkTraceKind
 from testbed.configs import (
     DATA_PORT,
+    UPDATES_PORT,
     Config,
     ControllerConfig,
     EdgeConfig,
@@ -110,9 +111,12 @@ class ConfigMaker:
             task_timeout_seconds=self._topology.task_timeout,
             round_trip_seconds=2 * ue.spec.link.delay,
             channel_refresh=ue.spec.channel.refresh,
+            updates_endpoint=f"tcp://{wire.edge_address}:{UPDATES_PORT}" if self._topology.retraining else "",
+            receive_watts=ue.spec.receive_power,
         )
 
     def _edge(self) -> EdgeConfig:
+        retraining = self._topology.retraining
         return EdgeConfig(
             **self._base("edge"),
             seed=self._topology.seed,
@@ -127,8 +131,11 @@ class ConfigMaker:
                 for ue in self._ues.values()
             ),
             cpus=self._topology.edge.cpus,
-            gpu=self._topology.edge.gpu,
+            gpu="off" if retraining else self._topology.edge.gpu,  # weights on a GPU cannot be swapped yet
             slot_seconds=self._topology.slot,
+            retraining_interval_seconds=retraining.interval if retraining else 0.0,
+            retraining_perturbation=retraining.perturbation if retraining else 0.0,
+            version_hold_seconds=self._topology.task_timeout,
         )
 
     def _player(self) -> PlayerConfig:

@@ -264,6 +264,25 @@ class TaskRecord(Message, frozen=True):
     transmit_joules: float
     answer: int  # argmax of the logits: the task's answer really came back
     model_version: int = 0
+    answer_checksum: int = 0  # CRC-32 of the logits' fp32 bytes
+
+
+class ModelUpdate(Message, frozen=True):
+    """A download of placed layers: whole and swapped in, or thrown away."""
+
+    ue: str
+    version: int
+    cut: str  # label: the layers up to here
+    status: str  # "placed" | "discarded"
+    reason: str
+    placed_nodes: int
+    payload_bytes: int
+    wire_bytes: int  # layer 2
+    resumed: int  # times that it went on after a pause of the connection
+    started_seconds: float
+    received_seconds: float
+    swapped_seconds: float  # by the device, between two tasks; nan if never
+    receive_joules: float
 
 
 class SlotRecord(Message, frozen=True):
@@ -417,6 +436,7 @@ Control = (
 Record = (
     TaskArrived
     | TaskRecord
+    | ModelUpdate
     | SlotRecord
     | LinkStep
     | ChannelDrops

@@ -302,6 +302,8 @@ class Topology(Model):
             for spec in self.ues:
                 if spec.channel.kind == "rate":
                     raise ValueError(f"UE {spec.name!r} has a channel of kind 'rate'; access 'noma' works on gains")
+        if self.retraining is not None and self.edge.gpu == "required":
+            raise ValueError("'retraining' swaps weights on the CPU: set edge.gpu to off (or auto, which then is off)")
         if self.slot < 0.05:
             raise ValueError(f"slot is {self.slot:g} s; a slot shorter than 50 ms cannot be decided in time")
         return self

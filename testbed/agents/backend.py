@@ -84,7 +84,7 @@ class CpuBackend:
     def pack(self, task: int, cut: Cut, values: Sequence[Tensor], codec: Codec) -> tuple[bytes, list[memoryview]]:
         """The tensors of a cut, encoded."""
         with torch.inference_mode():
-            return tensors.pack(task, cut, values, codec if cut else "fp32")
+            return tensors.pack(task, cut, values, codec if cut else "fp32", self.split.weights.active)
 
     def tail(self, header: tensors.FrameHeader, buffers: Sequence[memoryview]) -> Tail:
         """Decode, and what remains to be done. Raises MalformedFrame."""

@@ -21,6 +21,7 @@ from testbed.agents import wire
 from testbed.agents.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.agents.edge_backends import load_backends, usage_of
 from testbed.agents.edge_compute import NO_LOGITS, ComputeThread
+from testbed.agents.model_store import ModelStore
 from testbed.agents.pacing import DeadlineThread, Wakeup
 from testbed.agents.process import serve
 from testbed.agents.transport import Assembler, ReceivedTask, RefusedTaskError
@@ -78,6 +79,18 @@ class EdgeAgent:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._link = ControlLink(self._context, config.node, config.lab_directory)
         self._hello_timer = HelloTimer(self._link, self._hello)
+        self._store: ModelStore | None = None
+        if config.retraining_interval_seconds:
+            self._store = ModelStore(
+                self._context,
+                {name: backend.split for name, backend in self._backends.items()},
+                [ue.address for ue in config.ues],
+                config.port,
+                seed=config.seed,
+                interval_seconds=config.retraining_interval_seconds,
+                perturbation=config.retraining_perturbation,
+                hold_seconds=config.version_hold_seconds,
+            )
         self._socket = self._bind()
 
     def _bind(self) -> zmq.Socket[bytes]:
@@ -101,6 +114,8 @@ class EdgeAgent:
         """Returns when all that is to be recorded has been sent."""
         self._deadlines.start()
         self._compute.start()
+        if self._store is not None:
+            self._store.start()
         self._deadlines.submit(time.monotonic() + _PROBE_SECONDS, self._probe)
         poller = zmq.Poller()
         poller.register(self._wake.fileno(), zmq.POLLIN)
@@ -120,7 +135,7 @@ class EdgeAgent:
         self._finish()
 
     def _hello(self) -> messages.Hello:
-        tids = (self._deadlines.tid, *io_tids())
+        tids = (self._deadlines.tid, *io_tids(), *([self._store.tid] if self._store else []))
         return messages.Hello(
             self._config.node,
             "edge",
@@ -169,6 +184,8 @@ class EdgeAgent:
         except ValueError as error:
             raise RefusedTaskError(f"edge: {error}"[:500]) from error
         expected = backend.profile.boundary_bytes(cut, header.codec)
+        if header.model_version not in backend.split.weights:
+            raise RefusedTaskError(f"edge: model version {header.model_version} is not here any more")
         if header.payload_bytes != expected:
             raise RefusedTaskError(f"edge: cut {header.cut} has {expected} bytes, not {header.payload_bytes}")
 
@@ -214,6 +231,8 @@ class EdgeAgent:
                 self._hello_timer.welcomed()
             case messages.Start():
                 self._start = message
+                if self._store is not None:
+                    self._store.begin(message.origin_seconds)
                 late = (time.monotonic() - message.origin_seconds) / message.slot_seconds
                 self._schedule_report(max(0, math.ceil(late)))
             case messages.Apply():
@@ -258,6 +277,8 @@ class EdgeAgent:
 
     def _finish(self) -> None:
         self._compute.stop()
+        if self._store is not None:
+            self._store.stop()
         self._deadlines.stop()
         self._send_answers()
         self._link.event(

@@ -148,6 +148,7 @@ class ComputeThread:
         assert running is not None
         began = time.monotonic()
         try:
+            queue.backend.split.weights.use(running.task.header.model_version)
             if running.tail is None:
                 running.tail = queue.backend.tail(running.task.header, running.task.buffers)
             else:

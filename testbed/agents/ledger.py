@@ -34,6 +34,8 @@ class Task:
     header: bytes = b""
     buffers: list[memoryview] = field(default_factory=list)
     answer: int = -1
+    answer_checksum: int = 0
+    model_version: int = 0
     failure: str = ""  # why the stage thread gave it up
     stream: TaskStream | None = None
     wire_bytes: int = 0
@@ -80,6 +82,8 @@ def completed(
         compute_joules=task.compute_joules,
         transmit_joules=task.transmit_joules,
         answer=task.answer,
+        model_version=task.model_version,
+        answer_checksum=task.answer_checksum,
     )
 
 
@@ -113,6 +117,7 @@ def failed(task: Task, ue: str, reason: str) -> messages.TaskRecord:
         compute_joules=task.compute_joules,
         transmit_joules=task.transmit_joules,
         answer=-1,
+        model_version=task.model_version,
     )
 
 

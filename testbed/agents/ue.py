@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ from testbed.agents.backend import CpuBackend
 from testbed.agents.consult import Adviser
 from testbed.agents.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.agents.ledger import SlotSums, Task
+from testbed.agents.model_updates import ModelUpdates
 from testbed.agents.pacing import DeadlineThread, Wakeup
 from testbed.agents.process import serve
 from testbed.agents.ue_stage import StageThread
@@ -70,6 +72,17 @@ class UeAgent:
         self._process = ArrivalProcess(
             config.arrivals, config.slot_seconds, config.seed, config.ue_index, config.arrival_file_times_seconds
         )
+        self._updates: ModelUpdates | None = None
+        if config.updates_endpoint:
+            self._updates = ModelUpdates(
+                self._context,
+                config.node,
+                config.updates_endpoint,
+                self._stage.weights,
+                self._backend.split,
+                config.receive_watts,
+                self._wake,
+            )
         self._tuner: Tuner | None = None
         if config.channel_refresh == "per_task_stage":
             self._tuner = Tuner(Sight(self._context, config.node, config.lab_directory))
@@ -91,6 +104,8 @@ class UeAgent:
         """Returns when all that is to be recorded has been sent."""
         self._deadlines.start()
         self._stage.start()
+        if self._updates is not None:
+            self._updates.start()
         hello = HelloTimer(self._link, self._hello)
         self._hello_timer = hello
         poller = zmq.Poller()
@@ -109,7 +124,7 @@ class UeAgent:
         self._finish()
 
     def _hello(self) -> messages.Hello:
-        tids = (self._deadlines.tid, *io_tids())
+        tids = (self._deadlines.tid, *io_tids(), *([self._updates.tid] if self._updates else []))
         return messages.Hello(self._config.node, "ue", os.getpid(), stage_tid=self._stage.tid, extra_tids=tids)
 
     def _turn(self) -> None:
@@ -175,6 +190,10 @@ class UeAgent:
         except ValueError as error:
             self._link.event("decision-refused", f"decision {apply.decision.sequence}: {error}; the last one stays")
             return
+        assert own is not None
+        if self._updates is not None:
+            self._updates.want(own)
+            self._updates.rate_bits_per_second = apply.rates_down_bits_per_second.get(self._config.node, 10e6)
         if self._decisions.put(apply):
             self._stage.wake()
 
@@ -225,7 +244,9 @@ class UeAgent:
             self._sums.arrivals += 1
 
     def _collect(self) -> None:
-        """Tasks that the stage thread is through with."""
+        """Tasks that the stage thread is through with, and models that moved."""
+        while self._updates is not None and self._updates.records:
+            self._link.record(self._updates.records.popleft())
         while self._stage.ended:
             task = self._stage.ended.popleft()
             self._announce(task.arrival_seconds)  # a record never precedes the arrival's
@@ -243,6 +264,7 @@ class UeAgent:
             self._lost(task, f"the edge's answer has {0 if logits is None else len(logits)} bytes")
             return
         task.answer = int(np.frombuffer(logits, dtype=np.float32).argmax())
+        task.answer_checksum = zlib.crc32(logits)
         self._complete(task, result, now, result_wire_bytes)
 
     def _received(self, task: Task) -> None:
@@ -305,11 +327,16 @@ class UeAgent:
             "late_results": self._uplink.late_results,
             "disconnects": self._uplink.disconnects,
             "blind_looks": self._stage.online.blind,
+            "model_version": self._stage.weights.placed.version,
+            "placed_nodes": len(self._stage.weights.placed.nodes),
+            "downloaded_bytes": self._updates.fetched_bytes if self._updates else 0,
             "uplink_rate_bits_per_second": self._uplink.sender.rate.bits_per_second,
         }
 
     def _finish(self) -> None:
         self._stage.stop()
+        if self._updates is not None:
+            self._updates.stop()
         self._deadlines.stop()
         self._announce(time.monotonic())
         self._collect()

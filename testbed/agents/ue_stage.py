@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import zlib
 from collections import deque
 
 import numpy as np
@@ -14,6 +15,7 @@ from testbed.agents.arrivals import ArrivalSchedule
 from testbed.agents.backend import IMAGES, CpuBackend, task_image
 from testbed.agents.control import DecisionBox
 from testbed.agents.ledger import Task
+from testbed.agents.model_updates import DeviceWeights
 from testbed.agents.online_split import OnlineHead, Stopped
 from testbed.agents.pacing import DeadlineThread, Wakeup
 from testbed.agents.times import StageTimes
@@ -58,6 +60,7 @@ class StageThread:
         self._decisions = decisions
         self._deadlines = deadlines
         self._wake_io = wake_io
+        self.weights = DeviceWeights(backend.split)
         self.online = OnlineHead(backend, sight, self._wait_until)
         shape = backend.split.model.input_shape
         self._images = [task_image(shape, config.seed, config.ue_index, number) for number in range(IMAGES)]
@@ -153,6 +156,9 @@ class StageThread:
     def _serve(self, task: Task, apply: messages.Apply, own: UeDecision) -> float:
         """Compute one head and wait for its target. Returns when the device is free again."""
         config = self._config
+        self.weights.adopt()
+        own = self.weights.fit(own)
+        task.model_version = self.weights.placed.version
         image = self._images[task.number % IMAGES]
         stopped = Stopped(own.cut, (), 0.0)
         if own.stop_rule:
@@ -203,6 +209,7 @@ class StageThread:
         if task.cut == ():
             if task.buffers:
                 task.answer = int(np.frombuffer(task.buffers[0], dtype=np.float32).argmax())
+                task.answer_checksum = zlib.crc32(task.buffers[0])
                 task.buffers = []
         else:
             task.boundary_bytes = sum(len(buffer) for buffer in task.buffers)

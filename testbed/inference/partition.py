@@ -15,6 +15,7 @@ from controller.model.cuts import canonical_cut, check_cut, device_set
 from testbed.errors import InputError
 from testbed.inference.graph import INPUT, ModelGraph, trace
 from testbed.inference.models import LoadedModel, load_model
+from testbed.inference.weights import VersionedWeights
 
 #: Live values of a tail between two of its segments, by name.
 State = dict[str, Tensor]
@@ -160,6 +161,11 @@ class SplitModel:
     @property
     def model(self) -> LoadedModel:
         return self.graph.model
+
+    @functools.cached_property
+    def weights(self) -> VersionedWeights:
+        """The versions of this model's weights; all partitions compute with the one in force."""
+        return VersionedWeights(self.graph)
 
     def partition(self, cut: Cut) -> Partition:
         """The partition of ``cut``. Raises ValueError for a cut that is not canonical."""

@@ -72,6 +72,7 @@ class FrameHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     cut: Annotated[str, Meta(max_length=MAX_HEADER_BYTES)]  # cut_label
     codec: Codec
     tensors: Annotated[tuple[TensorHeader, ...], Meta(max_length=MAX_TENSORS)]
+    model_version: Annotated[int, Meta(ge=0)] = 0  # of the weights that the head computed with: the tail takes the same
 
     @property
     def buffer_bytes(self) -> tuple[int, ...]:
@@ -100,7 +101,9 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(FrameHeader)
 
 
-def pack(task: int, cut: Cut, tensors: Sequence[Tensor], codec: Codec) -> tuple[bytes, list[memoryview]]:
+def pack(
+    task: int, cut: Cut, tensors: Sequence[Tensor], codec: Codec, model_version: int = 0
+) -> tuple[bytes, list[memoryview]]:
     """Encode the tensors of one task: the header, and one buffer of bytes for each tensor (a view where possible).
 
     Axes that are only permuted in memory stay so: the tail then sees the strides that the head made, and computes the
@@ -114,7 +117,7 @@ def pack(task: int, cut: Cut, tensors: Sequence[Tensor], codec: Codec) -> tuple[
         coded, scale, offset = codecs.encode(laid_out, codec)
         headers.append(TensorHeader(_DTYPE_NAMES[tensor.dtype], tuple(laid_out.shape), order, scale, offset))
         buffers.append(coded.cpu().reshape(-1).view(torch.uint8).numpy().data)
-    header = _encoder.encode(FrameHeader(WIRE_VERSION, task, cut_label(cut), codec, tuple(headers)))
+    header = _encoder.encode(FrameHeader(WIRE_VERSION, task, cut_label(cut), codec, tuple(headers), model_version))
     return header, buffers
 
 

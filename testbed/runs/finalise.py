@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ STAMPS = (
     "result_received_seconds",
 )
 STAGE_COLUMNS = {stage: f"stage_{stage}_seconds" for stage in STAGES}
-_TABLES = ("tasks", "slots", "links", "drops", "round_trips", "health", "events")
+_TABLES = ("tasks", "slots", "links", "drops", "round_trips", "health", "events", "updates")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class RunTables:
     round_trips: pa.Table
     health: pa.Table
     events: pa.Table
+    updates: pa.Table = field(default_factory=SCHEMAS["updates"].empty_table)  # models that moved
 
 
 def column(table: pa.Table, name: str) -> NDArray[Any]:
@@ -72,6 +73,7 @@ def finalise(run_directory: Path) -> RunTables:
         round_trips=streams["round_trips"],
         health=streams["health"],
         events=streams["events"].sort_by("monotonic_seconds"),
+        updates=streams["updates"],
     )
     write_tables(tables, run_directory)
     return tables
@@ -89,7 +91,10 @@ def write_tables(tables: RunTables, run_directory: Path) -> None:
 def read_tables(run_directory: Path) -> RunTables:
     """The tables of a finished run. Raises InputError where they are not."""
     try:
-        return RunTables(**{name: pq.read_table(run_directory / f"{name}.parquet") for name in _TABLES})
+        paths = {name: run_directory / f"{name}.parquet" for name in _TABLES}
+        if not paths["updates"].exists():  # a run from before models moved
+            del paths["updates"]
+        return RunTables(**{name: pq.read_table(path) for name, path in paths.items()})
     except FileNotFoundError as error:
         raise InputError(
             "the run has no records",

@@ -102,6 +102,7 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
         "transmit_joules": np.where(done, tasks.transmit_joules, np.nan),
         "answer": pa.nulls(len(ues), pa.int64()),
         "model_version": np.zeros(len(ues), dtype=np.int64),
+        "answer_checksum": pa.nulls(len(ues), pa.int64()),
     }
     schema = SCHEMAS["tasks"]
     return pa.table([pa.array(columns[field.name], type=field.type) for field in schema], schema=schema)

@@ -14,6 +14,7 @@ from testbed.messages import (
     Event,
     HostHealth,
     LinkStep,
+    ModelUpdate,
     NodeHealth,
     Record,
     RoundTrips,
@@ -50,6 +51,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         {"kind": pa.string(), **_fields(NodeHealth), **_fields(EdgeHealth), **_fields(HostHealth)},
     ),
     "events": pa.schema(_fields(Event)),
+    "updates": pa.schema(_fields(ModelUpdate)),
 }
 
 STREAM_OF: dict[type, str] = {
@@ -63,6 +65,7 @@ STREAM_OF: dict[type, str] = {
     EdgeHealth: "health",
     HostHealth: "health",
     Event: "events",
+    ModelUpdate: "updates",
 }
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"

@@ -63,6 +63,7 @@ class AgentsLab:
     profile_path: Path = PROFILE
     model: str = MODEL
     channel_refresh: Literal["time", "per_task_stage"] = "time"
+    retraining_interval_seconds: float = 0.0
     gpu: Literal["auto", "required", "off"] = "off"
     hellos: dict[str, Hello] = field(default_factory=dict)
     hello_counts: dict[str, int] = field(default_factory=dict)
@@ -125,7 +126,15 @@ class AgentsLab:
         if node == "edge":
             ues = tuple(EdgeUe(name, self.model, str(self.profile_path), "127.0.0.1") for name in self.names)
             config = EdgeConfig(
-                **common, seed=SEED, port=self.port, ues=ues, cpus=0.8, gpu=self.gpu, slot_seconds=SLOT_SECONDS
+                **common,
+                seed=SEED,
+                port=self.port,
+                ues=ues,
+                cpus=0.8,
+                gpu=self.gpu,
+                slot_seconds=SLOT_SECONDS,
+                retraining_interval_seconds=self.retraining_interval_seconds,
+                retraining_perturbation=0.3,
             )
             write_config(config, path)
         else:
@@ -156,6 +165,8 @@ class AgentsLab:
             task_timeout_seconds=self.task_timeout_seconds,
             round_trip_seconds=0.0,
             channel_refresh=self.channel_refresh,
+            updates_endpoint=f"tcp://127.0.0.1:{self.port + 1}" if self.retraining_interval_seconds else "",
+            receive_watts=0.1,
         )
 
     def begin(self, duration_seconds: float | None = None) -> float:

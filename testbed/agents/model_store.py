@@ -1,0 +1,201 @@
+"""The edge's model versions: made anew at intervals, handed out in pieces, kept while a task may still need them.
+
+Two threads: ``updates`` owns the socket and only copies bytes; ``trainer`` makes and packs versions, and runs at
+ordinary priority, so that it never takes a core from a stage.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import zmq
+
+from controller.contract import cut_from_label
+from controller.model.cuts import device_set
+from testbed.agents.pacing import Wakeup
+from testbed.agents.updates_wire import Fetch, Gone, Offer, Piece, Published, Want, decode_up, encode
+from testbed.inference.partition import SplitModel
+from testbed.inference.tensors import MalformedFrame
+from testbed.inference.weights import Contents, pack
+
+_HIGH_WATER = 1000
+_IDLE_SECONDS = 0.5
+_BLOCKS = 16  # packed prefixes that are kept
+
+
+class ModelStore:
+    """All models of an edge. ``splits`` by UE; UEs of one model share its versions.
+
+    A version is dropped once every UE has held a newer one for ``hold_seconds``: until then a task of it may be on its
+    way.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        splits: Mapping[str, SplitModel],
+        addresses: Sequence[str],
+        port: int,
+        *,
+        seed: int,
+        interval_seconds: float,
+        perturbation: float,
+        hold_seconds: float,
+    ) -> None:
+        self._splits = dict(splits)
+        self._seed, self._interval_seconds, self._perturbation = seed, interval_seconds, perturbation
+        self._hold_seconds = hold_seconds
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.set(zmq.ROUTER_HANDOVER, 1)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.SNDHWM, _HIGH_WATER)
+        for address in sorted(set(addresses)):
+            self._socket.bind(f"tcp://{address}:{port + 1}")
+        self._origin_seconds = math.inf
+        self.newest = 0
+        self.malformed = 0
+        self._held = dict.fromkeys(self._splits, (0, 0.0))  # by UE: the version that it has, and since when
+        self._blocks: dict[tuple[int, int, str], tuple[Contents, bytes]] = {}  # by model, version, cut
+        self._waiting: dict[str, tuple[int, str]] = {}  # by UE: version and cut that are being packed for it
+        self._jobs: queue.SimpleQueue[int | tuple[int, str, SplitModel] | None] = queue.SimpleQueue()
+        self._trained = threading.Event()
+        self._wake = Wakeup()
+        self._stopping = False
+        self.tid = 0
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="updates", daemon=True)
+        self._trainer = threading.Thread(target=self._work, name="trainer", daemon=True)
+
+    def start(self) -> None:
+        """Returns when :attr:`tid` is known."""
+        self._thread.start()
+        self._trainer.start()
+        self._ready.wait()
+
+    def begin(self, origin_seconds: float) -> None:
+        """Version v is made ``v`` intervals after ``origin_seconds``."""
+        self._origin_seconds = origin_seconds
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._jobs.put(None)
+        self._wake.set()
+        self._thread.join(timeout=2.0)
+
+    # -------------------------------------------------------------------------------------------------------- trainer
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, int):
+                for split in self._models():
+                    split.weights.train(job, self._seed, self._perturbation)
+                self.newest = job
+                self._trained.set()
+            else:
+                self._pack(*job)
+            self._wake.set()
+
+    def _pack(self, version: int, label: str, split: SplitModel) -> None:
+        key = (id(split), version, label)
+        if key in self._blocks or version not in split.weights:
+            return
+        nodes = device_set(split.graph.nodes, cut_from_label(label))
+        self._blocks[key] = pack(split.weights.tensors(version, nodes))
+        while len(self._blocks) > _BLOCKS:
+            del self._blocks[next(iter(self._blocks))]
+
+    def _models(self) -> list[SplitModel]:
+        return list({id(split): split for split in self._splits.values()}.values())
+
+    # --------------------------------------------------------------------------------------------------------- serving
+
+    def _serve(self) -> None:
+        self.tid = threading.get_native_id()
+        self._ready.set()
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake.fileno(), zmq.POLLIN)
+        asked = 0  # the last version that the trainer was told to make
+        while not self._stopping:
+            due = self._origin_seconds + (asked + 1) * self._interval_seconds
+            now = time.monotonic()
+            if now >= due and asked == self.newest:
+                asked += 1
+                self._jobs.put(asked)
+            left = min(max(due - now, 0.0), _IDLE_SECONDS) if asked == self.newest else _IDLE_SECONDS
+            poller.poll(math.ceil(left * 1e3))
+            self._wake.clear()
+            if self._trained.is_set():
+                self._trained.clear()
+                for ue in self._splits:
+                    self._send(ue, encode(Published(self.newest)))
+            self._receive()
+            self._offer()
+        self._socket.close()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            ue = frames[0].decode(errors="replace")
+            try:
+                if ue not in self._splits or len(frames) != 2:
+                    raise MalformedFrame(f"{len(frames)} frames from {ue!r}")
+                request = decode_up(frames[1])
+                if isinstance(request, Want):
+                    self._wanted(ue, request)
+                else:
+                    self._fetched(ue, request)
+            except (MalformedFrame, ValueError):
+                self.malformed += 1
+
+    def _wanted(self, ue: str, want: Want) -> None:
+        """Raises ValueError for a cut that the model does not have."""
+        if self._held[ue][0] != want.version:
+            self._held[ue] = (want.version, time.monotonic())
+            self._retire()
+        split = self._splits[ue]
+        split.partition(cut_from_label(want.cut))
+        self._waiting[ue] = (self.newest, want.cut)
+        self._jobs.put((self.newest, want.cut, split))
+
+    def _offer(self) -> None:
+        for ue, (version, cut) in list(self._waiting.items()):
+            found = self._blocks.get((id(self._splits[ue]), version, cut))
+            if found is not None:
+                del self._waiting[ue]
+                self._send(ue, encode(Offer(version, cut, found[0])))
+
+    def _fetched(self, ue: str, fetch: Fetch) -> None:
+        found = self._blocks.get((id(self._splits[ue]), fetch.version, fetch.cut))
+        if found is None:
+            self._send(ue, encode(Gone(fetch.version)))
+            return
+        part = memoryview(found[1])[fetch.offset : fetch.offset + fetch.length]
+        self._send(ue, encode(Piece(fetch.version, fetch.cut, fetch.offset)), part)
+
+    def _send(self, ue: str, *frames: bytes | memoryview) -> None:
+        try:
+            self._socket.send_multipart([ue.encode(), *frames], zmq.NOBLOCK)
+        except zmq.ZMQError:  # it is gone, or takes nothing: it asks again
+            return
+
+    def _retire(self) -> None:
+        """Drop what no task can need: older than what every UE has had for long enough."""
+        now = time.monotonic()
+        settled = min(
+            version if now - since > self._hold_seconds else version - 1 for version, since in self._held.values()
+        )
+        for split in self._models():
+            for version in split.weights.versions:
+                if version < min(settled, self.newest - 1):
+                    split.weights.drop(version)
+        for key in [key for key in self._blocks if key[1] < settled]:
+            self._blocks.pop(key, None)

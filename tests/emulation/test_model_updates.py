@@ -1,0 +1,99 @@
+"""Models that move under load: no task fails or mixes versions, and a UE that dies in mid-download starts over."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from controller.contract import cut_label
+from testbed.agents.backend import IMAGES, task_image
+from testbed.inference.partition import SplitModel, load_split_model
+from testbed.messages import ModelUpdate, TaskRecord
+from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
+
+EVENLY = [0.05 + 0.03 * number for number in range(2000)]
+PERTURBATION = 0.3  # of the harness's edge
+
+
+@pytest.fixture(autouse=True)
+def _repository_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+@functools.cache
+def trained(version: int) -> SplitModel:
+    split = load_split_model(MODEL, SEED)
+    for number in range(1, version + 1):
+        split.weights.train(number, SEED, PERTURBATION)
+    split.weights.use(version)
+    return split
+
+
+@functools.cache
+def expected(version: int, ue_index: int, image: int) -> int:
+    """Checksum of what the unsplit model of a version answers."""
+    split = trained(version)
+    with torch.inference_mode():
+        answer = split.partition(()).head(task_image(split.model.input_shape, SEED, ue_index, image))[0]
+    return zlib.crc32(answer.float().contiguous().view(-1).view(torch.uint8).numpy().data)
+
+
+def check(lab: AgentsLab, tasks: list[TaskRecord]) -> None:
+    for task in tasks:
+        index = lab.names.index(task.ue)
+        assert task.answer_checksum == expected(task.model_version, index, task.task % IMAGES), (
+            f"{task.ue} {task.task} of version {task.model_version} cut at {task.cut} answers something else"
+        )
+
+
+def updates(lab: AgentsLab, ue: str) -> list[ModelUpdate]:
+    return [record for record in lab.records if isinstance(record, ModelUpdate) and record.ue == ue]
+
+
+def test_new_versions_under_load_fail_no_task_and_mix_no_versions(tmp_path: Path) -> None:
+    with AgentsLab(tmp_path, [EVENLY, EVENLY], retraining_interval_seconds=0.5) as lab:
+        chain = lab.profile.chain_cuts
+        lab.apply(dict.fromkeys(lab.names, chain[2]))
+        lab.begin()
+        lab.wait(lambda: all(len(updates(lab, ue)) >= 2 for ue in lab.names))
+        for cut in (chain[-1], chain[0], chain[1]):  # what is placed grows, shrinks, grows
+            before = {ue: len(updates(lab, ue)) for ue in lab.names}
+            lab.apply(dict.fromkeys(lab.names, cut))
+            lab.wait(lambda before=before: all(len(updates(lab, ue)) >= before[ue] + 2 for ue in lab.names))  # type: ignore[misc]
+        lab.stop()
+        assert [task.reason for task in lab.tasks if task.status != "completed"] == []
+        check(lab, lab.tasks)
+        assert len({task.model_version for task in lab.tasks}) >= 6
+        assert len({task.cut for task in lab.tasks}) >= 3
+        for record in updates(lab, "ue0"):
+            assert record.status == "placed"
+            assert record.started_seconds <= record.received_seconds <= record.swapped_seconds
+            assert record.receive_joules == pytest.approx(0.1 * (record.received_seconds - record.started_seconds))
+        versions = [record.version for record in updates(lab, "ue0")]
+        assert versions == sorted(versions)
+
+
+def test_a_ue_killed_in_mid_download_starts_with_the_first_version_and_recovers(tmp_path: Path) -> None:
+    with AgentsLab(tmp_path, [EVENLY], retraining_interval_seconds=0.3) as lab:
+        chain = lab.profile.chain_cuts
+        lab.apply({"ue0": chain[2]})
+        lab.begin()
+        lab.wait(lambda: len(updates(lab, "ue0")) >= 1)
+        lab.kill("ue0", signal.SIGKILL)
+        done = len(lab.tasks)
+        newest = max(task.model_version for task in lab.tasks) + 2
+        lab.start_process("ue0")
+        lab.wait(lambda: "ue0" in lab.hellos, 60)
+        lab.apply({"ue0": chain[2]})
+        lab.begin()
+        lab.wait(lambda: any(task.model_version >= newest for task in lab.tasks[done:]))
+        lab.stop()
+        again = lab.tasks[done:]
+        assert [task.reason for task in again if task.status != "completed"] == []
+        check(lab, again)
+        assert again[0].cut == cut_label(chain[2])
