@@ -130,6 +130,13 @@ def test_nodes_report_their_cpu(watched: tuple[Path, list[str]]) -> None:
     assert {"ue1", "ue2", "ue3", "edge", "controller"} <= nodes
 
 
+def test_the_manifest_says_what_the_edge_computed_on(watched: tuple[Path, list[str]]) -> None:
+    run_directory, _ = watched
+    features = json.loads((run_directory / "manifest.json").read_text())["runtime_features"]
+    assert features["edge_gpu"] is False
+    assert (features["edge_device"], features["edge_device_reason"]) == ("cpu", "the lab says `gpu: off`")
+
+
 @pytest.mark.quiet
 def test_both_runtimes_give_the_same_mean_delay(tmp_path: Path) -> None:
     """Same lab, same seed: within 10 %, both runs valid."""
