@@ -16,7 +16,7 @@ from controller.testing import example_scenario
 from testbed.configs import LinkConfig
 from testbed.links import plumbing
 from testbed.links.playback import Playback
-from testbed.links.probes import Arrivals, Flow
+from testbed.links.probes import Counter, Flow
 from testbed.links.realtime import sleep_until
 from testbed.links.shaping import FRAME_BYTES, Shaper
 from testbed.links.wire import WireSpec
@@ -64,6 +64,11 @@ def saturating(wire: WireSpec, send_buffer: int = 0) -> Flow:
     return Flow(name(wire.ue), name("edge"), wire.edge_address, send_buffer=send_buffer)
 
 
+def counted(wire: WireSpec) -> Counter:
+    """What comes up a wire, as the kernel counts it at the edge's interface."""
+    return Counter(name("edge"), wire.edge_interface)
+
+
 def link_config(wire: WireSpec, outage: Literal["hold", "loss"] = "hold", at_end: AtEnd = "loop") -> LinkConfig:
     return LinkConfig(wire.ue, wire.up_port, wire.down_port, "", at_end, outage, 100e3)
 
@@ -88,7 +93,7 @@ class Played:
     origin_seconds: float
     seconds: float
     steps: list[LinkStep]
-    arrivals: Arrivals
+    counter: Counter
 
     @property
     def lateness_seconds(self) -> list[float]:
@@ -102,8 +107,8 @@ class Played:
         starts = np.arange(begin_seconds, self.seconds - window_seconds + 1e-9, every_seconds) + self.origin_seconds
         result = []
         for start in starts:
-            asked = float(applied.bits_between(start, start + window_seconds))
-            carried = self.arrivals.bits_per_second(start, start + window_seconds) * window_seconds
+            begin, end, carried = self.counter.between(start, start + window_seconds)
+            asked = float(applied.bits_between(begin, end))
             result.append(WindowError(float(start - self.origin_seconds), asked, carried))
         return result
 
@@ -121,7 +126,7 @@ class WindowError:
     @property
     def beyond(self) -> bool:
         """Off by more than 1 % and by more than two frames."""
-        return abs(self.carried_bits - self.asked_bits) > max(0.01 * self.asked_bits, 2 * FRAME_BITS)
+        return bool(abs(self.carried_bits - self.asked_bits) > max(0.01 * self.asked_bits, 2 * FRAME_BITS))
 
 
 def play(
@@ -137,7 +142,9 @@ def play(
         playback = Playback(scenario, [link_config(wire) for wire in specs], traces, shaper, steps.append)
         if decision is not None:
             playback.decide(decision)
-        flows = [stack.enter_context(saturating(wire, 1 << 18)) for wire in specs]
+        counters = [stack.enter_context(counted(wire)) for wire in specs]
+        for wire in specs:
+            stack.enter_context(saturating(wire, 1 << 18))
         time.sleep(SETTLE_SECONDS)
         origin = time.monotonic() + 0.1
         playback.start(origin)
@@ -146,9 +153,8 @@ def play(
             sleep_until(playback.next_deadline_seconds())
             playback.step()
         time.sleep(0.1)
-        arrivals = [flow.arrivals() for flow in flows]
         playback.close()
     return [
-        Played(origin, seconds, [s for s in steps if s.ue == wire.ue and s.direction == "up"], arrived)
-        for wire, arrived in zip(specs, arrivals, strict=True)
+        Played(origin, seconds, [s for s in steps if s.ue == wire.ue and s.direction == "up"], counter)
+        for wire, counter in zip(specs, counters, strict=True)
     ]

@@ -39,13 +39,20 @@ def nothing_ahead() -> Iterator[None]:
         yield
 
 
+def planned_and_carried(played: Played, trace: Trace, start: float, end: float) -> tuple[float, float]:
+    """Bits, between the readings of the counters next to two times of the trace."""
+    origin = played.origin_seconds
+    begin, until, carried = played.counter.between(origin + start, origin + end)
+    return trace.mean(max(0.0, begin - origin), until - origin).up * (until - begin), carried
+
+
 def errors(played: Played, trace: Trace) -> dict[str, Any]:
     """Against the trace itself, not against what was applied."""
-    origin, arrivals, end = played.origin_seconds, played.arrivals, played.seconds
+    end = played.seconds
 
     def ratio(start: float, width: float) -> float:
-        carried = arrivals.bits_per_second(origin + start, origin + start + width)
-        return carried / trace.mean(start, start + width).up - 1
+        asked, carried = planned_and_carried(played, trace, start, start + width)
+        return carried / asked - 1
 
     starts = [k * 0.5 for k in range(int((end - WINDOW_SECONDS) * 2) + 1)]
     judged = [k for k in starts if trace.mean(k, k + WINDOW_SECONDS).up * WINDOW_SECONDS >= JUDGED_BITS]
@@ -64,19 +71,16 @@ def errors(played: Played, trace: Trace) -> dict[str, Any]:
 def series(played: Played, plain: Played, trace: Trace, step_seconds: float = 0.5) -> dict[str, list[float]]:
     """For the plot: rates in short windows, and by how many frames more than planned arrived since the start."""
     starts = [k * step_seconds for k in range(int(played.seconds / step_seconds))]
+    both = [planned_and_carried(played, trace, start, start + step_seconds) for start in starts]
 
     def excess(each: Played) -> list[float]:
-        ends = [start + step_seconds for start in starts]
-        arrived = [each.arrivals.bits_per_second(each.origin_seconds, each.origin_seconds + end) * end for end in ends]
-        return [(bits - trace.mean(0.0, end).up * end) / FRAME_BITS for bits, end in zip(arrived, ends, strict=True)]
+        sums = [planned_and_carried(each, trace, 0.0, start + step_seconds) for start in starts]
+        return [(carried - asked) / FRAME_BITS for asked, carried in sums]
 
-    origin = played.origin_seconds
     return {
         "start_seconds": starts,
-        "planned_bits_per_second": [trace.mean(start, start + step_seconds).up for start in starts],
-        "achieved_bits_per_second": [
-            played.arrivals.bits_per_second(origin + start, origin + start + step_seconds) for start in starts
-        ],
+        "planned_bits_per_second": [asked / step_seconds for asked, _ in both],
+        "achieved_bits_per_second": [carried / step_seconds for _, carried in both],
         "excess_frames": excess(played),
         "plain_excess_frames": excess(plain),
     }

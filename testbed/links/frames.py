@@ -46,7 +46,7 @@ def service(course: Course, index: int, at_seconds: float) -> tuple[float, float
         end = min(course(index)[0], last)
         carried = rate * (end - begin)
         if carried >= left or (end == last and rate > 0):
-            return begin + left / rate - at_seconds, rate
+            return (begin - at_seconds) + left / rate, rate
         if end == last:
             return OUTAGE_FRAME_SECONDS, rate
         left -= carried

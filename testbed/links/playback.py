@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from controller.contract import Decision, Scenario, UeDecision
 from controller.model.radio import LinkRates, is_coupled, rates
 from controller.model.stage_fading import Floats, stage_gains
@@ -29,6 +31,8 @@ Cause = Literal["trace", "decision", "command", "impairment", "ahead", "stage"]
 #: What a trace is of: the radio channel (gains or rates), the wire's delay, or its losses.
 What = Literal["channel", "delay", "loss"]
 
+#: Rates that depend on each other take longer to work out.
+COUPLED_FORESIGHT_SECONDS = 1.0
 #: Latenesses that the 99th percentile is taken over.
 _LATENESS_WINDOW = 1000
 
@@ -132,6 +136,8 @@ class Playback:
         self._indices = {str(ue.name): index for index, ue in enumerate(scenario.ues)}
         self._drawn: dict[str, tuple[int, Floats]] = {}  # by UE: a task, and its gains at its cuts
         self._decision = equal_shares(scenario)
+        self._coupled = is_coupled(scenario.radio)
+        self._foresight_seconds = COUPLED_FORESIGHT_SECONDS if self._coupled else FORESIGHT_SECONDS
         self._ports = Ports(links, shaper)
         given: dict[What, Mapping[str, Trace]] = {"channel": traces, "delay": delays or {}, "loss": losses or {}}
         self._links = [
@@ -149,9 +155,10 @@ class Playback:
             )
             for link in links
         ]
+        self._by_ue = {link.config.ue: link for link in self._links}
         self._origin_seconds = math.inf
+        self._alone = {str(ue.name): msgspec.structs.replace(scenario, ues=(ue,)) for ue in scenario.ues}
         self._outlook = self._look_out()
-        self._planned: Mapping[str, LinkRates] = self._outlook(0)[1]
         self._prepared: _Prepared | None = None
         #: what HTB is still told before the next step
         self._ahead: deque[tuple[float, dict[str, float]]] = deque()
@@ -229,7 +236,7 @@ class Playback:
             self._latenesses.append(applied_seconds - planned_seconds)
             cause: Cause = "trace" if track.what == "channel" else "impairment"
             self._record_step(link, planned_seconds, applied_seconds, cause)
-        if is_coupled(self._scenario.radio):
+        if self._coupled:
             # what one link's channel does changes the rates of others
             stepped = {id(link) for link, *_ in prepared.stepping}
             for link in self._links:
@@ -267,7 +274,7 @@ class Playback:
         """How a port's rate goes from a time on that is in an epoch, as far as a frame of this epoch can reach."""
 
         def rate_in(number: int) -> float:
-            wanted = _wanted(port, self._outlook(number)[1][port.ue])
+            wanted = _wanted(port, self._outlook.rates(number, port.ue))
             return wanted if wanted >= port.config.outage_floor_bits_per_second else 0.0
 
         found = [(begin_seconds, rate_in(epoch))]
@@ -278,8 +285,8 @@ class Playback:
                 begin, rate = found[-1]
                 if math.isinf(begin):
                     return found[-1]
-                last = max(begin, next_epoch_seconds) + (FRAME_BITS / rate if rate else FORESIGHT_SECONDS)
-                while (at := self._outlook(epoch + 1)[0]) <= last:
+                last = max(begin, next_epoch_seconds) + (FRAME_BITS / rate if rate else self._foresight_seconds)
+                while (at := self._outlook.begin_seconds(epoch + 1)) <= last:
                     epoch += 1
                     if (following := rate_in(epoch)) != rate:
                         found.append((at, following))
@@ -288,19 +295,29 @@ class Playback:
                     found.append((math.inf, rate))
             return found[index]
 
-        next_epoch_seconds = min(self._outlook(epoch + 1)[0], begin_seconds + FORESIGHT_SECONDS)
+        next_epoch_seconds = min(self._outlook.begin_seconds(epoch + 1), begin_seconds + self._foresight_seconds)
         return course
 
     def _look_out(self) -> Outlook:
         """From what is in force."""
         return Outlook(
             [
-                Channel(link.config.ue, link.channel.trace, link.config.at_end, link.channel.next_step)
+                Channel(
+                    link.config.ue, link.channel.trace, link.config.at_end, link.channel.next_step, link.channel.state
+                )
                 for link in self._links
             ],
             self._origin_seconds,
-            lambda states: rates(self._scenario, self._gains(states), self._decision),
+            self._rates_of,
         )
+
+    def _rates_of(self, states: Mapping[str, State], ue: str) -> Mapping[str, LinkRates]:
+        """Of this UE's link; of all links where they depend on each other."""
+        gains: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+        for name in states if self._coupled else (ue,):
+            state = self._link(name).state(states[name])
+            gains[name] = (state.up,), (state.down,)
+        return rates(self._scenario if self._coupled else self._alone[ue], gains, self._decision)
 
     def _step_seconds(self, link: _Link, track: _Track, number: int) -> float:
         return self._origin_seconds + track.trace.step_time(number, link.config.at_end)
@@ -380,21 +397,15 @@ class Playback:
 
     def _change(self, cause: Cause, now_seconds: float, recorded: Sequence[_Link]) -> None:
         self._prepared = None
-        self._outlook = self._look_out()
+        self._outlook.reconsider()
         applied_seconds = self._apply(0, self._plan(0, now_seconds))
         for link in recorded:
             self._record_step(link, now_seconds, applied_seconds, cause)
 
     def _link(self, ue: str) -> _Link:
-        for link in self._links:
-            if link.config.ue == ue:
-                return link
-        raise TestbedError(f"no link of a UE {ue!r}; there are {', '.join(link.config.ue for link in self._links)}")
-
-    def _gains(self, states: Mapping[str, State]) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
-        """Channel states in the shape that the radio model takes: ``states``, else what is in force."""
-        current = {link.config.ue: link.state(states.get(link.config.ue)) for link in self._links}
-        return {name: ((state.up,), (state.down,)) for name, state in current.items()}
+        if ue not in self._by_ue:
+            raise TestbedError(f"no link of a UE {ue!r}; there are {', '.join(self._by_ue)}")
+        return self._by_ue[ue]
 
     # ------------------------------------------------------------------------------------------------------- applying
 
@@ -402,7 +413,6 @@ class Playback:
         """Bring the kernel to a plan of an epoch; returns when it had acknowledged."""
         applied_seconds = self._ports.apply(plan.orders)
         self._outlook.forget(epoch)
-        self._planned = self._outlook(0)[1]
         self._ahead = deque(plan.ahead)
         return applied_seconds
 
@@ -417,7 +427,7 @@ class Playback:
                 direction=port.direction,
                 planned_seconds=planned_seconds,
                 applied_seconds=applied_seconds,
-                planned_bits_per_second=_wanted(port, self._planned[port.ue]),
+                planned_bits_per_second=_wanted(port, self._outlook.rates(0, port.ue)),
                 applied_bits_per_second=port.applied_bits_per_second,
                 gain=_value(self._link(port.ue).state(), port.direction),
                 cause=cause,

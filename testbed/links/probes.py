@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -22,6 +23,8 @@ SEGMENT_BYTES = MTU_BYTES - 52
 FRAMING_RATIO = FRAME_BYTES / SEGMENT_BYTES
 _CHUNK = bytes(1 << 16)
 _CONNECT_SECONDS = 10.0
+#: Reading counters takes some tens of microseconds.
+_PROMPT_SECONDS = 0.5e-3
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,60 @@ class Arrivals:
         """When the first byte after a time came; inf if none did."""
         position = int(np.searchsorted(self.times_seconds, time_seconds, side="right"))
         return float(self.times_seconds[position]) if position < self.times_seconds.size else float("inf")
+
+
+class Counter:
+    """Layer-2 bytes that an interface receives, read from its counters while in the context.
+
+    Each reading is as old as it says, so that a program which is woken late sees windows of another length, not of
+    another rate. Not for wires with segmentation offload: the headers of a super-packet count once.
+    """
+
+    def __init__(self, namespace: str, interface: str, every_seconds: float = 0.02) -> None:
+        self._every_seconds = every_seconds
+        self._interface = interface
+        counters = Path("/proc/thread-self/net/dev")  # of the namespace that opens it
+        self._file = run_inside(namespace, lambda: counters.open("rb", buffering=0))
+        self._ending = threading.Event()
+        self._times: list[float] = []
+        self._bytes: list[int] = []
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Counter:
+        self._read()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        self._thread.join()
+        self._file.close()
+
+    def between(self, start_seconds: float, end_seconds: float) -> tuple[float, float, float]:
+        """The times of the readings next to two (CLOCK_MONOTONIC), and the bits that came between them."""
+        count = len(self._bytes)
+        times = np.array(self._times[:count])
+        first, last = (int(np.abs(times - at).argmin()) for at in (start_seconds, end_seconds))
+        return float(times[first]), float(times[last]), 8.0 * (self._bytes[last] - self._bytes[first])
+
+    def _watch(self) -> None:
+        while not self._ending.wait(self._every_seconds):
+            self._read()
+
+    def _read(self) -> None:
+        before = time.monotonic()
+        self._file.seek(0)
+        text = self._file.read()
+        after = time.monotonic()
+        if after - before > _PROMPT_SECONDS:
+            return  # interrupted: nobody knows when it was counted
+        for line in text.decode("ascii").splitlines():
+            name, colon, values = line.partition(":")
+            if colon and name.strip() == self._interface:
+                self._times.append((before + after) / 2)
+                self._bytes.append(int(values.split()[0]))
 
 
 class Flow:

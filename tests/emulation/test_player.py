@@ -19,7 +19,7 @@ from controller.model.radio import rates
 from controller.testing import example_scenario
 from testbed.links.frames import FRAME_BITS
 from testbed.links.netlink import QdiscStatistics
-from testbed.links.probes import Flow
+from testbed.links.probes import Counter, Flow
 from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
 from testbed.messages import Apply, ChannelDrops, Reply, SetLink
@@ -213,10 +213,6 @@ def test_a_wire_is_back_in_service_after_an_outage(tmp_path: Path, outage: str, 
         assert arrivals.bits_per_second(back + limit, back + limit + 0.4) > 5e6
 
 
-def carried_bits(flow: Flow, begin: float, end: float) -> float:
-    return flow.arrivals().bits_per_second(begin, end) * (end - begin)
-
-
 @pytest.mark.quiet
 def test_a_mahimahi_trace_carries_its_bytes(tmp_path: Path) -> None:
     """Over every 5 s, the first included, and over all: the trace's own bytes, through outages of up to 1.9 s."""
@@ -225,21 +221,19 @@ def test_a_mahimahi_trace_carries_its_bytes(tmp_path: Path) -> None:
     with (
         wired("pl-mahi", wires(1)) as lab,
         PlayerRun(lab, tmp_path, rate_scenario(["ue0"]), {"ue0": trace}) as run,
-        Flow(lab.name("ue0"), lab.name("edge"), lab.wires[0].edge_address, send_buffer=1 << 18) as flow,
+        Counter(lab.name("edge"), "w0") as counter,
+        Flow(lab.name("ue0"), lab.name("edge"), lab.wires[0].edge_address, send_buffer=1 << 18),
     ):
         time.sleep(0.5)  # TCP fills the leaf
         origin = time.monotonic() + 0.2
         run.start(origin)
         run.poll(seconds + 0.4)
         run.stop()
-        errors = {
-            (begin, width): carried_bits(flow, origin + begin, origin + begin + width)
-            - trace.mean(begin, begin + width).up * width
-            for begin, width in [*((k, 5.0) for k in np.arange(0.0, seconds - 4.9)), (0.0, seconds)]
-        }
-    for (begin, width), error in errors.items():
-        allowed = (0.01 if width == 5.0 else 0.002) * trace.mean(begin, begin + width).up * width
-        assert abs(error) <= max(allowed, 2 * FRAME_BITS), f"{width} s from {begin} s"
+    for begin, width in [*((k, 5.0) for k in np.arange(0.0, seconds - 4.9)), (0.0, seconds)]:
+        start, end, bits = counter.between(origin + begin, origin + begin + width)
+        asked = trace.mean(max(0.0, start - origin), end - origin).up * (end - start)
+        allowed = (0.01 if width == 5.0 else 0.002) * asked
+        assert abs(bits - asked) <= max(allowed, 2 * FRAME_BITS), f"{width} s from {begin} s"
     assert run.steps("ahead"), "HTB is led over to the next rate"
 
 
@@ -254,27 +248,25 @@ def test_three_links_at_once_keep_their_changing_rates(tmp_path: Path) -> None:
         PlayerRun(lab, tmp_path, scenario, traces) as run,
         ExitStack() as stack,
     ):
-        flows = {
-            wire.ue: stack.enter_context(
-                Flow(lab.name(wire.ue), lab.name("edge"), wire.edge_address, send_buffer=1 << 18)
-            )
-            for wire in lab.wires
-        }
         before = leaves_of(lab)
+        counters = {}
+        for wire in lab.wires:
+            counters[wire.ue] = stack.enter_context(Counter(lab.name("edge"), wire.edge_interface))
+            flow = Flow(lab.name(wire.ue), lab.name("edge"), wire.edge_address, send_buffer=1 << 18)
+            stack.enter_context(flow)
         time.sleep(0.5)
         origin = time.monotonic() + 0.2
         run.start(origin)
         run.poll(seconds + 0.4)
         run.stop()
         after = leaves_of(lab)
-        for name, flow in flows.items():
-            steps = [step for step in run.steps() if step.ue == name]
-            applied = AppliedRate([s.applied_seconds for s in steps], [s.applied_bits_per_second for s in steps])
-            for begin, width in [*((k, 1.0) for k in np.arange(0.5, seconds - 1)), (0.5, seconds - 1)]:
-                start = origin + begin
-                asked = float(applied.bits_between(start, start + width))
-                error = carried_bits(flow, start, start + width) - asked
-                assert abs(error) <= max(0.01 * asked, 2 * FRAME_BITS), f"{name}: {width} s from {begin} s"
+    for name, counter in counters.items():
+        steps = [step for step in run.steps() if step.ue == name]
+        applied = AppliedRate([s.applied_seconds for s in steps], [s.applied_bits_per_second for s in steps])
+        for begin, width in [*((k, 1.0) for k in np.arange(0.5, seconds - 1)), (0.5, seconds - 1)]:
+            start, end, bits = counter.between(origin + begin, origin + begin + width)
+            asked = float(applied.bits_between(start, end))
+            assert abs(bits - asked) <= max(0.01 * asked, 2 * FRAME_BITS), f"{name}: {width} s from {begin} s"
     assert {port: leaf.handle for port, leaf in after.items()} == {port: leaf.handle for port, leaf in before.items()}
     assert all(after[port].sent_packets > before[port].sent_packets for port in ("e0", "e1", "e2"))
     assert all(leaf.dropped_packets == 0 for leaf in after.values())
