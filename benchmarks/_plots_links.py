@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 #: Errors below this are drawn at it: the axis is logarithmic.
 FLOOR = 1e-5
-MARKERS = ("o", "x", "s", "^")
+#: Colour and marker of a way, by how its name begins; the first that fits.
+LOOKS = {"HTB in place": "C0o", "HTB, segmentation": "C1x", "HTB deleted": "C3^", "TBF": "C2s"}
 
 
 def alternatives(data: dict[str, Any], path: Path) -> None:
@@ -22,9 +23,10 @@ def alternatives(data: dict[str, Any], path: Path) -> None:
     static = [row for row in data["figures"] if row not in changing]
     for axes, rows, title in zip(panels, (static, changing), ("static", "10 changes a second"), strict=True):
         ways = list(dict.fromkeys(way for row in rows for way in row["signed"]))
-        for way, marker in zip(ways, MARKERS, strict=False):
+        for way in ways:
+            look = next(look for begin, look in LOOKS.items() if way.startswith(begin))
             points = [(i, max(abs(row["signed"][way]), FLOOR)) for i, row in enumerate(rows) if way in row["signed"]]
-            axes.plot([x for x, _ in points], [100 * y for _, y in points], marker, label=way, markersize=6)
+            axes.plot([x for x, _ in points], [100 * y for _, y in points], look, label=way, fillstyle="none")
         labels = [row["what"].removeprefix("rate error at ").removeprefix("10 changes a second, ") for row in rows]
         axes.set_xticks(range(len(rows)), [label.replace(", segmentation", "\nsegmentation") for label in labels])
         axes.tick_params(axis="x", labelsize=6, rotation=30)
