@@ -29,7 +29,7 @@ MAX_SWEEPS = 200
 #: Clearing ends when the demand is below the capacity by at most this part of it ...
 _CLEARED_RATIO = 1e-5
 #: ... or when the price is known to this part (a device's demand may jump at a price: then no price fills the edge).
-_PRICE_RATIO = 1e-7
+_PRICE_RATIO = 1e-5
 _CLEARING_STEPS = 80
 _NEWTON_STEPS = 100
 
@@ -245,19 +245,21 @@ def settle(
         high = max(marginal - market.slope * capacity, high + 0.05 * marginal)
         high_total = at(high)
     kept = _kept(result)
+    offset = market.slope * capacity
+    halve = False
     while steps < _CLEARING_STEPS and may_go_on():
-        if high_total >= capacity * (1 - _CLEARED_RATIO) or high - low <= _PRICE_RATIO * (
-            high + market.slope * capacity
-        ):
+        if high_total >= capacity * (1 - _CLEARED_RATIO) or high - low <= _PRICE_RATIO * (high + offset):
             break
         steps += 1
-        middle = _next_price(low, low_total, high, high_total, capacity, market.slope * capacity, steps)
+        width = high - low
+        middle = 0.5 * (low + high) if halve else _next_price(low, low_total, high, high_total, capacity, offset)
         total = at(middle)
         if total > fits:
             low, low_total = middle, total
         else:
             high, high_total = middle, total
             kept = _kept(result)
+        halve = high - low > 0.5 * width
     result.demands, result.base, result.sweeps = list(kept[0]), kept[1], kept[2]
     result.converged = result.converged and steps < _CLEARING_STEPS and may_go_on()
     return result
@@ -267,16 +269,14 @@ def _kept(result: Settlement) -> tuple[list[float], float, int]:
     return list(result.demands), result.base, result.sweeps
 
 
-def _next_price(
-    low: float, low_total: float, high: float, high_total: float, capacity: float, offset: float, step: int
-) -> float:
-    """Between two prices: by the power law through both, every third time (and where that is no help) the middle."""
+def _next_price(low: float, low_total: float, high: float, high_total: float, capacity: float, offset: float) -> float:
+    """Between two prices, by the power law through what was asked for at both; the middle where that is no help."""
     middle = 0.5 * (low + high)
-    if step % 3 == 0 or not math.isfinite(low_total) or not 0 < high_total < low_total:
+    if not math.isfinite(low_total) or not 0 < high_total < low_total or low + offset <= 0:
         return middle
     aim = capacity * (1 - 0.5 * _CLEARED_RATIO)
     ratio = math.log(low_total / aim) / math.log(low_total / high_total)
-    price = (low + offset) ** (1 - ratio) * (high + offset) ** ratio - offset if low + offset > 0 else middle
+    price = (low + offset) ** (1 - ratio) * (high + offset) ** ratio - offset
     return price if low < price < high else middle
 
 
