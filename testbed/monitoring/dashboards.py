@@ -120,6 +120,16 @@ LAB = Dashboard(
             ),
         ),
         Panel("Backlog before the uplink", "bytes", (Query("testbed_tx_backlog_bytes{S}", "{{ue}}"),)),
+        Panel("Model version", "short", (Query("testbed_model_version{S}", "{{ue}}"),), "What heads compute with."),
+        Panel(
+            "Models that move",
+            "bytes",
+            (
+                Query("increase(testbed_model_download_bytes_total{S}[60s])", "{{ue}} down in a minute"),
+                Query("testbed_model_placed_nodes{S}", "{{ue}} placed nodes"),
+            ),
+            "Layer-2 bytes of placed layers, and how many graph nodes the device holds of its version.",
+        ),
     ),
 )
 

@@ -24,6 +24,7 @@ from testbed.messages import (
     Event,
     HostHealth,
     LinkStep,
+    ModelUpdate,
     NodeHealth,
     Record,
     RoundTrips,
@@ -113,6 +114,11 @@ class Metrics:
         # energy
         self.energy = counter("energy_joules", "Energy charged.", "ue", "kind")
         self.energy_budget = gauge("energy_budget_joules_per_slot", "Long-term budget; absent without one.", "ue")
+        # models that move
+        self.model_version = gauge("model_version", "Model version that the device computes with.", "ue")
+        self.placed_nodes = gauge("model_placed_nodes", "Graph nodes that the device holds of that version.", "ue")
+        self.model_bytes = counter("model_download_bytes", "Layer-2 bytes of placed layers that came down.", "ue")
+        self.model_downloads = counter("model_downloads", "Downloads of placed layers that ended.", "ue", "status")
         # links
         self.rate = gauge(
             "link_rate_commanded_bytes_per_second", "Layer-2 rate in force on the wire.", "ue", "direction"
@@ -158,7 +164,11 @@ class Metrics:
                 metric.labels(ue, direction)
         for stage in ("head", "tail"):
             self.overruns.labels(ue, stage)
-        for kind in ("compute", "transmit"):
+        self.model_version.labels(ue).set(0)
+        self.model_bytes.labels(ue)
+        for status in ("placed", "discarded"):
+            self.model_downloads.labels(ue, status)
+        for kind in ("compute", "transmit", "receive"):
             self.energy.labels(ue, kind)
 
     def take(self, record: Record) -> None:
@@ -172,6 +182,8 @@ class Metrics:
                 self._slot(record)
             case LinkStep():
                 self._step(record)
+            case ModelUpdate():
+                self._update(record)
             case ChannelDrops():
                 self.sent.labels(record.ue, record.direction).inc(record.sent_bytes)
                 self.dropped.labels(record.ue, record.direction).inc(record.dropped_packets)
@@ -247,6 +259,14 @@ class Metrics:
                 self.drift.set(value)
             else:
                 self.policy_state.labels(name, ue).set(value)
+
+    def _update(self, update: ModelUpdate) -> None:
+        self.model_downloads.labels(update.ue, update.status).inc()
+        self.model_bytes.labels(update.ue).inc(update.wire_bytes)
+        self.energy.labels(update.ue, "receive").inc(update.receive_joules)
+        if update.status == "placed":
+            self.model_version.labels(update.ue).set(update.version)
+            self.placed_nodes.labels(update.ue).set(update.placed_nodes)
 
     def _step(self, step: LinkStep) -> None:
         if step.cause == "ahead":

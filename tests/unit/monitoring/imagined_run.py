@@ -15,6 +15,7 @@ from testbed.messages import (
     Event,
     HostHealth,
     LinkStep,
+    ModelUpdate,
     NodeHealth,
     Record,
     RoundTrips,
@@ -106,6 +107,8 @@ def records_of_slot(scenario: Scenario, slot: int) -> Iterator[Record]:
         if slot % 5 == 4:
             yield task(ue, 1000 + slot, now, status="failed")
         yield slot_record(ue, slot)
+        if slot % 10 == 9:
+            yield ModelUpdate(ue, slot // 10 + 1, "block3", "placed", "", 6, 80_000, 85_000, 0, now, now, now, 0.01)
         for direction in ("up", "down"):
             yield LinkStep(ue, direction, now, now + 0.0002, 5e6, 5e6, 1e-9, "trace")
             yield ChannelDrops(ue, direction, now, 100_000, 0, 500, sent_packets=100, lost_packets=1)

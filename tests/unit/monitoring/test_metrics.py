@@ -10,7 +10,7 @@ from imagined_run import slot_record, task
 
 from controller.contract import STAGES
 from controller.testing import example_scenario
-from testbed.messages import EdgeHealth, Event, LinkStep, NodeHealth, TaskArrived
+from testbed.messages import EdgeHealth, Event, LinkStep, ModelUpdate, NodeHealth, TaskArrived
 from testbed.monitoring.metrics import DELAY_BUCKETS, Metrics, stage_seconds
 
 
@@ -35,6 +35,18 @@ def test_an_absent_budget_is_not_exported() -> None:
     unlimited = Metrics(example_scenario(energy_budget_joules=math.inf), "edge-only")
     assert value(unlimited, "testbed_energy_budget_joules_per_slot", ue="ue0") is None
     assert value(unlimited, "testbed_slot_seconds") == 0.5
+
+
+def test_a_model_that_moved_shows_its_version_and_what_it_cost(metrics: Metrics) -> None:
+    placed = ModelUpdate("ue0", 3, "block3", "placed", "", 6, 80_000, 85_000, 1, 1.0, 1.5, 1.6, 0.05)
+    metrics.take(placed)
+    metrics.take(msgspec.structs.replace(placed, version=4, status="discarded", wire_bytes=1000))
+    assert value(metrics, "testbed_model_version", ue="ue0") == 3
+    assert value(metrics, "testbed_model_placed_nodes", ue="ue0") == 6
+    assert value(metrics, "testbed_model_download_bytes_total", ue="ue0") == 86_000
+    assert value(metrics, "testbed_model_downloads_total", ue="ue0", status="discarded") == 1
+    assert value(metrics, "testbed_energy_joules_total", ue="ue0", kind="receive") == pytest.approx(0.1)
+    assert value(metrics, "testbed_model_version", ue="ue1") == 0
 
 
 def test_a_completed_task_is_counted_once_everywhere(metrics: Metrics) -> None:
