@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import zmq
 
+from controller import registry
+from controller.contract import DecentralisedPolicy
 from testbed.channels import peak_states
 from testbed.configs import RecorderConfig, read_config, write_config, write_scenario
 from testbed.control import ControlClient, ControllerSilentError
@@ -124,7 +126,7 @@ class Lab:
             match action:
                 case CreateNodes(nodes):
                     notify(f"creating {len(nodes)} nodes")
-                    self.runtime.prewarm(AGENT_IMPORTS, _preload(topology))
+                    self.runtime.prewarm(_agent_imports(topology), _preload(topology))
                     self.runtime.create(nodes)
                     self._write_state()
                     write_scenario(ingredients.scenario, self.directory / "config" / "scenario.json")
@@ -416,6 +418,13 @@ class Lab:
 
             stop_monitoring(self.runtime)
         self._monitoring = None
+
+
+def _agent_imports(topology: Topology) -> tuple[str, ...]:
+    """With the policy's module, where a part of the policy runs in the UEs: half a second that their first answer has
+    not to wait for."""
+    policy = registry.create(topology.policy.name, topology.policy.options)
+    return (*AGENT_IMPORTS, type(policy).__module__) if isinstance(policy, DecentralisedPolicy) else AGENT_IMPORTS
 
 
 def _preload(topology: Topology) -> list[Call]:
