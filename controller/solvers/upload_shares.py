@@ -21,7 +21,8 @@ Planner = Callable[[UploadChain], float]
 
 #: Parts of an equal share that a move takes, from coarse to fine [ours].
 STEPS = (0.25, 0.12, 0.06, 0.03, 0.015)
-_LEAST_GAIN_SECONDS = 1e-12
+#: A move must gain this part of the mean latency: less is rounding.
+_LEAST_GAIN_RATIO = 1e-9
 _BANDWIDTH, _COMPUTE = 0, 1
 
 
@@ -144,24 +145,25 @@ def allocate_shares(
 
 def _move(latencies: _Latencies, shares: Floats, resource: int, step: float, objective: Objective) -> int:
     """Take one step of a resource from one UE to another if that is better for all. Changes ``shares``; 1 if it did."""
-    count = shares.shape[1]
     now = latencies.all(shares)
     more, less = shares.copy(), shares.copy()
     more[resource] += step
     less[resource] -= step
     with_more = latencies.all(more)
     with_less = np.where(less[resource] > 0, latencies.all(less), np.inf)
-    order = np.arange(count)
+    least = _LEAST_GAIN_RATIO * float(now.mean())
     if objective == "mean":
         gain, loss = now - with_more, with_less - now
         taker = int(np.argmax(gain))
-        giver = int(np.argmin(np.where(order == taker, np.inf, loss)))
-        better = count > 1 and gain[taker] > loss[giver] + _LEAST_GAIN_SECONDS
+        loss[taker] = np.inf
+        giver = int(np.argmin(loss))
+        better = gain[taker] > loss[giver] + least
     else:
         taker = int(np.argmax(now))
-        giver = int(np.argmin(np.where(order == taker, np.inf, with_less)))
+        with_less[taker] = np.inf
+        giver = int(np.argmin(with_less))
         others = np.delete(now, [taker, giver]).max(initial=0.0)
-        better = count > 1 and max(with_more[taker], with_less[giver], others) < now.max() - _LEAST_GAIN_SECONDS
+        better = max(with_more[taker], with_less[giver], others) < now.max() - least
     if better:
         shares[resource, taker] += step
         shares[resource, giver] -= step

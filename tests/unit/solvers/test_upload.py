@@ -248,3 +248,14 @@ def test_shares_leave_the_corner_where_nobody_offloads() -> None:
     equal = equal_shares(ues, 0.6e6, 12.0)
     assert np.allclose(equal.seconds, [ue.local_seconds for ue in ues])
     assert allocate_shares(ues, 0.6e6, 12.0).seconds.mean() < equal.seconds.mean()
+
+
+def test_one_ue_that_has_everything_keeps_it() -> None:
+    (ue,) = some_ues(np.random.default_rng(7), 1)
+    alone = allocate_shares([ue], 80e6, 200.0)
+    assert alone.moves == 0
+    assert alone.bandwidth_hz[0] == 80e6
+    idle = replace(ue, device_seconds=1e-6 * ue.device_seconds)  # gains nothing from the edge
+    for objective in ("mean", "max"):
+        found = allocate_shares([ue, idle], 80e6, 200.0, objective=objective)  # type: ignore[arg-type]
+        assert found.seconds[0] == pytest.approx(alone.seconds[0])
