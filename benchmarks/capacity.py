@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._labs import ROOT, add_options, read, run
+from benchmarks._links import row
 from testbed.checks import HOST_LOAD_LIMIT, host_load
 from testbed.inference.calibration import calibration_of
 from testbed.runtime.host import facts
@@ -82,6 +83,7 @@ def main() -> None:
             "most_ues_at_valid_fidelity": most,
             "host_load_limit": HOST_LOAD_LIMIT,
             "rows": rows,
+            "figures": [row(f"UEs of the quickstart lab at valid fidelity, {asked.runtime}", most, "count")],
         },
         sys.stdout,
         indent=1,

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._labs import ROOT, add_options, alone, read, run
+from benchmarks._links import row
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, read_profile
 from testbed.runs.fidelity_stages import JUDGED_STAGE_SECONDS
 from testbed.runs.finalise import column, read_tables
@@ -213,6 +214,28 @@ def plain_containers(image: str, model: str, speeds: tuple[float, ...], seconds:
     return rows
 
 
+#: (of an emulated stage, p50, p90, overruns): with real-time priority and without.
+TARGETS = {"netns": (0.003, 0.01, 0.01), "docker": (0.003, 0.01, 0.01), "rootless": (0.02, 0.15, 0.10)}
+
+
+def figures(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The worst of all models, stages and speeds, by part, and what plain limits do beside it."""
+    shown = []
+    for part, targets in TARGETS.items():
+        for name, said, target in zip(
+            ("error_p50", "error_p90", "overrun_ratio"), ("error, p50", "error, p90", "overruns"), targets, strict=True
+        ):
+            if part in found:
+                what = f"stage time against its target, {part}, worst of all models and speeds: {said}"
+                plain_worst = {"docker run --cpus": worst(found["plain"], name)} if "plain" in found else {}
+                shown.append(row(what, worst(found[part], name), "ratio", target, alternative=plain_worst))
+    return shown
+
+
+def worst(rows: list[dict[str, Any]], name: str) -> float:
+    return max(float(one[name]) for one in rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -226,7 +249,7 @@ def main() -> None:
         place = Place(folder.absolute(), asked.lock)
         for part in asked.part or PARTS:
             found[part] = plain(asked.seconds, place) if part == "plain" else ours(part, asked.seconds, place)
-    json.dump(found, sys.stdout, indent=1)
+    json.dump({**found, "figures": figures(found)}, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

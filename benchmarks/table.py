@@ -2,8 +2,9 @@
 
     python -m benchmarks.table [--from build/benchmarks] [--check]
 
-Copies what is there of the benchmarks' JSON to docs/figures/data and writes the tables between the markers of
-docs/fidelity.md from all that is in that folder, so that a figure in the text is always one that a program wrote.
+Copies what is there of the benchmarks' JSON to docs/figures/data, writes the tables between the markers of
+docs/fidelity.md and draws docs/figures/*.png from all that is in that folder: a figure in the text is always one that a
+program wrote.
 ``--check`` writes nothing and fails when the page is not what the data says.
 """
 
@@ -15,11 +16,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _plots, _plots_links
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs" / "figures" / "data"
 PAGE = ROOT / "docs" / "fidelity.md"
 #: In this order; a benchmark that is not named here comes after them.
-ORDER = ("links", "slowdown", "repeat", "capacity")
+ORDER = ("links", "links_mahimahi", "links_alternatives", "links_delay", "slowdown", "repeat", "capacity")
+PLOTS = {
+    "slowdown": _plots.slowdown,
+    "capacity": _plots.capacity,
+    "links_alternatives": _plots_links.alternatives,
+    "links_mahimahi": _plots_links.mahimahi,
+}
 PARTS = {"netns": "netns", "docker": "docker", "rootless": "without root", "plain": "`docker run --cpus`"}
 
 
@@ -52,7 +61,7 @@ def figures_table(data: dict[str, dict[str, Any]]) -> list[str]:
             missed = figure.get("target") is not None and figure["measured"] > figure["target"]
             measured = f"**{measured}**" if missed else measured
             lines.append(f"| {figure['what']} | {measured} | {target} | {others} | `{name}` |")
-    return lines
+    return lines if len(lines) > 2 else []
 
 
 def slowdown_table(data: dict[str, Any]) -> list[str]:
@@ -125,6 +134,9 @@ def main() -> int:
     if asked.source.is_dir():
         collect(asked.source)
     PAGE.write_text(written())
+    for name, draw in PLOTS.items():
+        if (path := DATA / f"{name}.json").exists():
+            draw(json.loads(path.read_text()), DATA.parent / f"{name}.png")
     return 0
 
 
