@@ -328,4 +328,6 @@ class SlotEngine:
             decision_sequence=report.decision_sequence if report else -1,
             report_age_seconds=max(0, slot - 1 - oldest) * slot_seconds,
             last_energy_joules=report.compute_joules + report.transmit_joules if report else 0.0,
+            placed_nodes=int(report.extra.get("placed_nodes", 0)) if report else 0,
+            model_version=int(report.extra.get("model_version", 0)) if report else 0,
         )

@@ -1,0 +1,39 @@
+"""What the keys of placement make of a lab: the scenario that policies know, and the trace that wires replay."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from testbed.channels import make_traces
+from testbed.plan import STAGE_PEAK, wire_of
+from testbed.prepare import gather
+from testbed.topology import load
+
+LAB = Path(__file__).parents[3] / "topologies" / "placement.yaml"
+
+
+def test_the_scenario_knows_the_law_and_how_many_tasks_a_version_serves() -> None:
+    scenario = gather(load(LAB), str(LAB), LAB.parent, 10.0, lambda _: None).scenario
+    for ue in scenario.ues:
+        assert (ue.channel_refresh, ue.fading, ue.gain_floor_ratio) == ("per_task_stage", "rayleigh", 0.05)
+        assert ue.inferences_per_version == pytest.approx(0.5 * 20)
+
+
+def test_without_retraining_the_first_version_serves_for_ever() -> None:
+    topology = load(LAB, ["retraining=null"])
+    scenario = gather(topology, str(LAB), LAB.parent, 10.0, lambda _: None).scenario
+    assert all(math.isinf(ue.inferences_per_version) for ue in scenario.ues)
+
+
+def test_the_trace_of_a_channel_that_is_drawn_per_stage_is_its_mean_and_the_wire_has_room_for_its_peaks() -> None:
+    drawn, timed = load(LAB), load(LAB, ["ues.0.channel={fading: static, distance: 500 m}"])
+    traces = make_traces(drawn, 10.0)
+    for ue in drawn.expand():
+        assert np.unique(traces[ue.name].up).size == 1
+    mean = float(traces["ue1"].up[0])
+    ue_drawn, ue_timed = drawn.expand()[0], timed.expand()[0]
+    assert wire_of(drawn, ue_drawn, mean) == wire_of(timed, ue_timed, STAGE_PEAK * mean)
