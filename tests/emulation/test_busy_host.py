@@ -89,4 +89,5 @@ def test_busy_loops_above_our_real_time_priority_make_the_run_invalid_and_it_say
     named = " ".join(summary["invalid_reasons"])
     # what the loops took: the player's steps came late, or stages ended after their targets
     assert "step_lateness" in named or "overrun" in named or "stage_time_error" in named
+    assert "cause: " in named, "and who took it"
     assert summary["invalid_reasons"][0] in said
