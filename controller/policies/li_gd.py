@@ -15,14 +15,11 @@ from controller.model.radio import DIRECTIONS, spread
 from controller.policies.base import BasicPolicy
 from controller.seeds import Purpose, generator, integer
 from controller.solvers.chain import ChainTables
-from controller.solvers.descent import Options
+from controller.solvers.descent import PER_SLOT
 from controller.solvers.li_gd import SplitPlan, evaluate_seats, solve
 from controller.solvers.relaxation import DOWN, TABLES, UP, Access, SplitProblem
 
 Floats = NDArray[np.float64]
-
-#: A decision every slot: a looser stop than the solver's own, and fewer trials of other seats.
-DECISION = Options(tolerance=1e-4, seat_rounds=1, seat_moves=4)
 
 
 class LiGd(BasicPolicy):
@@ -41,7 +38,7 @@ class LiGd(BasicPolicy):
     def __init__(
         self,
         time_weight: float = 0.7,
-        tolerance: float = DECISION.tolerance,
+        tolerance: float = PER_SLOT.tolerance,
         qoe_seconds: float = 0.0,
         qoe_weight: float = 1.0,
     ) -> None:
@@ -51,7 +48,7 @@ class LiGd(BasicPolicy):
             raise ValueError("tolerance must be above 0, qoe_seconds and qoe_weight at least 0")
         self._time_weight = time_weight
         self._qoe_seconds, self._qoe_weight = qoe_seconds, qoe_weight
-        self._options = dataclasses.replace(DECISION, tolerance=tolerance)
+        self._options = dataclasses.replace(PER_SLOT, tolerance=tolerance)
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Raises ValueError for a channel of kind "rate": it has no gain."""

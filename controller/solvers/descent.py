@@ -33,8 +33,10 @@ class Options:
     device: str = "cpu"
 
 
-#: For a cell that is decided once; a decision every slot stops earlier.
+#: For a cell that is decided once.
 THOROUGH = Options()
+#: For a decision every slot: a looser stop, and fewer trials of other seats.
+PER_SLOT = Options(tolerance=1e-4, seat_rounds=1, seat_moves=4)
 
 
 @contextmanager
