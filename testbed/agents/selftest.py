@@ -17,8 +17,6 @@ from testbed.agents.pacing import DeadlineThread, Wakeup
 from testbed.configs import Config
 from testbed.inference.calibration import make_kernel, time_open_loop
 
-HELLO_SECONDS = 60.0
-
 
 class SelfTestConfig(Config, frozen=True):
     """Nothing but who and where: what to do comes in requests."""

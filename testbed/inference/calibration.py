@@ -71,11 +71,6 @@ class Calibration(msgspec.Struct, frozen=True):
     torch_version: str
     measured_utc: str
 
-    @property
-    def kernel_reference_seconds(self) -> float:
-        """Of the kernel on the reference core."""
-        return self.kernel.p50_seconds / self.reference_core_fraction
-
 
 def make_kernel() -> Callable[[], None]:
     """The kernel, with its values made: each call runs it once on the calling thread."""
