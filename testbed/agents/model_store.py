@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import zmq
 
@@ -24,7 +25,39 @@ from testbed.inference.weights import Contents, pack
 
 _HIGH_WATER = 1000
 _IDLE_SECONDS = 0.5
-_BLOCKS = 16  # packed prefixes that are kept
+#: A packed prefix of an older version is kept so long after its last piece: a slow download must come to its end.
+_BLOCK_SECONDS = 10.0
+
+
+@dataclass
+class _Block:
+    """Layers of a version, ready to be sent."""
+
+    contents: Contents
+    data: bytes
+    used_seconds: float
+
+
+class _Holder:
+    """Which versions a UE may still send tasks of."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._left: dict[int, float] = {}  # when it stopped using each older one
+
+    def moves_to(self, version: int, now_seconds: float) -> bool:
+        """False if it has that version already."""
+        if version == self.version:
+            return False
+        self._left[self.version] = now_seconds
+        self._left.pop(version, None)
+        self.version = version
+        return True
+
+    def oldest(self, now_seconds: float, hold_seconds: float) -> int:
+        """The oldest version that a task of it may be of."""
+        self._left = {version: left for version, left in self._left.items() if now_seconds - left <= hold_seconds}
+        return min([self.version, *self._left])
 
 
 class ModelStore:
@@ -58,8 +91,8 @@ class ModelStore:
         self._origin_seconds = math.inf
         self.newest = 0
         self.malformed = 0
-        self._held = dict.fromkeys(self._splits, (0, 0.0))  # by UE: the version that it has, and since when
-        self._blocks: dict[tuple[int, int, str], tuple[Contents, bytes]] = {}  # by model, version, cut
+        self._holders = {ue: _Holder() for ue in self._splits}
+        self._blocks: dict[tuple[int, int, str], _Block] = {}  # by model, version, cut
         self._waiting: dict[str, tuple[int, str]] = {}  # by UE: version and cut that are being packed for it
         self._jobs: queue.SimpleQueue[int | tuple[int, str, SplitModel] | None] = queue.SimpleQueue()
         self._trained = threading.Event()
@@ -105,9 +138,11 @@ class ModelStore:
         if key in self._blocks or version not in split.weights:
             return
         nodes = device_set(split.graph.nodes, cut_from_label(label))
-        self._blocks[key] = pack(split.weights.tensors(version, nodes))
-        while len(self._blocks) > _BLOCKS:
-            del self._blocks[next(iter(self._blocks))]
+        now = time.monotonic()
+        self._blocks[key] = _Block(*pack(split.weights.tensors(version, nodes)), now)
+        for old, block in list(self._blocks.items()):
+            if old[1] < version and now - block.used_seconds > _BLOCK_SECONDS:
+                del self._blocks[old]
 
     def _models(self) -> list[SplitModel]:
         return list({id(split): split for split in self._splits.values()}.values())
@@ -158,8 +193,7 @@ class ModelStore:
 
     def _wanted(self, ue: str, want: Want) -> None:
         """Raises ValueError for a cut that the model does not have."""
-        if self._held[ue][0] != want.version:
-            self._held[ue] = (want.version, time.monotonic())
+        if self._holders[ue].moves_to(want.version, time.monotonic()):
             self._retire()
         split = self._splits[ue]
         split.partition(cut_from_label(want.cut))
@@ -171,14 +205,15 @@ class ModelStore:
             found = self._blocks.get((id(self._splits[ue]), version, cut))
             if found is not None:
                 del self._waiting[ue]
-                self._send(ue, encode(Offer(version, cut, found[0])))
+                self._send(ue, encode(Offer(version, cut, found.contents)))
 
     def _fetched(self, ue: str, fetch: Fetch) -> None:
         found = self._blocks.get((id(self._splits[ue]), fetch.version, fetch.cut))
         if found is None:
             self._send(ue, encode(Gone(fetch.version)))
             return
-        part = memoryview(found[1])[fetch.offset : fetch.offset + fetch.length]
+        found.used_seconds = time.monotonic()
+        part = memoryview(found.data)[fetch.offset : fetch.offset + fetch.length]
         self._send(ue, encode(Piece(fetch.version, fetch.cut, fetch.offset)), part)
 
     def _send(self, ue: str, *frames: bytes | memoryview) -> None:
@@ -188,14 +223,10 @@ class ModelStore:
             return
 
     def _retire(self) -> None:
-        """Drop what no task can need: older than what every UE has had for long enough."""
+        """Drop what no task can need: older than what every UE has used for long enough."""
         now = time.monotonic()
-        settled = min(
-            version if now - since > self._hold_seconds else version - 1 for version, since in self._held.values()
-        )
+        needed = min(holder.oldest(now, self._hold_seconds) for holder in self._holders.values())
         for split in self._models():
             for version in split.weights.versions:
-                if version < min(settled, self.newest - 1):
+                if version < min(needed, self.newest - 1):
                     split.weights.drop(version)
-        for key in [key for key in self._blocks if key[1] < settled]:
-            self._blocks.pop(key, None)

@@ -128,7 +128,7 @@ class ModelUpdates:
         self.rate_bits_per_second = 10e6  # of the downlink, as decided
         self.records: deque[ModelUpdate] = deque()
         self.fetched_bytes = 0
-        self._wanted: frozenset[str] = frozenset()
+        self._wanted: frozenset[str] | None = None  # before the first decision
         self._newest = 0
         self._download: _Download | None = None
         self._fetched: ModelUpdate | None = None  # handed over, not taken yet
@@ -185,6 +185,8 @@ class ModelUpdates:
         self._socket.close()
 
     def _lacks(self) -> bool:
+        if self._wanted is None:
+            return False
         placed = self._weights.placed
         waiting = self._fetched
         version = placed.version if waiting is None else waiting.version
@@ -224,7 +226,7 @@ class ModelUpdates:
 
     def _open(self, offer: Offer) -> None:
         self._newest = max(self._newest, offer.version)
-        if self._download is not None or not self._lacks() or offer.cut != self._label():
+        if self._wanted is None or self._download is not None or not self._lacks() or offer.cut != self._label():
             return
         now = time.monotonic()
         placed = Placed(offer.version, self._wanted)
@@ -268,7 +270,9 @@ class ModelUpdates:
             self._discard(str(error))
             return
         self._download = None
-        self._fetched = self._record(download, "placed", "")
+        passed_over, self._fetched = self._fetched, self._record(download, "placed", "")
+        if passed_over is not None:  # no task came since
+            self._tell(msgspec.structs.replace(passed_over, status="discarded", reason="a newer version came first"))
         self._weights.hand_over(download.placed, tensors)
 
     def _discard(self, reason: str) -> None:

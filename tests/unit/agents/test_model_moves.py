@@ -11,7 +11,7 @@ import zmq
 
 from controller.contract import UeDecision, UeName, cut_label
 from controller.model.cuts import device_set
-from testbed.agents.model_store import ModelStore
+from testbed.agents.model_store import ModelStore, _Holder
 from testbed.agents.model_updates import DeviceWeights, ModelUpdates
 from testbed.agents.pacing import Wakeup
 from testbed.agents.updates_wire import Fetch, Gone, Offer, Piece, Published, Want, decode_up, encode
@@ -196,3 +196,16 @@ def test_a_task_is_cut_no_deeper_than_what_is_placed() -> None:
     fitted = weights.fit(deep)
     assert (cut_label(fitted.cut), [name for name, _ in fitted.stop_rule]) == (label, labels[:2])
     assert weights.fit(decision(split, 0)).cut == chain[0]
+
+
+def test_versions_are_kept_while_a_task_of_them_may_be_on_its_way() -> None:
+    holder = _Holder()
+    assert holder.oldest(0.0, 60.0) == 0
+    assert not holder.moves_to(0, 0.0)
+    assert holder.moves_to(3, 10.0)
+    assert holder.moves_to(7, 30.0)
+    assert holder.oldest(31.0, 60.0) == 0
+    assert holder.oldest(75.0, 60.0) == 3  # version 0 was left at 10
+    assert holder.oldest(95.0, 60.0) == 7
+    assert holder.moves_to(0, 100.0)  # it was killed, and starts over
+    assert holder.oldest(300.0, 60.0) == 0
