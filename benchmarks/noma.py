@@ -136,12 +136,55 @@ def timing(cells: int, device: str) -> list[dict[str, object]]:
     return rows
 
 
+def of_runs(directories: list[Path]) -> list[dict[str, object]]:
+    """Weighted cost of runs, of the lab or the simulator: delay and energy per task over those of the device alone.
+
+    Energy is the device's, the uplink's and the edge's. ``rate_error`` is the fidelity report's: what the wires carried
+    against what the radio model ordered, of the worst wire.
+    """
+    import pyarrow.parquet as pq  # these two: not where the solver alone is timed
+
+    from testbed.topology import parse
+
+    rows: list[dict[str, object]] = []
+    for directory in directories:
+        manifest = json.loads((directory / "manifest.json").read_text())
+        topology = parse(manifest["resolved_lab"], str(directory), directory)
+        (profile,) = (json.loads(path.read_text()) for path in (directory / "profiles").glob("*.json"))
+        done = [
+            task for task in pq.read_table(directory / "tasks.parquet").to_pylist() if task["status"] == "completed"
+        ]
+        speed, watts = {ue.spec.speed for ue in topology.expand()}, {ue.spec.compute_power for ue in topology.expand()}
+        local_seconds = profile["head_seconds"][-1] / min(speed)
+        edge = [
+            topology.edge.power * (task["share"] / topology.edge.cpus) ** 3 * task["stage_tail_seconds"]
+            for task in done
+            if task["cut"] != "local"
+        ]
+        seconds = float(np.mean([task["e2e_delay_seconds"] for task in done]))
+        joules = sum(edge) / len(done) + float(np.mean([t["compute_joules"] + t["transmit_joules"] for t in done]))
+        fidelity = json.loads((directory / "fidelity.json").read_text())
+        measured = {figure["name"]: figure["value"] for figure in fidelity["figures"]}
+        rows.append({
+            "run": directory.name, "policy": manifest["policy"], "runtime": manifest["runtime"], "tasks": len(done),
+            "seconds": round(seconds, 4), "joules": round(joules, 4),
+            "cost": round(0.7 * seconds / local_seconds + 0.3 * joules / (local_seconds * min(watts)), 4),
+            "valid": fidelity["valid"], "reasons": fidelity["invalid_reasons"],
+            **{key: measured.get(key) for key in ("rate_error", "rate_window_error", "uplink_integral_error")},
+        })  # fmt: skip
+    return rows
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--time-only", action="store_true")
+    parser.add_argument("--runs", nargs="+", type=Path, help="print the weighted cost of these run directories only")
     asked = parser.parse_args()
+    if asked.runs:
+        print(json.dumps(of_runs(asked.runs), indent=1))
+        raise SystemExit
     torch.set_num_threads(1)
     figures: dict[str, object] = {"time": timing(4, asked.device)}
     if not asked.time_only:
