@@ -83,7 +83,7 @@ def plan_graph_upload(graph: UploadGraph, beam: int = 64) -> UploadPlan:
     """The plan of least :func:`graph_seconds`. ``beam`` 0: exact, by dominance and bound alone.
 
     States that agree on where every live value is are compared; one is dropped if another is no later in every number
-    (exact: the schedule grows in all of them). With a beam the states of least bound are kept, that many in all.
+    (exact: the schedule grows in all of them). A beam keeps that many, spread along the uplink's work: near-optimal.
     """
     count, lives = len(graph.inputs), _lives(graph)
     rest = np.concatenate([np.cumsum(np.minimum(graph.device_seconds, graph.edge_seconds)[::-1])[::-1], [0.0]])
@@ -102,7 +102,7 @@ def plan_graph_upload(graph: UploadGraph, beam: int = 64) -> UploadPlan:
                         following.setdefault(next_key, []).append((reached, (*sites, site)))
         level = {key: _undominated(states) for key, states in following.items()}
         if beam and sum(map(len, level.values())) > beam:
-            level = _narrowed(level, beam, float(rest[vertex + 1]))
+            level = _narrowed(level, beam)
     for key, states in level.items():
         for state, sites in states:
             best = min(best, (_finish(graph, key, state), sites))
@@ -178,12 +178,15 @@ def _undominated(states: list[tuple[_State, tuple[int, ...]]]) -> list[tuple[_St
 
 
 def _narrowed(
-    level: dict[_Key, list[tuple[_State, tuple[int, ...]]]], beam: int, rest_seconds: float
+    level: dict[_Key, list[tuple[_State, tuple[int, ...]]]], beam: int
 ) -> dict[_Key, list[tuple[_State, tuple[int, ...]]]]:
-    every = [(max(state.device_free, state.edge_free), key, state, sites) for key, states in level.items()
-             for state, sites in states]  # fmt: skip
-    every.sort(key=lambda one: (_bound(one[2], rest_seconds), one[0], one[3]))
+    """The states that end first in each of ``beam`` parts of the range of uplink work: spread along the front."""
+    every = [(state, sites, key) for key, states in level.items() for state, sites in states]
+    every.sort(key=lambda one: (one[0].uplink, one[1]))
     result: dict[_Key, list[tuple[_State, tuple[int, ...]]]] = {}
-    for _, key, state, sites in every[:beam]:
+    for part in np.array_split(np.arange(len(every)), beam):
+        state, sites, key = min(
+            (every[index] for index in part), key=lambda one: (max(one[0].device_free, one[0].edge_free), one[1])
+        )
         result.setdefault(key, []).append((state, sites))
     return result
