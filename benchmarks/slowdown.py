@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from benchmarks._labs import ROOT, add_options, alone, read, run
 from benchmarks._links import row
+from testbed.checks import JUDGED_STAGE_SECONDS
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, read_profile
-from testbed.runs.fidelity_stages import JUDGED_STAGE_SECONDS
 from testbed.runs.finalise import column, read_tables
 
 PARTS = ("netns", "docker", "rootless", "plain")

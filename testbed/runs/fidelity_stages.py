@@ -10,11 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from controller.contract import STAGES
+from testbed.checks import JUDGED_STAGE_SECONDS
 from testbed.runs.fidelity_limits import NOT_MEASURED, Value
 from testbed.runs.finalise import STAGE_COLUMNS, RunTables, column
 
-#: Only stages this long are judged: of a shorter one the timer's grain is a visible part.
-JUDGED_STAGE_SECONDS = 0.005
 #: Stages of one UE are judged by themselves from so many on.
 JUDGED_STAGES = 20
 
