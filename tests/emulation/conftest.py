@@ -49,10 +49,10 @@ class Bench:
         assert code is None or process.returncode == code, f"{arguments} ended with {process.returncode}:\n{err}\n{out}"
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def run(self, name: str, *arguments: str, code: int | None = 0) -> dict[str, Any]:
-        """``testbed run`` of the tiny lab; its summary."""
-        lab = str(LABS / "tiny.yaml")
-        answer = self.call("run", lab, "--name", name, "--runtime", self.runtime, "--json", *arguments, code=code)
+    def run(self, name: str, *arguments: str, code: int | None = 0, lab: str = "tiny.yaml") -> dict[str, Any]:
+        """``testbed run`` of one of the small labs; its summary."""
+        options = ("--name", name, "--runtime", self.runtime, "--json", *arguments)
+        answer = self.call("run", str(LABS / lab), *options, code=code)
         summary: dict[str, Any] = json.loads(answer.stdout)
         return summary
 
