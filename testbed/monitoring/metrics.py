@@ -116,7 +116,9 @@ class Metrics:
         self.energy_budget = gauge("energy_budget_joules_per_slot", "Long-term budget; absent without one.", "ue")
         # models that move
         self.model_version = gauge("model_version", "Model version that the device computes with.", "ue")
-        self.placed_nodes = gauge("model_placed_nodes", "Graph nodes that the device holds of that version.", "ue")
+        self.placed_nodes = gauge(
+            "model_placed_nodes", "Graph nodes downloaded of that version; 0: the first model.", "ue"
+        )
         self.model_bytes = counter("model_download_bytes", "Layer-2 bytes of placed layers that came down.", "ue")
         self.model_downloads = counter("model_downloads", "Downloads of placed layers that ended.", "ue", "status")
         # links
@@ -165,6 +167,7 @@ class Metrics:
         for stage in ("head", "tail"):
             self.overruns.labels(ue, stage)
         self.model_version.labels(ue).set(0)
+        self.placed_nodes.labels(ue).set(0)
         self.model_bytes.labels(ue)
         for status in ("placed", "discarded"):
             self.model_downloads.labels(ue, status)
