@@ -212,6 +212,11 @@ class Playback:
             self._collect(prepared, deadline)
         self._prepared = prepared
 
+    def rehearse(self) -> None:
+        """Go through the next step without doing it: what was not used for 100 ms comes from memory, and slowly."""
+        if self._prepared is not None:
+            self._ports.rehearse(self._prepared.plan.orders)
+
     def step(self) -> None:
         """Apply what is due now. Steps that have been missed altogether are skipped and counted."""
         now = time.monotonic()

@@ -88,6 +88,9 @@ class Port:
 
     def wanted_impairment(self) -> Impairment:
         """The lab's, with what is played and what is commanded."""
+        given = (self.played_delay_seconds, self.played_loss_ratio, self.command_delay_seconds)
+        if given == (None, None, None) and self.command_jitter_seconds is None and self.command_loss_ratio is None:
+            return self.lab
         played = self.lab.merged(self.played_delay_seconds, None, self.played_loss_ratio)
         return played.merged(self.command_delay_seconds, self.command_jitter_seconds, self.command_loss_ratio)
 
@@ -161,15 +164,23 @@ class Ports:
             port.dropped_on_purpose |= port.dropping
         return now
 
+    def rehearse(self, orders: Mapping[str, Order]) -> None:
+        """All of :meth:`apply` but the kernel's part, so that its code and data are in the CPU's caches then."""
+        for name in orders:
+            self.by_name[name].wanted_impairment()
+        self._shaper.rate_messages(self._untold({name: order.shaper_bits_per_second for name, order in orders.items()}))
+
+    def _untold(self, shaper_bits_per_second: Mapping[str, float]) -> dict[str, float]:
+        """Those that differ from what HTB was told."""
+        return {
+            name: rate
+            for name, rate in shaper_bits_per_second.items()
+            if rate != self.by_name[name].shaper_bits_per_second
+        }
+
     def tell(self, shaper_bits_per_second: Mapping[str, float]) -> float:
         """Tell HTB rates, where they differ from what it was told; returns when the kernel had acknowledged."""
-        self._shaper.set_rates(
-            {
-                name: rate
-                for name, rate in shaper_bits_per_second.items()
-                if rate != self.by_name[name].shaper_bits_per_second
-            }
-        )
+        self._shaper.set_rates(self._untold(shaper_bits_per_second))
         now = time.monotonic()
         for name, rate in shaper_bits_per_second.items():
             self.by_name[name].shaper_bits_per_second = rate
@@ -184,7 +195,7 @@ class Ports:
             wanted = port.wanted_impairment()
             if order.outage and port.config.outage == "loss" and port.leaf_packets is not None:
                 wanted = replace(wanted, loss_ratio=1.0, bursts=None)
-            if wanted == port.impairment:
+            if wanted is port.impairment or wanted == port.impairment:
                 continue
             needed = packets_of(under_way_bytes(order.applied_bits_per_second, wanted.delay_seconds))
             if port.leaf_packets is not None:

@@ -70,6 +70,10 @@ class Shaper:
 
     def set_rates(self, bits_per_second: Mapping[str, float]) -> None:
         """Change the rates of ports in one go. Rates are of layer 2; the queues and what is in them stay."""
+        self._route.change(self.rate_messages(bits_per_second))
+
+    def rate_messages(self, bits_per_second: Mapping[str, float]) -> list[bytearray]:
+        """What the kernel is sent to change rates; good until the next call."""
         messages = []
         for port, rate in bits_per_second.items():
             message, options, rate64 = self._templates.get(port) or self._template(port)
@@ -80,7 +84,7 @@ class Shaper:
             _HTB_OPTIONS.pack_into(message, options, *spec, *spec, ticks, ticks, FRAME_BYTES, 0, 0)
             _HTB_ATTRIBUTES.pack_into(message, rate64, bytes_per_second, 12, _TCA_HTB_CEIL64, bytes_per_second)
             messages.append(message)
-        self._route.change(messages)
+        return messages
 
     def set_leaf_limits(self, limit_bytes: Mapping[str, int]) -> None:
         """Change how much the ``bfifo`` leaves of ports may hold; 0 drops every packet that arrives from then on."""
