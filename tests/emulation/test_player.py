@@ -254,7 +254,7 @@ def test_three_links_at_once_keep_their_changing_rates(tmp_path: Path) -> None:
             counters[wire.ue] = stack.enter_context(Counter(lab.name("edge"), wire.edge_interface))
             flow = Flow(lab.name(wire.ue), lab.name("edge"), wire.edge_address, send_buffer=1 << 18)
             stack.enter_context(flow)
-        time.sleep(0.5)
+        time.sleep(1.5)  # TCP fills the leaves
         origin = time.monotonic() + 0.2
         run.start(origin)
         run.poll(seconds + 0.4)
