@@ -13,14 +13,13 @@ import pytest
 
 from tests.netem import uml
 
-LIMIT_SECONDS = 600.0
+LIMIT_SECONDS = 800.0
 SUITE = (
     "tests/netem/guest_tests",
     "tests/emulation/test_links.py",
     "tests/emulation/test_netns_runtime.py",
     "tests/emulation/test_netns_removal.py",
     "tests/emulation/test_player.py",
-    "tests/emulation/test_rootless.py",
 )
 #: Of the tests above, those that only repeat on one more kernel what takes long or does not depend on it.
 #: Traces on full wires are judged where the player and the flow have a core each.
