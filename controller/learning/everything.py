@@ -26,7 +26,7 @@ from controller.learning.actor import (
     training_batches,
 )
 from controller.learning.levels import LEVELS, decided
-from controller.learning.ppo import PpoConfig, learn
+from controller.learning.ppo import PpoConfig, train_game
 from controller.simulation.batch import OVERLOAD_DELAY_SECONDS, SlotBatch
 from controller.simulation.channels import ChannelStates
 from controller.solvers.cuts import project
@@ -93,17 +93,7 @@ def train_everything(
     """As :func:`controller.learning.ppo.train_ppo`; the policy ``ppo-all`` takes the checkpoint."""
     config = config or EverythingConfig()
     game = EverythingGame(*training_batches(scenario, channel, config.environments, v, seed, config.queue_scale))
-    actor, curve, final = learn(game, seed, config, progress=progress, resume=resume, training_state=training_state)
-    return Trained(
-        learner="ppo-all",
-        actor=actor,
-        scenario=scenario,
-        v=v,
-        seed=seed,
-        steps=config.updates * config.rollout_slots * config.environments,
-        curve=curve,
-        final=final,
-        fewest_ues=len(scenario.ues),
-        most_ues=len(scenario.ues),
-        levels=LEVELS,
-    )
+    return train_game(
+        game, "ppo-all", scenario, v, seed, config,
+        levels=LEVELS, progress=progress, resume=resume, training_state=training_state,
+    )  # fmt: skip

@@ -106,9 +106,28 @@ def train_ppo(
     config = config or PpoConfig()
     batch, test = training_batches(scenario, channel, config.environments, v, seed, config.queue_scale)
     game = CutGame(batch, test, config.candidates)
+    return train_game(
+        game, "ppo", scenario, v, seed, config, progress=progress, resume=resume, training_state=training_state
+    )
+
+
+def train_game(
+    game: Game,
+    learner: str,
+    scenario: Scenario,
+    v: float,
+    seed: int,
+    config: PpoConfig,
+    *,
+    levels: int = 0,
+    progress: Callable[[int, LearningCurve], None] | None,
+    resume: Path | None,
+    training_state: Path | None,
+) -> Trained:
+    """What every PPO learner hands back. ``levels``: of speed and of each share; 0: the actor chooses cuts."""
     actor, curve, final = learn(game, seed, config, progress=progress, resume=resume, training_state=training_state)
     return Trained(
-        learner="ppo",
+        learner=learner,
         actor=actor,
         scenario=scenario,
         v=v,
@@ -118,6 +137,7 @@ def train_ppo(
         final=final,
         fewest_ues=len(scenario.ues),
         most_ues=len(scenario.ues),
+        levels=levels,
     )
 
 
