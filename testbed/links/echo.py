@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from testbed.links.stamps import ask_for_stamps, stamp_seconds
 from testbed.runtime.namespaces import run_inside
 
 _REQUEST, _REPLY = 8, 0
 _ICMP = struct.Struct("!BBHHH")
 _PAYLOAD = bytes(48)
-_SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)
-_TIMESTAMP = struct.Struct("qq")  # struct timespec, CLOCK_REALTIME
 
 
 @dataclass
@@ -82,7 +81,7 @@ def round_trips(
 
 def _raw_socket() -> socket.socket:
     raw = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
-    raw.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    ask_for_stamps(raw)
     return raw
 
 
@@ -112,9 +111,9 @@ class _Probe:
             sent = self._sent_seconds.pop(number, None) if kind == _REPLY and identifier == self._identifier else None
             if sent is None:  # of somebody else, or a duplicate
                 continue
-            stamp = next(data for level, what, data in ancillary if what == _SO_TIMESTAMPNS)
-            seconds, nanoseconds = _TIMESTAMP.unpack(stamp)
-            self.echoes.round_trips_seconds.append(seconds + nanoseconds * 1e-9 - sent)
+            arrived = stamp_seconds(ancillary)
+            assert arrived is not None  # they were asked for
+            self.echoes.round_trips_seconds.append(arrived - sent)
 
 
 def _checksum(message: bytes | bytearray) -> int:

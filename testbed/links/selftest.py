@@ -18,14 +18,13 @@ from typing import Literal
 
 from testbed.links.impairment import Impairment
 from testbed.links.shaping import FRAME_BYTES
+from testbed.links.stamps import ask_for_stamps, stamp_seconds
 from testbed.links.wire import WireSpec
 from testbed.runtime.namespaces import run_inside
 
 PORT = 5556
-_SO_TIMESTAMPNS = getattr(socket, "SO_TIMESTAMPNS", 35)
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER_BYTES = 16 << 20
-_TIMESTAMP = struct.Struct("qq")  # struct timespec, CLOCK_REALTIME
 _HEADER = struct.Struct("!Qd")  # number, seconds when it was sent
 _SMALL = bytes(32 - _HEADER.size)
 _FULL = bytes(FRAME_BYTES - 42 - _HEADER.size)  # 42: Ethernet, IP and UDP
@@ -157,7 +156,7 @@ def _sockets(
 
 def _receiver(address: str) -> socket.socket:
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    ask_for_stamps(receiver)
     try:
         receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
     except PermissionError:  # root of a user namespace only
@@ -195,11 +194,9 @@ def _take(receiver: socket.socket, arrivals: Arrivals) -> None:
             packet, ancillary, _, _ = receiver.recvmsg(2048, 64)
         except BlockingIOError:
             return
-        stamp = next((data for _, what, data in ancillary if what == _SO_TIMESTAMPNS), None)
-        if stamp is None or len(packet) < _HEADER.size:
+        arrived = stamp_seconds(ancillary)
+        if arrived is None or len(packet) < _HEADER.size:
             continue
-        seconds, nanoseconds = _TIMESTAMP.unpack(stamp)
-        arrived = seconds + nanoseconds * 1e-9
         number, sent = _HEADER.unpack_from(packet)
         arrivals.seconds.setdefault(number, arrived - sent)
         arrivals.first_seconds = min(arrivals.first_seconds, arrived) if arrivals.packets else arrived
