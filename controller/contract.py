@@ -175,6 +175,15 @@ class Arrivals(Struct, frozen=True):
         return sum(self.rates_per_second) / len(self.rates_per_second)
 
 
+class Uploading(Struct, frozen=True):
+    """The edge starts without any model: UEs send it parameters while they infer (docs/upload.md)."""
+
+    #: "keep": parameters stay until they are evicted. "per_query": the edge forgets a UE's with the end of its task, so
+    #: that every task is a cold first query
+    cache: Literal["keep", "per_query"]
+    memory_bytes: int  # of parameters that the edge holds for all UEs; equal content counts once
+
+
 class UeScenario(Struct, frozen=True):
     name: UeName
     profile: ModelProfile
@@ -218,6 +227,7 @@ class Scenario(Struct, frozen=True):
     #: layer-2 bytes sent per payload byte (TCP/IP/Ethernet framing), and bytes of header per task
     framing_ratio: float = 1514 / 1448
     header_bytes: int = 160
+    uploading: Uploading | None = None  # None: the edge holds every model from the start
 
 
 # ------------------------------------------------------------------------------------------------ observation, outcome
@@ -244,8 +254,8 @@ class UeObservation(Struct, frozen=True):
     last_energy_joules: float = 0.0
     placed_nodes: int = 0
     model_version: int = 0
-    cached_nodes: tuple[str, ...] = ()
-    upload_progress_ratio: float = 0.0
+    cached_nodes: tuple[str, ...] = ()  # whose parameters the edge holds, of this UE's version and content
+    upload_progress_ratio: float = 0.0  # bytes of the present task's uploads that the edge has, of all of them
 
 
 class Observation(Struct, frozen=True):
@@ -269,6 +279,8 @@ class UeDecision(Struct, frozen=True):
     #: plans that switch sides more than once: ((node, "device" | "edge"), ...); empty: the cut says it
     sites: tuple[tuple[str, Literal["device", "edge"]], ...] = ()
     uploads: tuple[str, ...] = ()  # nodes whose parameters go up, in order
+    #: "serial": a node's parameters are sent when its turn has come (its inputs are at the edge), nothing in advance
+    upload_order: Literal["pipelined", "serial"] = "pipelined"
     #: online splitting: (cut label, gain threshold) in chain order, all before ``cut``; a task stops at the first whose
     #: threshold the channel state then meets, and at ``cut`` anyway
     stop_rule: tuple[tuple[str, float], ...] = ()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from controller.contract import Arrivals, Edge, ModelProfile, Radio, Scenario, UeName, UeScenario
+from controller.contract import Arrivals, Edge, ModelProfile, Radio, Scenario, UeName, UeScenario, Uploading
 from testbed.channels import subchannel_ratios_of
 from testbed.errors import InputError
 from testbed.inference.profiles import read_profile, with_device
@@ -146,4 +146,10 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
             compute_watts=topology.edge.power,
         ),
         ues=tuple(ues),
+        uploading=_uploading(topology),
     )
+
+
+def _uploading(topology: Topology) -> Uploading | None:
+    spec = topology.uploading
+    return None if spec is None else Uploading(cache=spec.cache, memory_bytes=int(spec.memory))

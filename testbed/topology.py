@@ -242,6 +242,15 @@ class RetrainingSpec(Model):
     perturbation: float = Field(default=0.02, gt=0, le=1, description="relative standard deviation of the change")
 
 
+class UploadingSpec(Model):
+    """The edge starts without any model; UEs upload layers while they infer."""
+
+    cache: Literal["keep", "per_query"] = Field(
+        default="keep", description="per_query: the edge forgets a UE's layers when its task ends"
+    )
+    memory: Bytes = Field(default=256e6, gt=0, description="parameters that the edge holds at most, of all UEs")
+
+
 class MonitoringSpec(Model):
     prometheus: Wanted = "auto"
     grafana: Wanted = "auto"
@@ -284,6 +293,7 @@ class Topology(Model):
     monitoring: MonitoringSpec = MonitoringSpec()
     host: HostSpec = HostSpec()
     retraining: RetrainingSpec | None = Field(default=None, description="none: the first weights stay")
+    uploading: UploadingSpec | None = Field(default=None, description="none: the edge has every model from the start")
 
     @field_validator("policy", mode="before")
     @classmethod
@@ -304,6 +314,15 @@ class Topology(Model):
                     raise ValueError(f"UE {spec.name!r} has a channel of kind 'rate'; access 'noma' works on gains")
         if self.retraining is not None and self.edge.gpu == "required":
             raise ValueError("'retraining' swaps weights on the CPU: set edge.gpu to off (or auto, which then is off)")
+        if self.uploading is not None:
+            if self.retraining is not None:
+                raise ValueError("'uploading' sends the first weights, 'retraining' replaces them: give one of the two")
+            if self.edge.gpu == "required":
+                raise ValueError("'uploading' runs on the CPU: set edge.gpu to off (or auto, which then is off)")
+            if any(spec.channel.refresh == "per_task_stage" for spec in self.ues):
+                raise ValueError(
+                    "'uploading' sends all the time: a channel with refresh 'per_task_stage' has no gain then"
+                )
         if self.slot < 0.05:
             raise ValueError(f"slot is {self.slot:g} s; a slot shorter than 50 ms cannot be decided in time")
         return self

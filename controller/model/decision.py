@@ -46,10 +46,14 @@ def enforce(scenario: Scenario, previous: Decision | None, decision: Decision) -
 
     Raises InvalidDecisionError for a UE that is missing, unknown or named twice, a cut that is unknown or not
     canonical, a number that is negative or not finite, a cut that needs what it is not given, an unknown codec, sums
-    above the totals, and subchannels that are not there, not superposed in this radio, or hold too many UEs.
+    above the totals, subchannels that are not there, not superposed in this radio, or hold too many UEs, sites that do
+    not fit the graph, and sites or uploads where the edge has its models already.
     """
     decided = _by_name(scenario, decision)
     checked = [_check_ue(ue, decided[ue.name]) for ue in scenario.ues]
+    for ue, choice in zip(scenario.ues, checked, strict=True):
+        if choice.sites or choice.uploads:
+            _check_sites(scenario, ue, choice)
     ups = [ue.spectrum_up_hz for ue in checked]
     downs = [ue.spectrum_down_hz for ue in checked]
     shares = [ue.edge_share for ue in checked]
@@ -164,6 +168,29 @@ def _check_stop_rule(ue: UeScenario, choice: UeDecision) -> None:
     for label, threshold in choice.stop_rule:
         if not float(threshold) >= 0:
             raise InvalidDecisionError(f"{ue.name}: the threshold at {label} must be 0 or more, got {threshold!r}")
+
+
+def _check_sites(scenario: Scenario, ue: UeScenario, choice: UeDecision) -> None:
+    """Every node but the input on one side, in the graph's order; uploads of nodes that have parameters, each once."""
+    if scenario.uploading is None:
+        raise InvalidDecisionError(f"{ue.name}: sites and uploads need a lab with 'uploading'; this one has a cut only")
+    names = [node.name for node in ue.profile.nodes[1:]]
+    if choice.sites and [name for name, _ in choice.sites] != names:
+        raise InvalidDecisionError(
+            f"{ue.name}: sites must name every node but the input, in the profile's order; "
+            f"got {len(choice.sites)} of {len(names)}: {', '.join(name for name, _ in choice.sites)}"
+        )
+    for name, site in choice.sites:
+        if site not in ("device", "edge"):
+            raise InvalidDecisionError(f"{ue.name}: node {name!r} is on {site!r}; allowed: device, edge")
+    if any(site == "edge" for _, site in choice.sites) and choice.cut == ALL_ON_DEVICE:
+        raise InvalidDecisionError(f"{ue.name}: sites use the edge, and the cut is (): set it to ('input',)")
+    loaded = {node.name for node in ue.profile.nodes if node.parameter_bytes}
+    strange = [name for name in choice.uploads if name not in loaded]
+    if strange or len(set(choice.uploads)) != len(choice.uploads):
+        raise InvalidDecisionError(
+            f"{ue.name}: uploads must be nodes with parameters, each once; got {', '.join(strange or choice.uploads)}"
+        )
 
 
 def _number(value: float, where: str, key: str) -> float:
