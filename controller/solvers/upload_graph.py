@@ -39,6 +39,8 @@ class UploadGraph:
     input_bits: float
     up_bits_per_second: float
     down_bits_per_second: float
+    up_delay_seconds: float = 0.0  # of propagation
+    down_delay_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for number, sources in enumerate(self.inputs):
@@ -139,9 +141,11 @@ def _step(
             features_down = max(features_down, ready[at]) + graph.bits(source) / graph.down_bits_per_second
     if site == 1:
         uplink += float(graph.parameter_bits[vertex]) / graph.up_bits_per_second
-        edge_free = finish = max(edge_free, features_up, uplink) + float(graph.edge_seconds[vertex])
+        arrived = max(features_up, uplink) + graph.up_delay_seconds
+        edge_free = finish = max(edge_free, arrived) + float(graph.edge_seconds[vertex])
     else:
-        device_free = finish = max(device_free, features_down) + float(graph.device_seconds[vertex])
+        arrived = features_down + graph.down_delay_seconds if features_down > 0.0 else 0.0
+        device_free = finish = max(device_free, arrived) + float(graph.device_seconds[vertex])
     kept = [index for index, value in enumerate(live) if value in lives[vertex + 1]]
     sides = [key.sides[index] for index in kept]
     flags = [copied[index] for index in kept]
@@ -160,7 +164,8 @@ def _step(
 def _finish(graph: UploadGraph, key: _Key, state: _State) -> float:
     if key.sides[-1] == 0:
         return state.ready[-1]
-    return max(state.features_down, state.ready[-1]) + graph.bits(len(graph.inputs) - 1) / graph.down_bits_per_second
+    sent = max(state.features_down, state.ready[-1]) + graph.bits(len(graph.inputs) - 1) / graph.down_bits_per_second
+    return sent + graph.down_delay_seconds
 
 
 def _bound(state: _State, rest_seconds: float) -> float:

@@ -34,6 +34,8 @@ class UploadChain:
     parameter_bits: Floats  # 0: the edge has them already
     up_bits_per_second: float
     down_bits_per_second: float
+    up_delay_seconds: float = 0.0  # of propagation
+    down_delay_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         layers = len(self.device_seconds)
@@ -49,15 +51,17 @@ class UploadChain:
         return replace(self, parameter_bits=np.where(np.asarray(there, dtype=bool), 0.0, self.parameter_bits))
 
     @property
-    def parts(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """Seconds: device, edge, data up, data down (layers + 1 each), parameters."""
+    def parts(self) -> tuple[Floats, Floats, Floats, Floats, Floats, float, float]:
+        """Seconds: device, edge, data up, data down until it is there (layers + 1 each), parameters; delay up, down."""
         up, down = self.up_bits_per_second, self.down_bits_per_second
         return (
             np.ascontiguousarray(self.device_seconds, dtype=np.float64),
             np.ascontiguousarray(self.edge_seconds, dtype=np.float64),
             np.ascontiguousarray(self.output_bits / up, dtype=np.float64),
-            np.ascontiguousarray(self.output_bits / down, dtype=np.float64),
+            np.ascontiguousarray(self.output_bits / down + self.down_delay_seconds, dtype=np.float64),
             np.ascontiguousarray(self.parameter_bits / up, dtype=np.float64),
+            float(self.up_delay_seconds),
+            float(self.down_delay_seconds),
         )
 
 
@@ -76,7 +80,10 @@ def pipelined_seconds(chain: UploadChain, sites: ArrayLike) -> float:
 
 
 def serial_seconds(chain: UploadChain, sites: ArrayLike) -> float:
-    """Latency of a plan that sends each layer's parameters only when its turn has come."""
+    """Latency of a plan that sends each layer's parameters only when its turn has come.
+
+    The device learns so from the edge, and parameters go back: two delays for every layer behind one of the edge.
+    """
     return float(_serial(*chain.parts, np.asarray(sites, dtype=np.int64)))
 
 
@@ -130,8 +137,8 @@ def plan_upload(chain: UploadChain, beam: int = 0) -> UploadPlan:
 
 
 @compiled
-def _pipelined(device, edge, up, down, parameters, sites):  # type: ignore[no-untyped-def]
-    now, uplink, side = 0.0, 0.0, 0
+def _pipelined(device, edge, up, down, parameters, lag_up, lag_down, sites):  # type: ignore[no-untyped-def]
+    now, uplink, side = 0.0, lag_up, 0  # ``uplink``: when the edge has all of its work so far
     for layer in range(sites.shape[0]):
         if sites[layer] == 0:
             if side == 1:
@@ -141,14 +148,14 @@ def _pipelined(device, edge, up, down, parameters, sites):  # type: ignore[no-un
             uplink += parameters[layer]
             if side == 0:
                 uplink += up[layer]
-                now += up[layer]
+                now += up[layer] + lag_up
             now = max(now, uplink) + edge[layer]
         side = sites[layer]
     return now + down[sites.shape[0]] if side == 1 else now
 
 
 @compiled
-def _serial(device, edge, up, down, parameters, sites):  # type: ignore[no-untyped-def]
+def _serial(device, edge, up, down, parameters, lag_up, lag_down, sites):  # type: ignore[no-untyped-def]
     now, side = 0.0, 0
     for layer in range(sites.shape[0]):
         if sites[layer] == 0:
@@ -157,21 +164,25 @@ def _serial(device, edge, up, down, parameters, sites):  # type: ignore[no-untyp
             now += device[layer]
         else:
             if side == 0:
-                now += up[layer]
+                now += up[layer] + lag_up
+            elif parameters[layer] > 0.0:
+                now += lag_down + lag_up
             now += parameters[layer] + edge[layer]
         side = sites[layer]
     return now + down[sites.shape[0]] if side == 1 else now
 
 
 @compiled
-def _serial_optimum(device, edge, up, down, parameters):  # type: ignore[no-untyped-def]
+def _serial_optimum(device, edge, up, down, parameters, lag_up, lag_down):  # type: ignore[no-untyped-def]
     layers = device.shape[0]
     came = np.zeros((layers, 2), dtype=np.int64)  # side before each layer
     at_device, at_edge = 0.0, np.inf
     for layer in range(layers):
         stay, back = at_device, at_edge + down[layer]
         came[layer, 0] = 1 if back < stay else 0
-        over, on = at_device + up[layer], at_edge
+        over, on = at_device + up[layer] + lag_up, at_edge
+        if parameters[layer] > 0.0:
+            on += lag_down + lag_up
         came[layer, 1] = 0 if over < on else 1
         at_device = min(stay, back) + device[layer]
         at_edge = min(over, on) + parameters[layer] + edge[layer]
@@ -184,14 +195,14 @@ def _serial_optimum(device, edge, up, down, parameters):  # type: ignore[no-unty
 
 
 @compiled
-def _search(device, edge, up, down, parameters, incumbent, width):  # type: ignore[no-untyped-def]
+def _search(device, edge, up, down, parameters, lag_up, lag_down, incumbent, width):  # type: ignore[no-untyped-def]
     layers = device.shape[0]
     rest = np.zeros(layers + 1)
     for layer in range(layers - 1, -1, -1):
         rest[layer] = rest[layer + 1] + min(device[layer], edge[layer])
     parents = [np.zeros(1, dtype=np.int64)]
     marks = [np.zeros(1, dtype=np.int64)]
-    now, uplink, side = np.zeros(1), np.zeros(1), np.zeros(1, dtype=np.int64)
+    now, uplink, side = np.zeros(1), np.full(1, lag_up), np.zeros(1, dtype=np.int64)
     expanded = 0
     for layer in range(layers):
         count = now.shape[0]
@@ -203,7 +214,8 @@ def _search(device, edge, up, down, parameters, incumbent, width):  # type: igno
             next_uplink[0, label] = uplink[label]
             over = up[layer] if side[label] == 0 else 0.0
             work = uplink[label] + parameters[layer] + over
-            next_now[1, label] = max(now[label] + over, work) + edge[layer]
+            lag = lag_up if side[label] == 0 else 0.0
+            next_now[1, label] = max(now[label] + over + lag, work) + edge[layer]
             next_uplink[1, label] = work
         kept_from, kept_site = np.empty(2 * count, dtype=np.int64), np.empty(2 * count, dtype=np.int64)
         kept = 0

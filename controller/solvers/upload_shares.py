@@ -6,6 +6,7 @@ and their plans are made anew at once. The latency of all never rises from move 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,6 +37,15 @@ class UploadUe:
     parameter_bits: Floats
     bits_per_second_per_hz: float
     down_bits_per_second: float
+    up_delay_seconds: float = 0.0  # of propagation
+    down_delay_seconds: float = 0.0
+    #: received power over noise density: the rate is then Shannon's, and ``bits_per_second_per_hz`` what is typical
+    quality_hz: float | None = None
+
+    def up_bits_per_second(self, bandwidth_hz: float) -> float:
+        if self.quality_hz is None:
+            return bandwidth_hz * self.bits_per_second_per_hz
+        return bandwidth_hz * math.log2(1.0 + self.quality_hz / bandwidth_hz)
 
     @property
     def local_seconds(self) -> float:
@@ -48,8 +58,10 @@ class UploadUe:
             edge_seconds=self.edge_work / capacity,
             output_bits=self.output_bits,
             parameter_bits=self.parameter_bits,
-            up_bits_per_second=bandwidth_hz * self.bits_per_second_per_hz,
+            up_bits_per_second=self.up_bits_per_second(bandwidth_hz),
             down_bits_per_second=self.down_bits_per_second,
+            up_delay_seconds=self.up_delay_seconds,
+            down_delay_seconds=self.down_delay_seconds,
         )
 
 
