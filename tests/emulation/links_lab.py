@@ -18,6 +18,9 @@ from controller.contract import Scenario
 from controller.testing import example_scenario
 from testbed.configs import LinkConfig, PlayerConfig, write_config, write_scenario
 from testbed.links import player, plumbing
+from testbed.links.frames import FRAME_BITS
+from testbed.links.pauses import Pauses
+from testbed.links.probes import Counter
 from testbed.links.wire import WireSpec
 from testbed.messages import (
     Apply,
@@ -73,6 +76,26 @@ def rate_scenario(names: Sequence[str], slot_seconds: float = 0.5) -> Scenario:
         for ue, name in zip(scenario.ues, names, strict=True)
     ]
     return msgspec.structs.replace(scenario, ues=tuple(ues))
+
+
+def assert_carried(
+    counter: Counter,
+    window: tuple[float, float],
+    asked_bits: Callable[[float, float], float],
+    pauses: Pauses,
+    tolerance_ratio: float = 0.01,
+) -> None:
+    """A wire that always had something to send carried what was asked, within the tolerance or two frames; less by
+    what the host's CPUs slept through (:mod:`testbed.links.pauses`), never more.
+    """
+    start, end, bits = counter.between(*window)
+    asked = asked_bits(start, end)
+    allowed = max(tolerance_ratio * asked, 2 * FRAME_BITS)
+    slept = sum(asked_bits(*pause) for pause in pauses.within(start, end))
+    error = bits - asked
+    assert -allowed - slept <= error <= allowed, (
+        f"{end - start:.3f} s: {error / asked:+.2%} of {asked:.0f} bit, {slept / asked:.2%} of it lost to the host"
+    )
 
 
 @dataclass

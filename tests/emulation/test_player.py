@@ -17,8 +17,8 @@ from controller.contract import Decision, UeDecision
 from controller.model.channel import Channel
 from controller.model.radio import rates
 from controller.testing import example_scenario
-from testbed.links.frames import FRAME_BITS
 from testbed.links.netlink import QdiscStatistics
+from testbed.links.pauses import PauseProbe
 from testbed.links.probes import Counter, Flow
 from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
@@ -26,7 +26,7 @@ from testbed.messages import Apply, ChannelDrops, Reply, SetLink
 from testbed.runs.rates import AppliedRate
 from testbed.runtime.namespaces import run_inside
 from testbed.traces import Trace, generate, read_mahimahi
-from tests.emulation.links_lab import PlayerRun, WiredLab, rate_scenario, wired
+from tests.emulation.links_lab import PlayerRun, WiredLab, assert_carried, rate_scenario, wired
 
 pytestmark = pytest.mark.root
 
@@ -223,17 +223,21 @@ def test_a_mahimahi_trace_carries_its_bytes(tmp_path: Path) -> None:
         PlayerRun(lab, tmp_path, rate_scenario(["ue0"]), {"ue0": trace}) as run,
         Counter(lab.name("edge"), "w0") as counter,
         Flow(lab.name("ue0"), lab.name("edge"), lab.wires[0].edge_address, send_buffer=1 << 18),
+        PauseProbe() as probe,
     ):
         time.sleep(0.5)  # TCP fills the leaf
         origin = time.monotonic() + 0.2
         run.start(origin)
         run.poll(seconds + 0.4)
+        pauses = probe.found()
         run.stop()
-    for begin, width in [*((k, 5.0) for k in np.arange(0.0, seconds - 4.9)), (0.0, seconds)]:
-        start, end, bits = counter.between(origin + begin, origin + begin + width)
-        asked = trace.mean(max(0.0, start - origin), end - origin).up * (end - start)
-        allowed = (0.01 if width == 5.0 else 0.002) * asked
-        assert abs(bits - asked) <= max(allowed, 2 * FRAME_BITS), f"{width} s from {begin} s"
+
+    def asked_bits(start: float, end: float) -> float:
+        return float(trace.mean(max(0.0, start - origin), end - origin).up * (end - start))
+
+    for begin in np.arange(origin, origin + seconds - 4.9):
+        assert_carried(counter, (begin, begin + 5.0), asked_bits, pauses)
+    assert_carried(counter, (origin, origin + seconds), asked_bits, pauses, tolerance_ratio=0.002)
     assert run.steps("ahead"), "HTB is led over to the next rate"
 
 
@@ -247,6 +251,7 @@ def test_three_links_at_once_keep_their_changing_rates(tmp_path: Path) -> None:
         wired("pl-three", wires(3)) as lab,
         PlayerRun(lab, tmp_path, scenario, traces) as run,
         ExitStack() as stack,
+        PauseProbe() as probe,
     ):
         before = leaves_of(lab)
         counters = {}
@@ -258,15 +263,19 @@ def test_three_links_at_once_keep_their_changing_rates(tmp_path: Path) -> None:
         origin = time.monotonic() + 0.2
         run.start(origin)
         run.poll(seconds + 0.4)
+        pauses = probe.found()
         run.stop()
         after = leaves_of(lab)
     for name, counter in counters.items():
         steps = [step for step in run.steps() if step.ue == name]
         applied = AppliedRate([s.applied_seconds for s in steps], [s.applied_bits_per_second for s in steps])
-        for begin, width in [*((k, 1.0) for k in np.arange(0.5, seconds - 1)), (0.5, seconds - 1)]:
-            start, end, bits = counter.between(origin + begin, origin + begin + width)
-            asked = float(applied.bits_between(start, end))
-            assert abs(bits - asked) <= max(0.01 * asked, 2 * FRAME_BITS), f"{name}: {width} s from {begin} s"
+
+        def asked_bits(start: float, end: float, applied: AppliedRate = applied) -> float:
+            return float(applied.bits_between(start, end))
+
+        for begin in np.arange(origin + 0.5, origin + seconds - 1):
+            assert_carried(counter, (begin, begin + 1.0), asked_bits, pauses)
+        assert_carried(counter, (origin + 0.5, origin + seconds - 0.5), asked_bits, pauses)
     assert {port: leaf.handle for port, leaf in after.items()} == {port: leaf.handle for port, leaf in before.items()}
     assert all(after[port].sent_packets > before[port].sent_packets for port in ("e0", "e1", "e2"))
     assert all(leaf.dropped_packets == 0 for leaf in after.values())
