@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._links import SETTLE_SECONDS, counted, name, play, rate_scenario, row, saturating, wired, wires
+from benchmarks._links import (
+    SETTLE_SECONDS,
+    counted,
+    name,
+    play,
+    rate_scenario,
+    row,
+    saturating,
+    undisturbed,
+    wired,
+    wires,
+)
 from testbed.links.realtime import be_punctual, sleep_until
 from testbed.links.shaping import Shaper, class_parameters
 from testbed.links.wire import OFFLOAD_BITS_PER_SECOND
@@ -103,20 +114,27 @@ def static() -> list[dict[str, Any]]:
     rows = []
     for rate in STATIC_RATES:
         offload = rate > OFFLOAD_BITS_PER_SECOND
-        ours = static_error("HTB in place", rate, offload)
-        others = {
-            f"HTB, segmentation offload {'off' if offload else 'on'}": static_error("HTB in place", rate, not offload),
-            "TBF": static_error("TBF in place", rate, offload),
+        ways = {
+            "HTB in place": ("HTB in place", offload),
+            f"HTB, segmentation offload {'off' if offload else 'on'}": ("HTB in place", not offload),
+            "TBF": ("TBF in place", offload),
+        }
+        found = {
+            label: undisturbed(lambda way=way, on=on, rate=rate: static_error(way, rate, on))
+            for label, (way, on) in ways.items()
         }
         what = f"rate error at {rate / 1e6:g} Mbit/s, segmentation offload {'on' if offload else 'off'}"
-        rows.append(signed(what, ours, 0.01, others))
+        rows.append(signed(what, found, 0.01))
     return rows
 
 
-def signed(what: str, ours: float, target: float | None, others: dict[str, float]) -> dict[str, Any]:
-    """A row of absolute errors that keeps which way they went."""
-    absolute = {way: abs(error) for way, error in others.items()}
-    return row(what, abs(ours), "ratio", target, alternative=absolute, signed={"HTB in place": ours, **others})
+def signed(what: str, found: dict[str, tuple[float, float]], target: float | None) -> dict[str, Any]:
+    """A row of absolute errors that keeps which way they went; ``found``: error and what the host slept, ours first."""
+    errors = {way: error for way, (error, _) in found.items()}
+    (_, ours), *others = errors.items()
+    absolute = {way: abs(error) for way, error in others}
+    slept = {way: ratio for way, (_, ratio) in found.items()}
+    return row(what, abs(ours), "ratio", target, alternative=absolute, signed=errors, host_slept_ratio=slept)
 
 
 def changing_error(way: str, mean: float, seconds: float = 15.0) -> dict[str, float]:
@@ -156,12 +174,10 @@ def changing() -> list[dict[str, Any]]:
     rows = []
     for mean in (2e6, 10e6, 50e6):
         ways = ("HTB in place", "TBF in place", "HTB deleted and added")
-        found = {way: changing_error(way, mean) for way in ways}
-        ours = found.pop("HTB in place")
+        found = {way: undisturbed(lambda way=way, mean=mean: changing_error(way, mean), tries=3) for way in ways}
         for key, label, target in (("whole", "15 s", 0.01), ("worst_second", "worst second", None)):
             what = f"rate error at 10 changes a second, mean {mean / 1e6:g} Mbit/s, {label}"
-            others = {way: errors[key] for way, errors in found.items()}
-            rows.append(signed(what, ours[key], target, others))
+            rows.append(signed(what, {way: (errors[key], slept) for way, (errors, slept) in found.items()}, target))
     return rows
 
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from testbed.runs.fidelity_host import causes, host_samples, mean_of, quantile_of, throttled_ratio
 from testbed.runs.fidelity_limits import NOT_MEASURED, ORDINARY, REALTIME, Limits, Value
@@ -133,10 +134,8 @@ def write_fidelity(fidelity: Fidelity, run_directory: Path) -> None:
 
 def _parts(tables: RunTables, manifest: Manifest) -> _Parts:
     lossy = set(column(tables.links, "ue")[column(tables.links, "loss_ratio").astype(float) > 0])
-    delays = {ue: facts.uplink_delay_seconds for ue, facts in manifest.ues.items()}
     uplinks = {
-        ue: uplink_of(tables, ue, rate, delays.get(ue, 0.0), lossy=ue in lossy)
-        for ue, rate in applied_rates(tables.links, "up").items()
+        ue: uplink_of(tables, ue, rate, lossy=ue in lossy) for ue, rate in applied_rates(tables.links, "up").items()
     }
     specs = link_specs(manifest)
     round_trips = round_trips_of(tables, manifest, specs)
@@ -176,6 +175,16 @@ def _worst(values: Iterable[Value]) -> Value:
 
 def _quantile(values: NDArray[np.float64], q: float) -> Value:
     return float(np.quantile(values, q)) if len(values) else NOT_MEASURED
+
+
+def _quantile_at_least(values: NDArray[np.float64], q: float, confidence: float = 0.95) -> Value:
+    """The lower confidence limit of a quantile, an order statistic: few values cannot tell a high quantile from their
+    maximum, and the one late step in fifty that a short run may have is no evidence against it.
+    """
+    if not len(values):
+        return NOT_MEASURED
+    above = int(binom.ppf(confidence, len(values), 1 - q))  # as many may lie above the quantile by chance
+    return float(np.sort(values)[-1 - min(above, len(values) - 1)])
 
 
 def _ratio(part: float, whole: float) -> Value:
@@ -242,13 +251,17 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, parts: _Part
         "ratio",
         "mean uplink stage against the one that the applied rate predicts",
     )
-    causes = column(tables.links, "cause")
-    lateness = (column(tables.links, "applied_seconds") - column(tables.links, "planned_seconds"))[causes == "trace"]
+    steps = tables.links.filter(column(tables.links, "cause") == "trace")
+    planned = column(steps, "planned_seconds")
+    lateness = column(steps, "applied_seconds") - planned
+    instants, instant = np.unique(planned, return_inverse=True)
+    latest = np.full(len(instants), -np.inf)
+    np.maximum.at(latest, instant, lateness)  # of the links that step together
     yield figure(
         "step_lateness_p99_seconds",
-        _quantile(lateness, 0.99),
+        _quantile_at_least(latest, 0.99),
         "s",
-        "a trace step was applied this long after its time (99th percentile)",
+        "a trace step was applied this long after its time (99th percentile, its lower 95 % confidence limit)",
         limits.step_lateness_p99_seconds,
     )
     yield figure(

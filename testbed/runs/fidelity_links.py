@@ -105,7 +105,7 @@ def links_of(tables: RunTables, manifest: Manifest, specs: Mapping[str, LinkSpec
     for direction in DIRECTIONS:
         for ue, rate in applied_rates(tables.links, direction).items():
             spec = specs.get(ue, LinkSpec())
-            transfers = _saturated(tables, manifest, ue, rate, spec) if direction == "up" else None
+            transfers = _saturated(tables, ue, rate, spec) if direction == "up" else None
             windows = list(_windows(tables, ue, direction, rate, edges, transfers))
             errors = [float(window.rate_error) for window in windows if window.rate_error != NOT_MEASURED]
             found[f"{ue} {direction}"] = LinkFidelity(
@@ -124,7 +124,7 @@ def _window_count(seconds: float) -> int:
     return int(np.clip(seconds // WINDOW_SECONDS, 1, MOST_WINDOWS))
 
 
-def _saturated(tables: RunTables, manifest: Manifest, ue: str, rate: AppliedRate, spec: LinkSpec) -> Transfers | None:
+def _saturated(tables: RunTables, ue: str, rate: AppliedRate, spec: LinkSpec) -> Transfers | None:
     """Transfers that followed their predecessor without a gap, away from outages; None on a wire that loses packets.
 
     There the link was busy from one end stamp to the next, so neither a program's latency nor the first frame, which
@@ -133,8 +133,7 @@ def _saturated(tables: RunTables, manifest: Manifest, ue: str, rate: AppliedRate
     links = tables.links.filter((column(tables.links, "ue") == ue) & (column(tables.links, "direction") == "up"))
     if (column(links, "loss_ratio").astype(np.float64) > 0).any():
         return None
-    delay = manifest.ues[ue].uplink_delay_seconds if ue in manifest.ues else 0.0
-    transfers = transfers_of(tables, ue, rate, delay)
+    transfers = transfers_of(tables, ue, rate)
     steps = column(links, "applied_seconds")
     out = steps[column(links, "planned_bits_per_second") < spec.floor]
     clear = np.ones(len(transfers.start), dtype=bool)

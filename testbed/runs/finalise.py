@@ -28,7 +28,7 @@ STAMPS = (
     "result_received_seconds",
 )
 STAGE_COLUMNS = {stage: f"stage_{stage}_seconds" for stage in STAGES}
-_TABLES = ("tasks", "slots", "links", "drops", "round_trips", "health", "events", "updates")
+_TABLES = ("tasks", "slots", "links", "drops", "round_trips", "health", "events", "updates", "segments", "uploads")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class RunTables:
     health: pa.Table
     events: pa.Table
     updates: pa.Table = field(default_factory=SCHEMAS["updates"].empty_table)  # models that moved
+    segments: pa.Table = field(default_factory=SCHEMAS["segments"].empty_table)  # of tasks that alternate
+    uploads: pa.Table = field(default_factory=SCHEMAS["uploads"].empty_table)  # parameters and values on their way
 
 
 def column(table: pa.Table, name: str) -> NDArray[Any]:
@@ -74,6 +76,8 @@ def finalise(run_directory: Path) -> RunTables:
         health=streams["health"],
         events=streams["events"].sort_by("monotonic_seconds"),
         updates=streams["updates"],
+        segments=streams["segments"].sort_by([(key, "ascending") for key in ("ue", "task", "start_seconds")]),
+        uploads=streams["uploads"].sort_by([(key, "ascending") for key in ("ue", "task", "queued_seconds")]),
     )
     write_tables(tables, run_directory)
     return tables
@@ -92,8 +96,9 @@ def read_tables(run_directory: Path) -> RunTables:
     """The tables of a finished run. Raises InputError where they are not."""
     try:
         paths = {name: run_directory / f"{name}.parquet" for name in _TABLES}
-        if not paths["updates"].exists():  # a run from before models moved
-            del paths["updates"]
+        for later in ("updates", "segments", "uploads"):  # a run may be from before models moved
+            if not paths[later].exists():
+                del paths[later]
         return RunTables(**{name: pq.read_table(path) for name, path in paths.items()})
     except FileNotFoundError as error:
         raise InputError(

@@ -96,7 +96,7 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
         **dict.fromkeys(("head_target_seconds", "tail_target_seconds", "head_compute_seconds"), unknown),
         "tail_compute_seconds": unknown,
         "boundary_bytes": [None if one is None else one[1] for one in size],
-        "wire_bytes": [None if one is None else one[2] for one in size],
+        "wire_bytes": _sent(tasks, size),
         "result_wire_bytes": [None if one is None else one[3] for one in size],
         "compute_joules": np.where(done, tasks.compute_joules, np.nan),
         "transmit_joules": np.where(done, tasks.transmit_joules, np.nan),
@@ -106,6 +106,13 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
     }
     schema = SCHEMAS["tasks"]
     return pa.table([pa.array(columns[field.name], type=field.type) for field in schema], schema=schema)
+
+
+def _sent(tasks: SimulatedTasks, sizes: list[tuple[str, int, int, int] | None]) -> list[int | None]:
+    """Uplink bytes of each task that is over."""
+    if tasks.sent_bytes is None:
+        return [None if one is None else one[2] for one in sizes]
+    return [None if one is None else round(sent) for one, sent in zip(sizes, tasks.sent_bytes.tolist(), strict=True)]
 
 
 def _sizes(scenario: Scenario, index: int, label: str) -> tuple[str, int, int, int]:

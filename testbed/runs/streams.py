@@ -18,9 +18,11 @@ from testbed.messages import (
     NodeHealth,
     Record,
     RoundTrips,
+    SegmentRecord,
     SlotRecord,
     TaskArrived,
     TaskRecord,
+    UploadRecord,
 )
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
@@ -52,6 +54,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "events": pa.schema(_fields(Event)),
     "updates": pa.schema(_fields(ModelUpdate)),
+    "segments": pa.schema(_fields(SegmentRecord)),
+    "uploads": pa.schema(_fields(UploadRecord)),
 }
 
 STREAM_OF: dict[type, str] = {
@@ -66,6 +70,8 @@ STREAM_OF: dict[type, str] = {
     HostHealth: "health",
     Event: "events",
     ModelUpdate: "updates",
+    SegmentRecord: "segments",
+    UploadRecord: "uploads",
 }
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"

@@ -25,6 +25,7 @@ class Transfers:
 
     start: NDArray[np.float64]
     end: NDArray[np.float64]
+    delay: NDArray[np.float64]  # one way, of the wire at that time
     bits: NDArray[np.float64]
     integral_bits: NDArray[np.float64]  # of the applied rate from start to end
     #: without a gap after its predecessor: the link was saturated from that one's end to its own
@@ -52,35 +53,51 @@ class Uplink:
     predicted_seconds: float
 
 
-def transfers_of(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: float) -> Transfers:
+def _delays(tables: RunTables, ue: str, received: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One-way delay (s) that was in force when what was ``received`` then entered the wire."""
+    links = tables.links.filter((column(tables.links, "ue") == ue) & (column(tables.links, "direction") == "up"))
+    order = np.argsort(column(links, "applied_seconds"), kind="stable")
+    since = column(links, "applied_seconds").astype(np.float64)[order]
+    delay = column(links, "delay_seconds").astype(np.float64)[order]
+
+    def at(times: NDArray[np.float64]) -> NDArray[np.float64]:
+        result: NDArray[np.float64] = delay[np.clip(np.searchsorted(since, times, side="right") - 1, 0, None)]
+        return result
+
+    return at(received - at(received))
+
+
+def transfers_of(tables: RunTables, ue: str, rate: AppliedRate) -> Transfers:
     """All transfers of one UE that arrived."""
     tasks = tables.tasks.filter(column(tables.tasks, "ue") == ue)
     received = column(tasks, "received_seconds").astype(np.float64)
     moved = np.isfinite(received) & (column(tasks, "cut") != cut_label(()))
     tasks, received = tasks.filter(moved), received[moved]
     order = np.argsort(received, kind="stable")
-    end = received[order] - delay_seconds
+    delay = _delays(tables, ue, received[order])
+    end = received[order] - delay
     start = column(tasks, "transfer_start_seconds").astype(np.float64)[order]
     follows = np.concatenate([[False], start[1:] <= end[:-1] + 1e-6]) if len(start) else np.zeros(0, dtype=bool)
     return Transfers(
         start=start,
         end=end,
+        delay=delay,
         bits=column(tasks, "wire_bytes").astype(np.float64)[order] * 8.0,
         integral_bits=rate.bits_between(start, end),
         follows=follows,
     )
 
 
-def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, delay_seconds: float, *, lossy: bool = False) -> Uplink:
+def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, *, lossy: bool = False) -> Uplink:
     """Compare the transfers of one UE with the applied rate. On a ``lossy`` wire retransmissions are not judged."""
-    transfers = transfers_of(tables, ue, rate, delay_seconds)
-    predicted = rate.time_of(rate.bits_until(transfers.start) + transfers.bits) - transfers.start + delay_seconds
-    judged = (predicted - delay_seconds >= JUDGED_SECONDS) & (not lossy)
+    transfers = transfers_of(tables, ue, rate)
+    sending = rate.time_of(rate.bits_until(transfers.start) + transfers.bits) - transfers.start
+    judged = (sending >= JUDGED_SECONDS) & (not lossy)
     judged[:1] = False  # TCP's slow start: six times as long over a delay of 50 ms, and never again
     return Uplink(
         tasks=len(transfers.start),
         bits=float(transfers.bits[judged].sum()),
         integral_bits=float(transfers.integral_bits[judged].sum()),
-        stage_seconds=float(transfers.seconds.sum() + delay_seconds * len(transfers.start)),
-        predicted_seconds=float(predicted.sum()),
+        stage_seconds=float((transfers.seconds + transfers.delay).sum()),
+        predicted_seconds=float((sending + transfers.delay).sum()),
     )

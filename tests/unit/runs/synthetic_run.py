@@ -85,9 +85,10 @@ def _links(lab: Lab, ue: str, rng: np.random.Generator) -> list[tuple[float, Mes
         for direction in ("up", "down"):
             planned = ORIGIN + step * 0.1
             applied = planned + lab.step_lateness
-            rows.append(
-                (applied, LinkStep(ue, direction, planned, applied, value, value, gain=value / 1e18, cause="trace"))
+            step_of = LinkStep(
+                ue, direction, planned, applied, value, value, value / 1e18, "trace", delay_seconds=DELAY
             )
+            rows.append((applied, step_of))
         rows.append((applied, ChannelDrops(ue, "up", applied, sent_bytes=0, dropped_packets=0, backlog_bytes=0)))
     return rows
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_run import Lab, manifest, simulate
+from synthetic_run import ORIGIN, Lab, manifest, simulate
 from test_finalise import write_streams
 
 from testbed.messages import (
@@ -122,6 +122,21 @@ def test_throttling_is_judged_by_the_worst_node(tmp_path: Path) -> None:
     fidelity = assessed(tmp_path, lab, records)
     assert fidelity.value("throttled_ratio") == pytest.approx(0.1)
     assert not fidelity.valid
+
+
+@pytest.mark.parametrize(("late", "ok"), [(1, True), (10, False)])
+def test_a_late_step_or_two_are_no_evidence_against_a_percentile(tmp_path: Path, late: int, ok: bool) -> None:
+    lab = Lab(duration=5)
+    records = [
+        msgspec.structs.replace(record, applied_seconds=record.planned_seconds + 0.004)
+        if isinstance(record, LinkStep) and record.planned_seconds <= ORIGIN + 0.1 * late - 0.05
+        else record
+        for record in simulate(lab)
+    ]
+    fidelity = assessed(tmp_path, lab, records)
+    assert fidelity.value("step_lateness_max_seconds") == pytest.approx(0.004)
+    assert fidelity.valid == ok
+    assert any("step_lateness_p99" in reason for reason in fidelity.invalid_reasons) != ok
 
 
 def test_late_steps_pass_only_without_realtime_priority(tmp_path: Path) -> None:
