@@ -39,6 +39,7 @@ from controller.model.stage_fading import stage_gain_tables
 from controller.simulation import tandem
 from controller.simulation.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
 from controller.simulation.result import Mode, SimulationResult, tasks_of
+from controller.simulation.uploading import UploadingLab
 from controller.solvers.chain import ChainTables
 
 FloatArray = NDArray[np.float64]
@@ -210,6 +211,11 @@ def simulate(
         floor=floor,
         staged=lab.staged_quality(times, seed),
     )
+    uploading = None
+    if scenario.uploading is not None:
+        if mode != "event":
+            raise ValueError("uploads are followed task by task: mode 'event'")
+        uploading = UploadingLab(scenario, times, channel)
     policy.reset(scenario, seed)
     slot_seconds = scenario.slot_seconds
     rows = np.zeros((slots, ues, tandem.SLOT_FIELDS))
@@ -222,39 +228,51 @@ def simulate(
     for slot in range(slots):
         begin, end = slot * slot_seconds, (slot + 1) * slot_seconds
         observation = _observe(scenario, channel, slot, rates[slot], last_row, in_force)
+        if uploading is not None:
+            observation = uploading.seen(observation)
         started = time.perf_counter()
         asked = policy.decide(observation)
         decide_seconds[slot] = time.perf_counter() - started
         in_force = enforce(scenario, in_force, asked)
         if (mode == "slot" or lab.coupled) and any(choice.stop_rule for choice in in_force.ues):
             raise ValueError("a stop rule is followed task by task, on links of their own: mode 'event', access ofdma")
-        force = lab.in_force(in_force)
+        if uploading is None:
+            force = lab.in_force(in_force)
+            cuts[slot] = force.cut
+        else:
+            cuts[slot] = [uploading.label_of(choice) for choice in in_force.ues]
         if lab.coupled:
             steps = channel.steps_of(begin, end)
             quality[steps], downlink[steps] = rates_over(scenario, channel.up[steps], channel.down[steps], in_force)
-        if mode == "event":
+        if uploading is not None:
+            last_row = uploading.advance(begin, end, in_force)
+        elif mode == "event":
             last_row = run.advance(slot, begin, end, force, quality, downlink, channel.step_seconds)
         else:
             at = int(begin / channel.step_seconds + 1e-9) % quality.shape[0]
             last_row = _formula(lab, force, rates[slot], counts[slot], quality[at], downlink[at], floor)
         rows[slot] = last_row
-        cuts[slot] = force.cut
-        decided[:, slot] = force.speed, [choice.spectrum_up_hz for choice in in_force.ues], force.share
+        decided[:, slot] = np.array(
+            [(choice.device_speed, choice.spectrum_up_hz, choice.edge_share) for choice in in_force.ues]
+        ).T
         states.append(policy.state())
         policy.feedback(_outcome(scenario, slot, in_force, last_row, mode))
     mean_delay = rows[..., tandem.DELAY_SUM]
     if mode == "event":
         done = rows[..., tandem.COMPLETED]
         mean_delay = np.divide(mean_delay, done, out=np.full(done.shape, np.nan), where=done > 0)
+    tasks = None
+    if mode == "event":
+        tasks = tasks_of(run) if uploading is None else uploading.tasks()
     return SimulationResult(
         scenario=scenario, policy=policy_name or type(policy).__name__, mode=mode, seed=seed, slots=slots,
-        cut_labels=tuple(lab.labels), cuts=cuts,
+        cut_labels=tuple(lab.labels if uploading is None else uploading.labels), cuts=cuts,
         arrivals=rows[..., tandem.ARRIVED].astype(np.int64), completions=rows[..., tandem.COMPLETED].astype(np.int64),
         delay_seconds=mean_delay, stage_seconds=rows[..., tandem.UE_QUEUE : tandem.DOWN + 1],
         compute_joules=rows[..., tandem.COMPUTE], transmit_joules=rows[..., tandem.TRANSMIT],
         speed=decided[0], spectrum_up_hz=decided[1], edge_share=decided[2],
         rate_up_bits_per_second=rows[..., tandem.RATE], policy_state=tuple(states), decide_seconds=decide_seconds,
-        tasks=tasks_of(run) if mode == "event" else None,
+        tasks=tasks,
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ class SimulatedTasks:
     share: FloatArray
     compute_joules: FloatArray
     transmit_joules: FloatArray
+    sent_bytes: FloatArray | None = None  # up, layer 2; None: what the cut says
 
     @property
     def delay_seconds(self) -> FloatArray:

@@ -1,0 +1,306 @@
+"""Inference while the model uploads: MJOA-MU, as far as its abstract says, and its baselines.
+
+After H. Yang et al., "MJOA-MU: End-to-edge collaborative computation for DNN inference based on model uploading"
+(Computer Networks 2023), of which the abstract alone was known to us: plans and shares are those of
+:mod:`controller.solvers.upload_plan` and :mod:`controller.solvers.upload_shares`, our reconstruction.
+
+A policy plans from what the edge holds of each model. Under ``cache: per_query`` that is nothing, for every task. Under
+``keep`` it plans anew when nobody has a task under way, so that a task keeps the rates that its plan was made for; and
+at any time when a link's rate has changed by a tenth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, RESIDUAL_SHARE, Decision, Observation, Scenario, UeDecision
+from controller.model.radio import is_coupled, rates
+from controller.policies.base import BasicPolicy
+from controller.solvers.upload_plan import (
+    Sites,
+    UploadChain,
+    ionn_plans,
+    pipelined_seconds,
+    plan_upload,
+    serial_optimum,
+    serial_seconds,
+    single_cut,
+)
+from controller.solvers.upload_problem import Rates, UploadProblem
+from controller.solvers.upload_shares import Objective, UploadUe, allocate_shares, serial
+
+Floats = NDArray[np.float64]
+Order = Literal["pipelined", "serial"]
+
+#: A link's rate that changed by less keeps its plan and shares.
+RATE_CHANGE_RATIO = 0.1
+#: What stands for a link without any signal, so that times stay finite.
+_LEAST_BITS_PER_SECOND = 16e3
+_LEAST_QUALITY_HZ = 1.0
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One UE's part of a decision and what it promises."""
+
+    problem: UploadProblem
+    sites: Sites  # of blocks
+    rates: Rates
+    bandwidth_hz: float
+    seconds: float  # of a task that finds nobody before it
+
+
+class UploadPolicy(BasicPolicy):
+    """What all of them share. A subclass overrides :meth:`sites`, and :meth:`shares` if they are not equal.
+
+    The downlink is shared equally; devices run at full speed. Together the plans need no more than the edge's memory:
+    the largest loses its heaviest block until they fit.
+    """
+
+    order: Order = "pipelined"
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        """Raises ValueError for a lab whose edge has its models, and for links that share subchannels."""
+        super().reset(scenario, seed)
+        if scenario.uploading is None:
+            raise ValueError("this policy sends models to the edge: the lab needs the key 'uploading'")
+        if is_coupled(scenario.radio):
+            raise ValueError("plans of uploads need links of their own: radio.access ofdma with one subchannel")
+        self._cold = [UploadProblem.of(scenario, index) for index in range(len(scenario.ues))]
+        self._planned: list[_Planned] = []
+        self._gains: Floats = np.zeros(0)
+        self._cached: list[frozenset[str]] = []
+
+    def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
+        """Sides of the blocks, 1: edge."""
+        raise NotImplementedError
+
+    def shares(self, competitors: list[UploadUe]) -> tuple[Floats, Floats]:
+        """Uplink spectrum in Hz and reference cores of the edge, (ues,); a UE with nothing stays on its device."""
+        count = len(competitors)
+        equal = np.full(count, 1.0 / count)
+        return equal * self.scenario.radio.uplink_hz, equal * self.scenario.edge.cpus
+
+    def decide(self, observation: Observation) -> Decision:
+        gains = np.array([(ue.gain_up[0], ue.gain_down[0]) for ue in observation.ues])
+        cached = self._cached_now(observation)
+        if self._is_due(observation, gains, cached):
+            self._gains, self._cached = gains, cached
+            self._planned = self._plan(observation, [max(up, 0.0) for up in gains[:, 0].tolist()], cached)
+        blank = self.with_cuts(observation, [ALL_ON_DEVICE] * len(self._planned))
+        return msgspec.structs.replace(
+            blank, ues=tuple(self._choice(*pair) for pair in zip(blank.ues, self._planned, strict=True))
+        )
+
+    def state(self) -> dict[str, float]:
+        """Per UE: the latency that the plan promises, its nodes at the edge, and the bytes that these still lack."""
+        numbers: dict[str, float] = {}
+        for ue, planned in zip(self.scenario.ues, self._planned, strict=True):
+            work, there = planned.problem.work, planned.problem.by_node(planned.sites) == 1
+            missing = work.missing_bits(planned.problem.cached) > 0
+            numbers[f"predicted_seconds.{ue.name}"] = planned.seconds
+            numbers[f"edge_nodes.{ue.name}"] = float(there.sum())
+            numbers[f"upload_bytes.{ue.name}"] = float(work.parameter_bytes[there & missing].sum())
+        return numbers
+
+    # -------------------------------------------------------------------------------------------------------- planning
+
+    def _cached_now(self, observation: Observation) -> list[frozenset[str]]:
+        uploading = self.scenario.uploading
+        assert uploading is not None
+        keeps = uploading.cache == "keep"
+        return [frozenset(ue.cached_nodes) if keeps else frozenset() for ue in observation.ues]
+
+    def _is_due(self, observation: Observation, gains: Floats, cached: list[frozenset[str]]) -> bool:
+        if not self._planned:
+            return True
+        if np.any(np.abs(gains - self._gains) > RATE_CHANGE_RATIO * self._gains):
+            return True
+        return cached != self._cached and not any(ue.in_flight_tasks for ue in observation.ues)
+
+    def _plan(self, observation: Observation, gains: list[float], cached: list[frozenset[str]]) -> list[_Planned]:
+        assert self.scenario.uploading is not None
+        down = self._down_rates(observation)
+        problems = [replace(problem, cached=there) for problem, there in zip(self._cold, cached, strict=True)]
+        while True:
+            planned = self._fitted(problems, gains, down)
+            needs = [one.problem.parameter_bytes(one.sites) for one in planned]
+            if sum(needs) <= self.scenario.uploading.memory_bytes:
+                return planned
+            largest = int(np.argmax(needs))
+            block = problems[largest].heaviest(planned[largest].sites)
+            problems[largest] = replace(problems[largest], forbidden=problems[largest].forbidden | {block})
+
+    def _fitted(self, problems: list[UploadProblem], gains: list[float], down: Floats) -> list[_Planned]:
+        """Plans under the shares that take force: a UE without anything gets its residual, the others give it."""
+        radio = self.scenario.radio
+        competitors = []
+        for ue, problem, gain, rate in zip(self.scenario.ues, problems, gains, down, strict=True):
+            linear = ue.channel_kind == "rate"
+            quality = gain / radio.uplink_hz if linear else gain * ue.transmit_watts / radio.noise_watts_per_hz
+            least = _LEAST_BITS_PER_SECOND / radio.uplink_hz if linear else _LEAST_QUALITY_HZ
+            typical = radio.uplink_hz / len(problems)
+            competitors.append(problem.competitor(self.speed(ue), max(quality, least), linear, typical, max(rate, 1.0)))
+        bandwidth, capacity = self.shares(competitors)
+        alone = (bandwidth <= 0) | (capacity <= 0)
+        bandwidth = _with_residual(bandwidth, alone, radio.uplink_hz)
+        capacity = _with_residual(capacity, alone, self.scenario.edge.cpus)
+        planned = []
+        for index, (ue, problem) in enumerate(zip(self.scenario.ues, problems, strict=True)):
+            rates_of = Rates(
+                speed=self.speed(ue),
+                share=float(capacity[index]),
+                up_bits_per_second=competitors[index].up_bits_per_second(float(bandwidth[index])),
+                down_bits_per_second=competitors[index].down_bits_per_second,
+            )
+            sites = np.zeros(problem.blocks, dtype=np.int64) if alone[index] else self.sites(problem, rates_of)
+            planned.append(
+                _Planned(problem, sites, rates_of, float(bandwidth[index]), self._seconds(problem, sites, rates_of))
+            )
+        return planned
+
+    def _seconds(self, problem: UploadProblem, sites: Sites, rates_of: Rates) -> float:
+        latency = pipelined_seconds if self.order == "pipelined" else serial_seconds
+        return latency(problem.nodes(rates_of), problem.by_node(sites))
+
+    def _down_rates(self, observation: Observation) -> Floats:
+        """Bit/s at an equal part of the downlink, (ues,)."""
+        equal = self.with_cuts(observation, [ALL_ON_DEVICE] * len(self.scenario.ues))
+        gains = {str(ue.name): (ue.gain_up, ue.gain_down) for ue in observation.ues}
+        found = rates(self.scenario, gains, equal)
+        down = np.array([found[ue.name].down_bits_per_second for ue in self.scenario.ues])
+        return np.asarray(np.maximum(down, _LEAST_BITS_PER_SECOND))
+
+    def _choice(self, blank: UeDecision, planned: _Planned) -> UeDecision:
+        there = planned.problem.by_node(planned.sites) == 1
+        work = planned.problem.work
+        loaded = there & (work.parameter_bytes > 0)
+        return msgspec.structs.replace(
+            blank,
+            cut=ALL_ON_EDGE if there.any() else ALL_ON_DEVICE,
+            spectrum_up_hz=planned.bandwidth_hz,
+            edge_share=planned.rates.share,
+            sites=tuple((name, "edge" if at else "device") for name, at in zip(work.names, there, strict=True)),
+            uploads=tuple(name for name, at in zip(work.names, loaded, strict=True) if at),
+            upload_order=self.order,
+        )
+
+
+def _with_residual(values: Floats, alone: NDArray[np.bool_], total: float) -> Floats:
+    """What takes force of shares in which some have nothing: see ``controller.model.decision.enforce``."""
+    raised = np.where(alone, np.maximum(values, RESIDUAL_SHARE * total), 0.0)
+    others = np.where(alone, 0.0, values)
+    if others.sum() > 0:
+        others *= min(1.0, (total - raised.sum()) / others.sum())
+    return np.asarray(raised + others)
+
+
+class MjoaMu(UploadPolicy):
+    """PBT-DP and ARA: the plan of least pipelined latency, under shares that make the mean latency least.
+
+    Options
+    -------
+    objective : "mean" latency of the UEs, or the largest, "max".
+    beam : labels that PBT-DP keeps per level and side; 0: all that it needs, exact.
+    """
+
+    def __init__(self, objective: str = "mean", beam: int = 0) -> None:
+        if objective not in get_args(Objective):
+            raise ValueError(f"option objective must be one of {', '.join(get_args(Objective))}, got {objective!r}")
+        if beam < 0:
+            raise ValueError(f"option beam must be 0 or more, got {beam!r}")
+        self._objective: Objective = "mean" if objective == "mean" else "max"
+        self._beam = beam
+
+    def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
+        return plan_upload(problem.chain(rates), self._beam).sites
+
+    def shares(self, competitors: list[UploadUe]) -> tuple[Floats, Floats]:
+        totals = self.scenario.radio.uplink_hz, self.scenario.edge.cpus
+
+        def latency(chain: UploadChain) -> float:
+            return plan_upload(chain, self._beam).seconds
+
+        by_serial = allocate_shares(competitors, *totals, objective=self._objective, planner=serial)
+        found = allocate_shares(competitors, *totals, objective=self._objective, planner=latency, starts=[by_serial])
+        return found.bandwidth_hz, found.capacity
+
+
+class MjoaMuSerial(MjoaMu):
+    """The plan and the shares of ``mjoa-mu``, with parameters sent only when their turn has come."""
+
+    order: Order = "serial"
+
+
+class PipelinedEqual(UploadPolicy):
+    """PBT-DP under equal shares."""
+
+    def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
+        return plan_upload(problem.chain(rates)).sites
+
+
+class SerialUpload(UploadPolicy):
+    """The plan of least serial latency under equal shares, served serially."""
+
+    order: Order = "serial"
+
+    def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
+        return serial_optimum(problem.chain(rates)).sites
+
+
+class SerialAra(SerialUpload):
+    """The plan of least serial latency, under shares that make its mean least."""
+
+    def shares(self, competitors: list[UploadUe]) -> tuple[Floats, Floats]:
+        found = allocate_shares(competitors, self.scenario.radio.uplink_hz, self.scenario.edge.cpus, planner=serial)
+        return found.bandwidth_hz, found.capacity
+
+
+class NeurosurgeonUpload(UploadPolicy):
+    """One cut per query, the best when what follows it is uploaded first, layer by layer; equal shares."""
+
+    order: Order = "serial"
+
+    def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
+        return single_cut(problem.chain(rates)).sites
+
+
+class FullUpload(UploadPolicy):
+    """Everything at the edge, equal shares. Option ``order``: "serial" or "pipelined"."""
+
+    def __init__(self, order: str = "serial") -> None:
+        if order not in get_args(Order):
+            raise ValueError(f"option order must be one of {', '.join(get_args(Order))}, got {order!r}")
+        self.order = "serial" if order == "serial" else "pipelined"
+
+    def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
+        chosen = np.ones(problem.blocks, dtype=np.int64)
+        chosen[list(problem.forbidden)] = 0
+        return chosen
+
+
+class Ionn(UploadPolicy):
+    """IONN (Jeong et al., SoCC 2018): partitions go up one after the other, one per query, each better for more.
+
+    A query runs with the first partition that is not wholly at the edge yet, and uploads it; equal shares. Option
+    ``base``: price of parameters of one partition over that of the one before.
+    """
+
+    def __init__(self, base: float = 0.8) -> None:
+        if not 0 < base < 1:
+            raise ValueError(f"option base must be between 0 and 1, got {base!r}")
+        self._base = base
+
+    def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
+        cold = replace(problem, cached=frozenset())
+        sites = np.zeros(problem.blocks, dtype=np.int64)
+        for sites in ionn_plans(cold.chain(rates), self._base):
+            there = problem.by_node(sites) == 1
+            if np.any(problem.work.missing_bits(problem.cached)[there] > 0):
+                break
+        return sites
