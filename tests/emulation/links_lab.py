@@ -6,21 +6,22 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
+import numpy as np
 import zmq
 
-from controller.contract import Scenario
+from controller.contract import Decision, Scenario
 from controller.testing import example_scenario
 from testbed.configs import LinkConfig, PlayerConfig, write_config, write_scenario
 from testbed.links import player, plumbing
 from testbed.links.frames import FRAME_BITS
-from testbed.links.pauses import Pauses
-from testbed.links.probes import Counter
+from testbed.links.pauses import PauseProbe, Pauses
+from testbed.links.probes import Counter, Flow
 from testbed.links.wire import WireSpec
 from testbed.messages import (
     Apply,
@@ -39,6 +40,7 @@ from testbed.messages import (
     encode,
     records_endpoint,
 )
+from testbed.runs.rates import AppliedRate
 from testbed.runtime import discovery, namespaces
 from testbed.runtime.base import namespace_name
 from testbed.traces import Trace, write_trace
@@ -221,6 +223,51 @@ class PlayerRun:
 
     def events(self) -> list[Event]:
         return [record for record in self.records if isinstance(record, Event)]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What full uplinks carried while a player played, and what the host slept through; by UE."""
+
+    origin_seconds: float
+    counters: dict[str, Counter]
+    applied: dict[str, AppliedRate]
+    pauses: Pauses
+
+    def check(self, begin_seconds: float, end_seconds: float) -> None:
+        """Each uplink, over each second between two times of the trace and over all of it, against what was applied."""
+        windows = [(at, at + 1.0) for at in np.arange(begin_seconds, end_seconds - 0.99)]
+        for ue, counter in self.counters.items():
+            rate = self.applied[ue]
+            for begin, end in (*windows, (begin_seconds, end_seconds)):
+                window = (self.origin_seconds + begin, self.origin_seconds + end)
+                assert_carried(counter, window, lambda a, b, rate=rate: float(rate.bits_between(a, b)), self.pauses)
+
+
+def play_on_full_wires(run: PlayerRun, seconds: float, decision: Decision | None = None) -> Carried:
+    """Play for a while on uplinks that always have something to send; the player has ended then."""
+    wired = run.wired
+    with ExitStack() as stack:
+        probe = stack.enter_context(PauseProbe())
+        counters = {}
+        for wire in wired.wires:
+            counters[wire.ue] = stack.enter_context(Counter(wired.name("edge"), wire.edge_interface))
+            flow = Flow(wired.name(wire.ue), wired.name("edge"), wire.edge_address, send_buffer=1 << 18)
+            stack.enter_context(flow)
+        if decision is not None:
+            run.send(Apply(decision))
+        time.sleep(1.5)  # TCP fills the leaves
+        origin = time.monotonic() + 0.2
+        run.start(origin)
+        run.poll(seconds + 0.4)
+        pauses = probe.found()
+        run.stop()
+    applied = {}
+    for ue in counters:
+        steps = [s for s in run.records if isinstance(s, LinkStep) and (s.ue, s.direction) == (ue, "up")]
+        steps = [step for step in steps if step.cause != "ahead"]
+        applied[ue] = AppliedRate([s.applied_seconds for s in steps], [s.applied_bits_per_second for s in steps])
+    return Carried(origin, counters, applied, pauses)
 
 
 __all__ = ["Apply", "PlayerRun", "WiredLab", "rate_scenario", "wired"]

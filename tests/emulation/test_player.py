@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -23,10 +22,9 @@ from testbed.links.probes import Counter, Flow
 from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
 from testbed.messages import Apply, ChannelDrops, Reply, SetLink
-from testbed.runs.rates import AppliedRate
 from testbed.runtime.namespaces import run_inside
 from testbed.traces import Trace, generate, read_mahimahi
-from tests.emulation.links_lab import PlayerRun, WiredLab, assert_carried, rate_scenario, wired
+from tests.emulation.links_lab import PlayerRun, WiredLab, assert_carried, play_on_full_wires, rate_scenario, wired
 
 pytestmark = pytest.mark.root
 
@@ -247,38 +245,42 @@ def test_three_links_at_once_keep_their_changing_rates(tmp_path: Path) -> None:
     names, seconds = ["ue0", "ue1", "ue2"], 6.0
     scenario = example_scenario(3)
     traces = dict(zip(names, generate([Channel(150.0, "rayleigh", 0.5)] * 3, 20.0, seed=1), strict=True))
-    with (
-        wired("pl-three", wires(3)) as lab,
-        PlayerRun(lab, tmp_path, scenario, traces) as run,
-        ExitStack() as stack,
-        PauseProbe() as probe,
-    ):
+    with wired("pl-three", wires(3)) as lab, PlayerRun(lab, tmp_path, scenario, traces) as run:
         before = leaves_of(lab)
-        counters = {}
-        for wire in lab.wires:
-            counters[wire.ue] = stack.enter_context(Counter(lab.name("edge"), wire.edge_interface))
-            flow = Flow(lab.name(wire.ue), lab.name("edge"), wire.edge_address, send_buffer=1 << 18)
-            stack.enter_context(flow)
-        time.sleep(1.5)  # TCP fills the leaves
-        origin = time.monotonic() + 0.2
-        run.start(origin)
-        run.poll(seconds + 0.4)
-        pauses = probe.found()
-        run.stop()
+        carried = play_on_full_wires(run, seconds)
         after = leaves_of(lab)
-    for name, counter in counters.items():
-        steps = [step for step in run.steps() if step.ue == name]
-        applied = AppliedRate([s.applied_seconds for s in steps], [s.applied_bits_per_second for s in steps])
-
-        def asked_bits(start: float, end: float, applied: AppliedRate = applied) -> float:
-            return float(applied.bits_between(start, end))
-
-        for begin in np.arange(origin + 0.5, origin + seconds - 1):
-            assert_carried(counter, (begin, begin + 1.0), asked_bits, pauses)
-        assert_carried(counter, (origin + 0.5, origin + seconds - 0.5), asked_bits, pauses)
+    carried.check(0.5, seconds - 0.5)
     assert {port: leaf.handle for port, leaf in after.items()} == {port: leaf.handle for port, leaf in before.items()}
     assert all(after[port].sent_packets > before[port].sent_packets for port in ("e0", "e1", "e2"))
     assert all(leaf.dropped_packets == 0 for leaf in after.values())
+
+
+@pytest.mark.quiet
+def test_superposed_users_feel_each_other_s_fading_on_their_wires(tmp_path: Path) -> None:
+    """NOMA: two subchannels, two users on each; a wire's rate is the model's at the gains of all, at every step."""
+    names, seconds = ["ue0", "ue1", "ue2"], 5.0
+    scenario = example_scenario(3)
+    radio = msgspec.structs.replace(scenario.radio, access="noma", subchannels=2, users_per_subchannel=2)
+    scenario = msgspec.structs.replace(scenario, radio=radio)
+    traces = dict(zip(names, generate([Channel(150.0, "rayleigh", 0.5)] * 3, 20.0, seed=1), strict=True))
+    held = {"ue0": (0,), "ue1": (0, 1), "ue2": (1,)}
+    users = [
+        UeDecision(name, (), 0.1, 0.0, 0.0, 0.1, subchannels_up=held[name], subchannels_down=held[name])
+        for name in names
+    ]
+    users[1] = msgspec.structs.replace(users[1], transmit_watts=0.05)
+    superposed = Decision(1, 0, 0.0, tuple(users))
+    with wired("pl-noma", wires(3)) as lab, PlayerRun(lab, tmp_path, scenario, traces) as run:
+        carried = play_on_full_wires(run, seconds, superposed)
+    carried.check(0.5, seconds - 0.5)
+    for index in range(5, 45):
+        at = carried.origin_seconds + 0.1 * index + 0.05
+        states = {name: trace.value_at(at - carried.origin_seconds) for name, trace in traces.items()}
+        expected = rates(scenario, {name: ((state.up,), (state.down,)) for name, state in states.items()}, superposed)
+        for name in names:
+            applied = carried.applied[name]
+            now = applied.rates[np.searchsorted(applied.times, at, side="right") - 1]
+            assert now == pytest.approx(expected[name].up_bits_per_second, rel=1e-6)
 
 
 def leaves_of(lab: WiredLab) -> dict[str, QdiscStatistics]:
