@@ -13,6 +13,7 @@ from rich.table import Table
 from testbed.errors import InputError
 from testbed.runs.compare import ComparedRun, compare, draw, labels_of
 from testbed.runs.gap import Gap
+from testbed.runs.manifest import SIMULATOR
 from testbed.runs.report import si_seconds
 
 IMAGES = (".png", ".svg", ".pdf")
@@ -73,6 +74,24 @@ def _gap_table(gap: Gap) -> Table:
     return table
 
 
+def _predicted_table(name: str, run: ComparedRun) -> Table:
+    title = f"{name}: what the policy predicted, for tasks from their start on"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    table.add_column("UE")
+    for header in ("tasks", "predicted", "measured", "ratio", "largest error"):
+        table.add_column(header, justify="right")
+    for ue, found in run.predicted.items():
+        table.add_row(
+            ue,
+            str(found.tasks),
+            si_seconds(found.predicted_seconds),
+            si_seconds(found.measured_seconds),
+            f"{found.ratio:.3f}",
+            f"{found.largest_error_ratio:.1%}",
+        )
+    return table
+
+
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
@@ -90,6 +109,10 @@ def command(runs: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
         return
     console = Console(width=None if Console().is_terminal else 160)
     console.print(_table(rows), highlight=False)
+    for name, row in zip(labels_of(rows), rows, strict=True):
+        if row.predicted and row.runtime != SIMULATOR:
+            console.print()
+            console.print(_predicted_table(name, row), highlight=False)
     for gap in (row.gap for row in rows if row.gap is not None):
         console.print()
         console.print(_gap_table(gap), highlight=False)

@@ -14,9 +14,10 @@ from scipy import stats
 
 from testbed.errors import InputError
 from testbed.runs.figures import COLOURS, STAGE_LABELS, colour, styled
-from testbed.runs.finalise import column
+from testbed.runs.finalise import column, read_tables
 from testbed.runs.gap import Gap, find_simulation, gap_of
 from testbed.runs.manifest import SIMULATOR
+from testbed.runs.predicted import Predicted, predictions
 from testbed.runs.summary import Summary, read_summary
 
 #: Delays of neighbouring tasks are alike (a queue joins them): the interval is taken over the means of so many batches.
@@ -41,6 +42,8 @@ class ComparedRun(msgspec.Struct, frozen=True):
     runtime: str = ""
     #: to the simulation of the same policy, seed and UEs, if that is among the runs that are compared
     gap: Gap | None = None
+    #: what the policy promised and what came, by UE; empty for one that promises nothing
+    predicted: dict[str, Predicted] = {}
 
 
 def compare(run_directories: Sequence[Path]) -> list[ComparedRun]:
@@ -82,6 +85,7 @@ def _row(directory: Path, summary: Summary) -> ComparedRun:
         stages_seconds=summary.stages_seconds,
         cuts=summary.cuts,
         runtime=summary.runtime,
+        predicted=predictions(read_tables(directory)),
     )
 
 
