@@ -6,7 +6,6 @@ takes is computed by node: a node of a block starts before the block's last para
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,29 +51,25 @@ class UploadProblem:
 
     def by_node(self, sites: Sites) -> Sites:
         """Sites of blocks as sites of nodes."""
-        return np.repeat(sites, np.diff(self.work.block_ends, prepend=-1))
+        return np.repeat(sites, self._sizes())
 
     def parameter_bytes(self, sites: Sites) -> int:
-        """What a plan of blocks needs at the edge, there already or not."""
-        return int(self.work.parameter_bytes[self.by_node(sites) == 1].sum())
+        """What a plan (by node) needs at the edge, there already or not."""
+        return int(self.work.parameter_bytes[sites == 1].sum())
 
     def heaviest(self, sites: Sites) -> int:
-        """The block on the edge with the most parameters."""
-        return int(np.argmax(np.where(sites == 1, self._sums(self.work.parameter_bytes.astype(np.float64)), -1.0)))
+        """The block with the most parameters that a plan (by node) needs at the edge."""
+        return int(np.argmax(self._sums(np.where(sites == 1, self.work.parameter_bytes, 0))))
 
     def chain(self, rates: Rates) -> UploadChain:
         """Its layers are the blocks."""
         work = self.work
-        outputs = work.output_bits[list(work.block_ends)]
         return UploadChain(
             device_seconds=self._sums(work.device_seconds) / rates.speed,
             edge_seconds=self._sums(work.edge_seconds) / rates.share,
-            output_bits=np.concatenate([[work.input_bits], outputs]),
-            parameter_bits=self._missing(),
-            up_bits_per_second=rates.up_bits_per_second,
-            down_bits_per_second=rates.down_bits_per_second,
-            up_delay_seconds=work.up_delay_seconds,
-            down_delay_seconds=work.down_delay_seconds,
+            output_bits=np.concatenate([[work.input_bits], work.output_bits[list(work.block_ends)]]),
+            parameter_bits=self._sums(self._missing()),
+            **self._links(rates),
         )
 
     def nodes(self, rates: Rates) -> UploadChain:
@@ -84,11 +79,8 @@ class UploadProblem:
             device_seconds=work.device_seconds / rates.speed,
             edge_seconds=work.edge_seconds / rates.share,
             output_bits=np.concatenate([[work.input_bits], work.output_bits]),
-            parameter_bits=work.missing_bits(self.cached),
-            up_bits_per_second=rates.up_bits_per_second,
-            down_bits_per_second=rates.down_bits_per_second,
-            up_delay_seconds=work.up_delay_seconds,
-            down_delay_seconds=work.down_delay_seconds,
+            parameter_bits=self._missing(),
+            **self._links(rates),
         )
 
     def graph(self, rates: Rates) -> UploadGraph:
@@ -99,12 +91,9 @@ class UploadProblem:
             device_seconds=work.device_seconds / rates.speed,
             edge_seconds=work.edge_seconds / rates.share,
             output_bits=work.output_bits,
-            parameter_bits=work.missing_bits(self.cached),
+            parameter_bits=self._missing(),
             input_bits=work.input_bits,
-            up_bits_per_second=rates.up_bits_per_second,
-            down_bits_per_second=rates.down_bits_per_second,
-            up_delay_seconds=work.up_delay_seconds,
-            down_delay_seconds=work.down_delay_seconds,
+            **self._links(rates),
         )
 
     def competitor(self, speed: float, quality_hz: float, linear: bool, bandwidth_hz: float, down: float) -> UploadUe:
@@ -116,7 +105,7 @@ class UploadProblem:
             device_seconds=self._sums(work.device_seconds) / speed,
             edge_work=self._sums(work.edge_seconds),
             output_bits=np.concatenate([[work.input_bits], work.output_bits[list(work.block_ends)]]),
-            parameter_bits=self._missing(),
+            parameter_bits=self._sums(self._missing()),
             bits_per_second_per_hz=float(typical),
             down_bits_per_second=down,
             up_delay_seconds=work.up_delay_seconds,
@@ -124,17 +113,25 @@ class UploadProblem:
             quality_hz=None if linear else quality_hz,
         )
 
+    def _links(self, rates: Rates) -> dict[str, float]:
+        return {
+            "up_bits_per_second": rates.up_bits_per_second,
+            "down_bits_per_second": rates.down_bits_per_second,
+            "up_delay_seconds": self.work.up_delay_seconds,
+            "down_delay_seconds": self.work.down_delay_seconds,
+        }
+
     def _missing(self) -> Floats:
-        missing = self._sums(self.work.missing_bits(self.cached))
-        missing[list(self.forbidden)] = _FORBIDDEN_BITS
-        return missing
+        """Bits of parameters to send, (nodes,)."""
+        forbidden = np.repeat([block in self.forbidden for block in range(self.blocks)], self._sizes())
+        loaded = forbidden & (self.work.parameter_bytes > 0)
+        return np.where(loaded, _FORBIDDEN_BITS, self.work.missing_bits(self.cached))
 
-    def _sums(self, by_node: Floats) -> Floats:
+    def _sizes(self) -> NDArray[np.int64]:
+        """Nodes of each block."""
+        return np.diff(self.work.block_ends, prepend=-1)
+
+    def _sums(self, by_node: NDArray[np.generic]) -> Floats:
         """By block."""
-        starts = [0, *(end + 1 for end in self.work.block_ends[:-1])]
-        return np.asarray(np.add.reduceat(by_node, starts))
-
-
-def names_at_edge(problem: UploadProblem, sites: Sites) -> Collection[str]:
-    """Nodes that a plan of blocks puts on the edge, in order."""
-    return [name for name, site in zip(problem.work.names, problem.by_node(sites), strict=True) if site == 1]
+        starts = np.cumsum(self._sizes()) - self._sizes()
+        return np.asarray(np.add.reduceat(by_node, starts), dtype=np.float64)

@@ -129,6 +129,11 @@ def test_plans_fit_the_memory() -> None:
     for name in NAMES:
         decision = decided(name, tight)[1]
         assert 0 < sum(parameters[node] for ue in decision.ues for node in ue.uploads) <= needed // 2
+    warm = create("ionn", {})
+    warm.reset(lab(memory_bytes=needed // 2, cache="keep"), 1)
+    everything = tuple(node.name for node in tight.ues[0].profile.nodes)
+    last = warm.decide(seen(tight, 0, cached_nodes=everything)).ues  # its last partition counts no bytes
+    assert sum(parameters[node] for ue in last for node in ue.uploads) <= needed // 2
     assert promised(decided("mjoa-mu", tight)[0]) > promised(decided("mjoa-mu", scenario)[0])
 
 
@@ -173,6 +178,7 @@ def test_ionn_uploads_one_partition_after_the_other() -> None:
     ("name", "options", "text"),
     [
         ("mjoa-mu", {"objective": "median"}, "objective must be one of mean, max"),
+        ("mjoa-mu", {"plan": "lines"}, "plan must be one of blocks, graph"),
         ("mjoa-mu", {"beam": -1}, "beam must be 0 or more"),
         ("full-upload", {"order": "random"}, "order must be one of pipelined, serial"),
         ("ionn", {"base": 1.0}, "base must be between 0 and 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
@@ -46,6 +47,22 @@ def test_uploading_while_inferring_pays_in_the_shipped_lab() -> None:
         assert ours[name] < 0.95 * ue.profile.head_seconds[-1] / ue.max_speed
         assert ours[name] < 0.3 / ue.arrivals.mean_rate_per_second  # tasks of one UE rarely meet
     assert sum(ours.values()) < 0.95 * sum(shared_serial.values())
+
+
+def test_plans_that_divide_blocks_promise_less_and_keep_it() -> None:
+    """Features are sent before any parameters in the lab, in the graph's recursion before those not needed earlier."""
+    scenario = scenario_of_lab()
+    blocks, policy = promises("mjoa-mu", scenario), registry.create("mjoa-mu", {"plan": "graph"})
+    result = simulate(scenario, policy, 60, 5)
+    assert result.tasks is not None
+    promised = np.array([policy.state()[f"predicted_seconds.{ue.name}"] for ue in scenario.ues])
+    took = result.tasks.stamps[:, -1] - result.tasks.stamps[:, 1]
+    done = np.isfinite(took)
+    assert set(result.tasks.ue[done]) == {0, 1, 2}
+    assert took[done] == pytest.approx(promised[result.tasks.ue[done]], rel=0.01)
+    assert promised[0] < 0.97 * blocks["resnet"]
+    assert promised[1] < 0.9 * blocks["googlenet"]
+    assert promised[2] == pytest.approx(blocks["alexnet"])  # a chain
 
 
 def test_a_simulation_keeps_what_the_policy_promised_and_runs_show_it(tmp_path: Path) -> None:

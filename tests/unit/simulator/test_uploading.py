@@ -236,4 +236,4 @@ def test_the_plan_is_the_exact_one_over_blocks() -> None:
     rates = Rates(0.01, 0.4, 3e7, 3e7)
     plan = plan_upload(problem.chain(rates))
     assert plan.sites.any()
-    assert plan.sites.tolist() == MjoaMu().sites(problem, rates).tolist()
+    assert problem.by_node(plan.sites).tolist() == MjoaMu().sites(problem, rates).tolist()
