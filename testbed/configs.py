@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from controller.contract import Arrivals, Codec, Scenario
+from controller.contract import Arrivals, Codec, Scenario, Uploading
 from testbed.links.impairment import UNIMPAIRED, Impairment
 
 DATA_PORT = 5555
@@ -49,6 +49,7 @@ class UeConfig(Config, frozen=True):
     channel_refresh: Literal["time", "per_task_stage"] = "time"
     updates_endpoint: str = ""  # where new model versions come from; empty: the first one stays
     receive_watts: float = 0.0
+    uploading: bool = False  # the edge starts without models
 
 
 class EdgeUe(msgspec.Struct, frozen=True):
@@ -56,6 +57,7 @@ class EdgeUe(msgspec.Struct, frozen=True):
     model: str
     profile_path: str
     address: str  # the edge's address on this UE's wire
+    round_trip_seconds: float = 0.0  # configured delay of the wire, both ways
 
 
 class EdgeConfig(Config, frozen=True):
@@ -68,6 +70,8 @@ class EdgeConfig(Config, frozen=True):
     retraining_interval_seconds: float = 0.0  # 0: the first weights stay
     retraining_perturbation: float = 0.0
     version_hold_seconds: float = 60.0  # after the last UE left it: a task of it may be on its way
+    uploading: Uploading | None = None
+    task_timeout_seconds: float = 60.0
 
 
 class LinkConfig(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from testbed.configs import (
 from testbed.links.wire import WireSpec
 from testbed.plan import PLAYER_PRIORITY, AwaitReady, CreateWires, Program
 from testbed.prepare import Ingredients
-from testbed.scenario import arrivals_of, profile_key
+from testbed.scenario import arrivals_of, profile_key, uploading_of
 from testbed.topology import ExpandedUe
 
 #: A decision that takes longer than this part of the slot is late: the last one stays in force.
@@ -113,10 +113,11 @@ class ConfigMaker:
             channel_refresh=ue.spec.channel.refresh,
             updates_endpoint=f"tcp://{wire.edge_address}:{UPDATES_PORT}" if self._topology.retraining else "",
             receive_watts=ue.spec.receive_power,
+            uploading=self._topology.uploading is not None,
         )
 
     def _edge(self) -> EdgeConfig:
-        retraining = self._topology.retraining
+        retraining, uploading = self._topology.retraining, self._topology.uploading
         return EdgeConfig(
             **self._base("edge"),
             seed=self._topology.seed,
@@ -127,15 +128,18 @@ class ConfigMaker:
                     model=ue.model,
                     profile_path=self._profile_path(ue),
                     address=self._wires[ue.name].edge_address,
+                    round_trip_seconds=2 * ue.spec.link.delay,
                 )
                 for ue in self._ues.values()
             ),
             cpus=self._topology.edge.cpus,
-            gpu="off" if retraining else self._topology.edge.gpu,  # weights on a GPU cannot be swapped yet
+            gpu="off" if retraining or uploading else self._topology.edge.gpu,  # weights on a GPU cannot be swapped yet
             slot_seconds=self._topology.slot,
             retraining_interval_seconds=retraining.interval if retraining else 0.0,
             retraining_perturbation=retraining.perturbation if retraining else 0.0,
             version_hold_seconds=self._topology.task_timeout,
+            uploading=uploading_of(self._topology),
+            task_timeout_seconds=self._topology.task_timeout,
         )
 
     def _player(self) -> PlayerConfig:

@@ -69,6 +69,7 @@ class EdgeUeReport(Message, frozen=True):
     tails: int
     tail_overruns: int
     decision_sequence: int
+    cached_nodes: tuple[str, ...] = ()  # whose parameters it holds, where it starts without models
 
 
 class EdgeReport(Message, frozen=True):
@@ -285,6 +286,46 @@ class ModelUpdate(Message, frozen=True):
     receive_joules: float
 
 
+class SegmentRecord(Message, frozen=True):
+    """Nodes of a task that one side ran without waiting, in a lab whose edge starts without models."""
+
+    ue: str
+    task: int
+    number: int  # on its side
+    site: str  # "device" | "edge"
+    first: str  # nodes
+    last: str
+    ready_seconds: float  # everything that the first node needs was there; nan: it waited for nothing but its turn
+    start_seconds: float
+    end_seconds: float
+    target_seconds: float
+    compute_seconds: float  # real
+    share: float  # reference cores: the edge's share, or the device's speed
+    overrun: bool  # a value was handed over after its time
+
+
+class UploadRecord(Message, frozen=True):
+    """Parameters or a value of a node on their way to the edge. Times are nan where it never got there."""
+
+    ue: str
+    task: int
+    name: str  # of the node
+    kind: str  # "parameters" | "feature"
+    status: str  # "held", "corrupt", "refused", "shared" (another UE's were there first), "given-up"; "received"
+    reason: str
+    bytes: int
+    wire_bytes: int  # layer 2, what was sent twice included
+    version: int  # of the model
+    checksum_ok: bool  # of parameters, by the edge; True where none was compared
+    resumed: int  # times that it went on after a broken connection
+    queued_seconds: float
+    first_sent_seconds: float
+    wire_start_seconds: float  # when the link had carried what was sent before
+    received_seconds: float
+    model_bytes_ahead: int  # layer 2, of parameters under way when a feature was queued
+    model_chunk_bytes: int  # that may be under way at a time
+
+
 class SlotRecord(Message, frozen=True):
     """One row per UE and slot: what was observed, decided, and what came of it."""
 
@@ -373,6 +414,10 @@ class EdgeHealth(Message, frozen=True):
     device_download_seconds: float = 0.0
     device_uploaded_bytes: int = 0
     device_downloaded_bytes: int = 0
+    cache_bytes: int = 0  # of parameters that UEs sent, now
+    cache_limit_bytes: int = 0  # 0: this edge has its models from the start
+    cache_evictions: int = 0  # cumulative, as what follows
+    cache_refusals: int = 0
 
 
 class HostHealth(Message, frozen=True):
@@ -437,6 +482,8 @@ Record = (
     TaskArrived
     | TaskRecord
     | ModelUpdate
+    | SegmentRecord
+    | UploadRecord
     | SlotRecord
     | LinkStep
     | ChannelDrops

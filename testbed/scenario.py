@@ -146,10 +146,11 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
             compute_watts=topology.edge.power,
         ),
         ues=tuple(ues),
-        uploading=_uploading(topology),
+        uploading=uploading_of(topology),
     )
 
 
-def _uploading(topology: Topology) -> Uploading | None:
+def uploading_of(topology: Topology) -> Uploading | None:
+    """None: the edge has its models from the start."""
     spec = topology.uploading
     return None if spec is None else Uploading(cache=spec.cache, memory_bytes=int(spec.memory))

@@ -319,6 +319,8 @@ class Topology(Model):
                 raise ValueError("'uploading' sends the first weights, 'retraining' replaces them: give one of the two")
             if self.edge.gpu == "required":
                 raise ValueError("'uploading' runs on the CPU: set edge.gpu to off (or auto, which then is off)")
+            if self.codec.boundary != "fp32":
+                raise ValueError("'uploading' sends values as fp32: set codec.boundary to fp32")
             if any(spec.channel.refresh == "per_task_stage" for spec in self.ues):
                 raise ValueError(
                     "'uploading' sends all the time: a channel with refresh 'per_task_stage' has no gain then"

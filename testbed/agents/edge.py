@@ -11,14 +11,18 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import zmq
 
 from controller.contract import ALL_ON_DEVICE, cut_from_label
 from testbed import messages
 from testbed.agents import wire
+from testbed.agents.backend import CpuBackend
 from testbed.agents.control import ControlLink, DecisionBox, HelloTimer, io_tids
+from testbed.agents.devices import Choice
 from testbed.agents.edge_backends import load_backends, usage_of
 from testbed.agents.edge_compute import NO_LOGITS, ComputeThread
 from testbed.agents.model_store import ModelStore
@@ -37,7 +41,15 @@ _IDLE_SECONDS = 0.5
 
 def main(config_path: str | Path) -> None:
     """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
-    serve(lambda: EdgeAgent(read_config(Path(config_path), EdgeConfig)))
+    serve(lambda: make(read_config(Path(config_path), EdgeConfig)))
+
+
+def make(config: EdgeConfig) -> EdgeAgent:
+    if config.uploading is not None:
+        from testbed.agents.edge_upload import UploadEdgeAgent  # it is one of these
+
+        return UploadEdgeAgent(config)
+    return EdgeAgent(config)
 
 
 class Lateness:
@@ -54,19 +66,34 @@ class Lateness:
         return samples[math.ceil(0.99 * len(samples)) - 1] if samples else 0.0
 
 
+class Compute(Protocol):
+    """What the receiver needs of the thread that computes."""
+
+    tid: int
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def state(self, ue: str, now_seconds: float) -> tuple[int, float]:
+        """Tasks that have not started, and seconds of work left at the present share."""
+
+    def take_counts(self, ue: str) -> tuple[int, int]:
+        """Stages that ended since the last call, and the overruns among them."""
+
+
 class EdgeAgent:
     """The receiver."""
 
     def __init__(self, config: EdgeConfig) -> None:
         self._config = config
-        self._backends, self._device = load_backends(config)
         self._wake = Wakeup()
         self._stop_reason = ""
         self._decisions = DecisionBox()
         self._deadlines = DeadlineThread("deadlines")
         self._answers: deque[tuple[str, wire.Result, memoryview, float]] = deque()
         self._probes: deque[float] = deque()
-        self._compute = ComputeThread(self._backends, config.cpus, self._decisions, self._deadlines, self._answer)
+        self._backends: dict[str, CpuBackend] = {}
+        self._device = Choice(None)
+        self._compute = self._make_compute()
         self._assemblers = {ue.name.encode(): Assembler(functools.partial(self._check, ue.name)) for ue in config.ues}
         self._names = {ue.name.encode(): ue.name for ue in config.ues}
         self._lateness = Lateness()
@@ -92,6 +119,12 @@ class EdgeAgent:
                 hold_seconds=config.version_hold_seconds,
             )
         self._socket = self._bind()
+
+    def _make_compute(self) -> Compute:
+        config = self._config
+        self._backends, self._device = load_backends(config)
+        self._tails = ComputeThread(self._backends, config.cpus, self._decisions, self._deadlines, self._answer)
+        return self._tails
 
     def _bind(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -128,6 +161,7 @@ class EdgeAgent:
             self._wake.clear()
             self._receive()
             self._send_answers()
+            self._send_values()
             for message in self._link.received():
                 self._handle(message)
             while (now := time.monotonic()) >= self._report_seconds:
@@ -156,22 +190,24 @@ class EdgeAgent:
                 return
             now = time.monotonic()
             identity = bytes(frames[0].buffer)
-            assembler = self._assemblers.get(identity)
-            if assembler is None:
+            if identity not in self._names:
                 self._malformed += 1
                 continue
             try:
-                ack, task = assembler.feed([frame.buffer for frame in frames[1:]], now)
+                self._take(identity, [frame.buffer for frame in frames[1:]], now)
             except MalformedFrame:
                 self._malformed += 1
-                continue
-            self._send([identity, wire.encode(ack)])
-            if task is None:
-                continue
-            if task.refusal:
-                self._refuse(identity, task)
-            else:
-                self._compute.add(self._names[identity], task)
+
+    def _take(self, identity: bytes, frames: Sequence[memoryview], now: float) -> None:
+        """One message of a UE. Raises MalformedFrame."""
+        ack, task = self._assemblers[identity].feed(frames, now)
+        self._send([identity, wire.encode(ack)])
+        if task is None:
+            return
+        if task.refusal:
+            self._refuse(identity, task)
+        else:
+            self._tails.add(self._names[identity], task)
 
     def _check(self, ue: str, header: FrameHeader) -> None:
         """Raises RefusedTaskError for a task of which this edge has no tail, before its bytes come."""
@@ -217,11 +253,16 @@ class EdgeAgent:
                 frames.append(logits)
             self._send(frames)
 
-    def _send(self, frames: list[bytes | memoryview]) -> None:
+    def _send_values(self) -> None:
+        """What else is due; an edge that has its models sends answers only."""
+
+    def _send(self, frames: list[bytes | memoryview]) -> bool:
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.ZMQError:  # EAGAIN: the UE's queue is full; EHOSTUNREACH: it is gone
             self._undelivered += 1
+            return False
+        return True
 
     # --------------------------------------------------------------------------------------------------------- control
 
@@ -236,13 +277,16 @@ class EdgeAgent:
                 late = (time.monotonic() - message.origin_seconds) / message.slot_seconds
                 self._schedule_report(max(0, math.ceil(late)))
             case messages.Apply():
-                self._decisions.put(message)
+                self._accept(message)
             case messages.Drain():
                 pass  # an edge serves what comes until Stop
             case messages.Stop():
                 self._stop_reason = message.reason or "stop"
             case _:
                 self._link.event("malformed", f"{type(message).__name__} is not for an edge: dropped")
+
+    def _accept(self, apply: messages.Apply) -> None:
+        self._decisions.put(apply)
 
     def _schedule_report(self, boundary: int) -> None:
         assert self._start is not None
@@ -253,27 +297,33 @@ class EdgeAgent:
         apply = self._decisions.in_force(now)
         sequence = -1 if apply is None else apply.decision.sequence
         rows = []
-        for name in self._backends:
+        for name in self._names.values():
             waiting, seconds = self._compute.state(name, now)
             tails, overruns = self._compute.take_counts(name)
-            rows.append(messages.EdgeUeReport(name, waiting, seconds, tails, overruns, sequence))
+            held = self._cached_nodes(name)
+            rows.append(messages.EdgeUeReport(name, waiting, seconds, tails, overruns, sequence, held))
         p99 = self._lateness.take_p99()
         self._link.send(messages.EdgeReport(self._slot, now, tuple(rows), p99, self._malformed))
-        usage = usage_of(self._backends)
-        self._link.record(
-            messages.EdgeHealth(
-                now,
-                p99,
-                self._malformed,
-                device_tails=usage.tails,
-                device_tail_seconds=usage.tail_seconds,
-                device_upload_seconds=usage.upload_seconds,
-                device_download_seconds=usage.download_seconds,
-                device_uploaded_bytes=usage.uploaded_bytes,
-                device_downloaded_bytes=usage.downloaded_bytes,
-            )
-        )
+        self._link.record(self._health(now, p99))
         self._schedule_report(self._slot + 2)
+
+    def _cached_nodes(self, ue: str) -> tuple[str, ...]:
+        """Nodes of a UE's model whose parameters it sent; an edge that has its models lists none."""
+        return ()
+
+    def _health(self, now: float, lateness_p99_seconds: float) -> messages.EdgeHealth:
+        usage = usage_of(self._backends)
+        return messages.EdgeHealth(
+            now,
+            lateness_p99_seconds,
+            self._malformed,
+            device_tails=usage.tails,
+            device_tail_seconds=usage.tail_seconds,
+            device_upload_seconds=usage.upload_seconds,
+            device_download_seconds=usage.download_seconds,
+            device_uploaded_bytes=usage.uploaded_bytes,
+            device_downloaded_bytes=usage.downloaded_bytes,
+        )
 
     def _finish(self) -> None:
         self._compute.stop()

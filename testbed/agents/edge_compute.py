@@ -92,12 +92,7 @@ class ComputeThread:
         self._thread.join(timeout=1.0)
 
     def share(self, ue: str, now_seconds: float) -> float:
-        """Reference cores of a UE by the decision in force; an equal part before the first one."""
-        apply = self._decisions.in_force(now_seconds)
-        if apply is None:
-            return self._cpus / len(self._queues)
-        decided = next((own.edge_share for own in apply.decision.ues if own.name == ue), 0.0)
-        return decided if decided > 0 else RESIDUAL_SHARE * self._cpus
+        return decided_share(self._decisions, ue, self._cpus, len(self._queues), now_seconds)
 
     def state(self, ue: str, now_seconds: float) -> tuple[int, float]:
         """Tasks whose tail has not started, and seconds of work left at the present share."""
@@ -186,6 +181,15 @@ class ComputeThread:
         queue.running = None
         self._done(queue.ue, result, logits)
         self._wake.set()
+
+
+def decided_share(decisions: DecisionBox, ue: str, cpus: float, ues: int, now_seconds: float) -> float:
+    """Reference cores of a UE by the decision in force; an equal part before the first one."""
+    apply = decisions.in_force(now_seconds)
+    if apply is None:
+        return cpus / ues
+    decided = next((own.edge_share for own in apply.decision.ues if own.name == ue), 0.0)
+    return decided if decided > 0 else RESIDUAL_SHARE * cpus
 
 
 def _deadline(queue: _Queue) -> float:

@@ -13,6 +13,7 @@ import os
 import time
 import zlib
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -30,6 +31,7 @@ from testbed.agents.ledger import SlotSums, Task
 from testbed.agents.model_updates import ModelUpdates
 from testbed.agents.pacing import DeadlineThread, Wakeup
 from testbed.agents.process import serve
+from testbed.agents.transport import CreditSender
 from testbed.agents.ue_stage import StageThread
 from testbed.agents.ue_uplink import Uplink
 from testbed.configs import UeConfig, read_config
@@ -41,7 +43,45 @@ _IDLE_SECONDS = 0.5
 
 def main(config_path: str | Path) -> None:
     """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
-    serve(lambda: UeAgent(read_config(Path(config_path), UeConfig)))
+    serve(lambda: make(read_config(Path(config_path), UeConfig)))
+
+
+def make(config: UeConfig) -> UeAgent:
+    if config.uploading:
+        from testbed.agents.ue_upload import UploadUeAgent  # it is one of these
+
+        return UploadUeAgent(config)
+    return UeAgent(config)
+
+
+class DataLink(Protocol):
+    """What the I/O thread needs of a data socket."""
+
+    socket: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+    blocked: bool  # the socket takes nothing until it polls writable
+    late_results: int
+    disconnects: int
+
+    @property
+    def sender(self) -> CreditSender: ...
+    @property
+    def waiting_tasks(self) -> int:
+        """Not wholly received by the edge."""
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that the edge has not acknowledged."""
+
+    def watch(self) -> None:
+        """Connection events."""
+
+    def receive(self) -> None: ...
+    def send(self) -> None:
+        """As much as the credit allows."""
+
+    def expire(self, arrived_before_seconds: float, reason: str) -> None: ...
+    def close(self) -> None: ...
 
 
 class UeAgent:
@@ -50,7 +90,7 @@ class UeAgent:
     def __init__(self, config: UeConfig) -> None:
         self._config = config
         self._backend = CpuBackend(config.model, config.seed, read_profile(Path(config.profile_path)))
-        self._backend.prepare_heads(self._backend.profile.known_cuts)
+        self._prepare()
         self._wake = Wakeup()
         self._stop_reason = ""
         self._decisions = DecisionBox()
@@ -58,17 +98,9 @@ class UeAgent:
         self._deadlines = DeadlineThread("deadlines")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         sight = Sight(self._context, config.node, config.lab_directory)
-        self._stage = StageThread(config, self._backend, self._decisions, self._deadlines, self._wake, sight)
+        self._stage = self._make_stage(sight)
         self._link = ControlLink(self._context, config.node, config.lab_directory)
-        self._uplink = Uplink(
-            self._context,
-            config.node,
-            config.edge_endpoint,
-            config.round_trip_seconds,
-            self._answered,
-            self._received,
-            self._lost,
-        )
+        self._uplink = self._make_uplink()
         self._process = ArrivalProcess(
             config.arrivals, config.slot_seconds, config.seed, config.ue_index, config.arrival_file_times_seconds
         )
@@ -86,7 +118,6 @@ class UeAgent:
         self._tuner: Tuner | None = None
         if config.channel_refresh == "per_task_stage":
             self._tuner = Tuner(Sight(self._context, config.node, config.lab_directory))
-            self._uplink.admit = self._admit
         self._schedule: ArrivalSchedule | None = None
         self._announced = 0  # number of the task that arrives next
         self._in_flight = 0
@@ -94,6 +125,28 @@ class UeAgent:
         self._report_seconds = math.inf
         self._sums = SlotSums()
         self._commanded: int | None = None  # sequence of the decision whose rate the uplink follows
+
+    def _prepare(self) -> None:
+        """Build and warm up what stages will need."""
+        self._backend.prepare_heads(self._backend.profile.known_cuts)
+
+    def _make_stage(self, sight: Sight) -> StageThread:
+        return StageThread(self._config, self._backend, self._decisions, self._deadlines, self._wake, sight)
+
+    def _make_uplink(self) -> DataLink:
+        config = self._config
+        self._tasks_up = Uplink(
+            self._context,
+            config.node,
+            config.edge_endpoint,
+            config.round_trip_seconds,
+            self._answered,
+            self._received,
+            self._lost,
+        )
+        if config.channel_refresh == "per_task_stage":
+            self._tasks_up.admit = self._admit
+        return self._tasks_up
 
     def request_stop(self, reason: str) -> None:
         """Safe in a signal handler."""
@@ -256,7 +309,7 @@ class UeAgent:
             elif task.cut == ALL_ON_DEVICE:
                 self._complete(task, None, task.head_end_seconds, 0)
             else:
-                self._uplink.add(task)
+                self._tasks_up.add(task)
 
     def _answered(self, task: Task, result: wire.Result, logits: memoryview | None, result_wire_bytes: int) -> None:
         now = time.monotonic()

@@ -25,10 +25,30 @@ _MESSAGES_PER_TURN = 32
 Finished = Callable[[Task, wire.Result, memoryview | None, int], None]
 
 
+def connect(
+    context: zmq.Context[zmq.Socket[bytes]], node: str, endpoint: str, round_trip_seconds: float
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """The data socket of a UE, and its monitor for handshakes and disconnects.
+
+    No ZeroMQ heartbeat: a 600 kB message at 2 Mbit/s outlives it, and its task would be lost in silence.
+    """
+    socket = context.socket(zmq.DEALER)
+    socket.set(zmq.IDENTITY, node.encode())
+    socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for an edge that is not there
+    socket.set(zmq.LINGER, 0)
+    socket.set(zmq.SNDHWM, _HIGH_WATER)
+    socket.set(zmq.RCVHWM, 1000)
+    socket.set(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
+    wanted = 2 * _BUFFER_RATE / 8 * round_trip_seconds
+    socket.set(zmq.SNDBUF, int(min(max(wanted, _SEND_BUFFER_BYTES[0]), _SEND_BUFFER_BYTES[1])))
+    monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+    socket.connect(endpoint)
+    return socket, monitor
+
+
 class Uplink:
     """Tasks whose head has ended, until their answer is back. Used by the I/O thread only.
 
-    No ZeroMQ heartbeat: a 600 kB message at 2 Mbit/s outlives it, and its task would be lost in silence.
     ``finished(task, result, logits, result_wire_bytes)`` and ``lost(task, reason)`` are called as tasks leave;
     ``received(task)`` when the edge has one's last byte.
     """
@@ -45,7 +65,7 @@ class Uplink:
     ) -> None:
         self._finished, self._received, self._lost = finished, received, lost
         self._link_delay_seconds = round_trip_seconds / 2
-        self.sender = CreditSender(round_trip_seconds)
+        self._sender = CreditSender(round_trip_seconds)
         self.open: dict[int, Task] = {}  # in order of head end, which is that of arrival
         self._queue: deque[Task] = deque()  # not wholly sent
         self._transfers_end_seconds = -math.inf  # when the wire was through with the task before
@@ -55,17 +75,11 @@ class Uplink:
         self.malformed = 0
         self.disconnects = 0
         self.blocked = False  # the socket takes nothing until it polls writable
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.set(zmq.IDENTITY, node.encode())
-        self.socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for an edge that is not there
-        self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.SNDHWM, _HIGH_WATER)
-        self.socket.set(zmq.RCVHWM, 1000)
-        self.socket.set(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
-        wanted = 2 * _BUFFER_RATE / 8 * round_trip_seconds
-        self.socket.set(zmq.SNDBUF, int(min(max(wanted, _SEND_BUFFER_BYTES[0]), _SEND_BUFFER_BYTES[1])))
-        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self.socket.connect(endpoint)
+        self.socket, self.monitor = connect(context, node, endpoint, round_trip_seconds)
+
+    @property
+    def sender(self) -> CreditSender:
+        return self._sender
 
     @property
     def waiting_tasks(self) -> int:
@@ -91,14 +105,14 @@ class Uplink:
     def send(self) -> None:
         """As many chunks as the credit allows."""
         self.blocked = False
-        while self._queue and self.sender.may_send:
+        while self._queue and self._sender.may_send:
             task = self._queue[0]
             if task.stream is None:
-                if not self.admit(task, not self.sender.outstanding_bytes):
+                if not self.admit(task, not self._sender.outstanding_bytes):
                     return
                 task.stream = TaskStream(task.number, task.header, task.buffers)
                 task.buffers = []
-            frames = task.stream.next_chunk(self.sender.chunk_stream_bytes)
+            frames = task.stream.next_chunk(self._sender.chunk_stream_bytes)
             try:
                 self.socket.send_multipart(frames, zmq.NOBLOCK)
             except zmq.Again:  # no connection yet
@@ -107,7 +121,7 @@ class Uplink:
                 return
             layer2 = wire.message_layer2_bytes(frames)
             task.wire_bytes += layer2
-            self.sender.sent(task.stream, layer2)
+            self._sender.sent(task.stream, layer2)
             if task.stream.finished:
                 self._queue.popleft()
 
@@ -134,7 +148,7 @@ class Uplink:
             if recv_monitor_message(self.monitor)["event"] != zmq.EVENT_DISCONNECTED:
                 continue
             self.disconnects += 1
-            self.sender.reset()
+            self._sender.reset()
             for task in [task for task in self.open.values() if task.stream is not None]:
                 at_edge = not math.isnan(task.received_seconds)
                 self._give_up(task, "edge disconnected " + ("before the answer" if at_edge else "during transfer"))
@@ -145,7 +159,7 @@ class Uplink:
         self.socket.close()
 
     def _acknowledged(self, ack: wire.Ack) -> None:
-        if not self.sender.acknowledged(ack.task, ack.end, ack.received_seconds):
+        if not self._sender.acknowledged(ack.task, ack.end, ack.received_seconds):
             return
         task = self.open.get(ack.task)
         if task is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -157,6 +157,7 @@ class SplitModel:
         self.graph = graph
         self._partitions: dict[Cut, Partition] = {}
         self._between: dict[tuple[Cut, Cut], fx.GraphModule] = {}
+        self._nodes: dict[str, fx.GraphModule] = {}
 
     @property
     def model(self) -> LoadedModel:
@@ -180,6 +181,22 @@ class SplitModel:
         if key not in self._between:
             self._between[key] = self.graph.compile("Segment", first, last or (self.graph.answer,))
         return self._between[key]
+
+    def node(self, name: str) -> fx.GraphModule:
+        """One node alone: from its inputs, in their order, to its value (a tuple of one). Built once."""
+        if name not in self._nodes:
+            self._nodes[name] = self.graph.compile("Node", self._inputs[name], (name,))
+        return self._nodes[name]
+
+    def run_node(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
+        """The value of a node from those that it reads; same bits as in the whole model."""
+        with torch.inference_mode():
+            (value,) = self.node(name)(*[values[read] for read in self._inputs[name]])
+        return value  # type: ignore[no-any-return]
+
+    @functools.cached_property
+    def _inputs(self) -> dict[str, tuple[str, ...]]:
+        return {node.name: node.inputs for node in self.graph.nodes}
 
     def check_profile(self, profile: ModelProfile, where: str) -> None:
         """Raise InputError unless ``profile`` (read from ``where``) describes this graph, node for node."""

@@ -7,6 +7,7 @@ microseconds, and no module is built anew. One thread computes with a model; tha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import operator
 from collections.abc import Collection, Mapping, Sequence
@@ -48,16 +49,73 @@ def digest_of(block: bytes | bytearray | memoryview) -> bytes:
     return hashlib.blake2b(block, digest_size=_DIGEST_BYTES).digest()
 
 
-def pack(tensors: Tensors) -> tuple[Contents, bytes]:
-    """One block of bytes, and what it holds."""
-    parts: list[bytes] = []
+def contents_of(tensors: Tensors) -> tuple[Contents, list[memoryview]]:
+    """What a block of these tensors holds, and its bytes in order: views of their memory."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    parts: list[memoryview] = []
     entries: list[TensorEntry] = []
     for name, tensor in tensors.items():
-        flat = tensor.detach().contiguous()
         entries.append(TensorEntry(name, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape)))
-        parts.append(flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    block = b"".join(parts)
-    return Contents(tuple(entries), len(block), digest_of(block)), block
+        if tensor.numel():
+            parts.append(bytes_of(tensor.detach().contiguous()))
+            digest.update(parts[-1])
+    return Contents(tuple(entries), sum(len(part) for part in parts), digest.digest()), parts
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor of at least one element."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
+def pack(tensors: Tensors) -> tuple[Contents, bytes]:
+    """One block of bytes, and what it holds."""
+    contents, parts = contents_of(tensors)
+    return contents, b"".join(parts)
+
+
+class Arriving:
+    """A block of weights that comes bit by bit, straight into the memory of its tensors.
+
+    Raises MalformedFrame for contents of unknown type, or whose sizes do not add up.
+    """
+
+    def __init__(self, contents: Contents) -> None:
+        self.contents = contents
+        self.received = 0
+        self.tensors: list[Tensor] = []
+        self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        for entry in contents.tensors:
+            if entry.dtype not in _DTYPES:
+                raise MalformedFrame(f"weights of unknown dtype {entry.dtype!r}")
+            # memory as torch aligns it: kernels round otherwise where it is not, and answers would differ
+            self.tensors.append(torch.empty(entry.shape, dtype=_DTYPES[entry.dtype]))
+        self._memory = [bytes_of(tensor) for tensor in self.tensors if tensor.numel()]
+        if sum(len(memory) for memory in self._memory) != contents.total_bytes:
+            raise MalformedFrame("the tensors of a block of weights do not make up its size")
+
+    def write(self, data: memoryview) -> None:
+        """What follows what has come. Raises MalformedFrame for more than is missing."""
+        if self.received + len(data) > self.contents.total_bytes:
+            raise MalformedFrame("more weights than were announced")
+        self._digest.update(data)
+        start, done = 0, 0
+        for memory in self._memory:
+            offset = self.received + done - start
+            if 0 <= offset < len(memory) and done < len(data):
+                count = min(len(memory) - offset, len(data) - done)
+                memory[offset : offset + count] = data[done : done + count]
+                done += count
+            start += len(memory)
+        self.received += len(data)
+
+    @property
+    def complete(self) -> bool:
+        return self.received == self.contents.total_bytes
+
+    @property
+    def sound(self) -> bool:
+        """Whether what has come has the checksum that was announced."""
+        return self._digest.digest() == self.contents.digest
 
 
 def unpack(contents: Contents, block: bytearray) -> dict[str, Tensor]:
@@ -120,6 +178,7 @@ class VersionedWeights:
             self._live.update(found)
             self._of_node[node.name] = tuple(found)
         self._trainable = frozenset(name for name, tensor in self._live.items() if isinstance(tensor, nn.Parameter))
+        self._kinds = {name: (tensor.shape, tensor.dtype) for name, tensor in self._live.items()}
         self._versions: dict[int, dict[str, Tensor]] = {0: {name: t.data for name, t in self._live.items()}}
         self.active = 0
 
@@ -152,8 +211,7 @@ class VersionedWeights:
     def add(self, version: int, tensors: Tensors) -> None:
         """A version, or the part of it that came. Raises MalformedFrame for a tensor that does not fit."""
         for name, tensor in tensors.items():
-            live = self._live.get(name)
-            if live is None or live.shape != tensor.shape or live.dtype != tensor.dtype:
+            if self._kinds.get(name) != (tensor.shape, tensor.dtype):
                 raise MalformedFrame(f"weights {name!r} of {tuple(tensor.shape)} have no place in this model")
         self._versions[version] = {**self._versions.get(version, {}), **tensors}
         if version == self.active:
@@ -171,6 +229,39 @@ class VersionedWeights:
     def _point(self, tensors: Tensors) -> None:
         for name, tensor in tensors.items():
             self._live[name].data = tensor
+
+    @functools.cached_property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """By node, in the order of the graph: the tensors that it reads and no node before it. Only nodes with some."""
+        seen: set[str] = set()
+        found: dict[str, tuple[str, ...]] = {}
+        for node, names in self._of_node.items():
+            own = tuple(name for name in names if name not in seen)
+            seen.update(own)
+            if own:
+                found[node] = own
+        return found
+
+    def layers_of(self, node: str) -> tuple[str, ...]:
+        """The nodes of :attr:`layers` whose tensors a node reads: itself, and those that it shares a module with."""
+        wanted = set(self._of_node[node])
+        return tuple(owner for owner, names in self.layers.items() if not wanted.isdisjoint(names))
+
+    def fits(self, node: str, contents: Contents) -> bool:
+        """Whether contents are those of a node's layer in this model, values apart."""
+        expected = [(name, self._kinds[name]) for name in self.layers.get(node, ())]
+        return expected == [
+            (entry.name, (torch.Size(entry.shape), _DTYPES.get(entry.dtype))) for entry in contents.tensors
+        ]
+
+    def strip(self) -> None:
+        """Forget all weights: computing with one that was not bound since fails."""
+        self._versions = {}
+        self._point({name: torch.empty(0, dtype=dtype) for name, (_, dtype) in self._kinds.items()})
+
+    def bind(self, node: str, tensors: Sequence[Tensor]) -> None:
+        """Compute with these as a node's layer from now on, whatever version is in force."""
+        self._point(dict(zip(self.layers[node], tensors, strict=True)))
 
     def drop(self, version: int) -> None:
         """Forget a version; the first stays, and so does the one in force."""

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import Literal
 
 import zmq
 
-from controller.contract import Arrivals, Codec, Cut, Decision, ModelProfile, UeDecision
+from controller.contract import Arrivals, Codec, Cut, Decision, ModelProfile, UeDecision, UeName, Uploading
 from testbed.agents import edge, ue
 from testbed.configs import EdgeConfig, EdgeUe, UeConfig, write_config
 from testbed.inference.profiles import read_profile
@@ -64,6 +64,8 @@ class AgentsLab:
     model: str = MODEL
     channel_refresh: Literal["time", "per_task_stage"] = "time"
     retraining_interval_seconds: float = 0.0
+    uploading: Uploading | None = None
+    data_ports: dict[str, int] = field(default_factory=dict)  # by UE, where it does not connect to the edge directly
     gpu: Literal["auto", "required", "off"] = "off"
     hellos: dict[str, Hello] = field(default_factory=dict)
     hello_counts: dict[str, int] = field(default_factory=dict)
@@ -135,6 +137,8 @@ class AgentsLab:
                 slot_seconds=SLOT_SECONDS,
                 retraining_interval_seconds=self.retraining_interval_seconds,
                 retraining_perturbation=0.3,
+                uploading=self.uploading,
+                task_timeout_seconds=self.task_timeout_seconds,
             )
             write_config(config, path)
         else:
@@ -152,7 +156,7 @@ class AgentsLab:
             seed=SEED,
             model=self.model,
             profile_path=str(self.profile_path),
-            edge_endpoint=f"tcp://127.0.0.1:{self.port}",
+            edge_endpoint=f"tcp://127.0.0.1:{self.data_ports.get(common['node'], self.port)}",
             local_address="127.0.0.1",
             arrivals=Arrivals("file", (10.0,)),
             arrival_file_times_seconds=tuple(self.arrival_times[index]),
@@ -167,6 +171,7 @@ class AgentsLab:
             channel_refresh=self.channel_refresh,
             updates_endpoint=f"tcp://127.0.0.1:{self.port + 1}" if self.retraining_interval_seconds else "",
             receive_watts=0.1,
+            uploading=self.uploading is not None,
         )
 
     def begin(self, duration_seconds: float | None = None) -> float:
@@ -189,13 +194,31 @@ class AgentsLab:
         rate: float = 10e6,
         sequence: int = -1,
         stop_rule: tuple[tuple[str, float], ...] = (),
+        edge_nodes: Collection[str] | None = None,
+        upload_order: Literal["pipelined", "serial"] = "pipelined",
     ) -> int:
-        """A decision for everybody, in force at once. Returns its sequence number."""
+        """A decision for everybody, in force at once. Returns its sequence number.
+
+        ``edge_nodes``: the sites, instead of those of the cut.
+        """
         if sequence < 0:
             self.sequence += 1
             sequence = self.sequence
+        sites: tuple[tuple[str, Literal["device", "edge"]], ...] = ()
+        if edge_nodes is not None:
+            sites = tuple((one.name, "edge" if one.name in edge_nodes else "device") for one in self.profile.nodes[1:])
         ues = tuple(
-            UeDecision(name, cuts[name], speed, 1e6, 1e6, share, stop_rule=stop_rule)  # type: ignore[arg-type]
+            UeDecision(
+                UeName(name),
+                cuts[name],
+                speed,
+                1e6,
+                1e6,
+                share,
+                stop_rule=stop_rule,
+                sites=sites,
+                upload_order=upload_order,
+            )
             for name in self.names
         )
         decision = Decision(sequence, 0, time.monotonic(), ues)
