@@ -97,6 +97,11 @@ class UploadTask:
         return crossed + sum(float(self.work.parameter_bits[node]) for node in self._loaded)
 
     @property
+    def is_at_edge(self) -> bool:
+        """Whether the edge has begun one of its nodes."""
+        return self._sides[EDGE].running is not None or bool(self._order[EDGE])
+
+    @property
     def loaded(self) -> dict[int, float]:
         """When the edge had the parameters of which node."""
         return {node: message.arrived for node, message in self._loaded.items()}

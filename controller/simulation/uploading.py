@@ -1,7 +1,8 @@
 """Labs whose edge starts without a model, from event to event: tasks, caches, and the slot's rows for the simulator.
 
-A UE serves one task at a time, first come first served; it takes plan and speed as it starts. Rates and the edge's
-share change at once. Layers that the edge holds are shared by content: UEs of one model have the same weights.
+A UE serves one task at a time, first come first served; it takes plan and speed as it starts, and its share of the edge
+with its first node there. Rates change at once. Layers that the edge holds are shared by content: UEs of one model have
+the same weights.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class _Served:
     choice: UeDecision
     label: str
     needs: frozenset[_Content]
+    share: float | None = None  # of the edge, from its first node there on
 
 
 class _Cache:
@@ -143,7 +145,7 @@ class UploadingLab:
             for one in served:
                 row = first[ue] + one.number
                 cut[row] = self._labels.index(one.label)
-                numbers[:, row] = one.choice.device_speed, one.choice.edge_share, *self._joules(ue, one)
+                numbers[:, row] = one.choice.device_speed, one.share or one.choice.edge_share, *self._joules(ue, one)
                 sent[row] = one.task.sent_bits / 8.0
                 if math.isnan(one.task.done):
                     stamps[row, 1] = one.task.start
@@ -234,8 +236,10 @@ class UploadingLab:
         for step_end, values in steps:
             if task.now < step_end:
                 up, down = values[index].tolist()
-                share = decision.ues[index].edge_share
+                share = decision.ues[index].edge_share if served.share is None else served.share
                 task.advance(min(step_end, until), Capacities(served.choice.device_speed, share, up, down))
+                if task.is_at_edge:
+                    served.share = share
             if step_end >= until or not math.isnan(task.done):
                 break
         self._hold(index, served, held)
