@@ -330,4 +330,6 @@ class SlotEngine:
             last_energy_joules=report.compute_joules + report.transmit_joules if report else 0.0,
             placed_nodes=int(report.extra.get("placed_nodes", 0)) if report else 0,
             model_version=int(report.extra.get("model_version", 0)) if report else 0,
+            cached_nodes=queue.cached_nodes if queue else (),
+            upload_progress_ratio=report.extra.get("upload_progress_ratio", 0.0) if report else 0.0,
         )

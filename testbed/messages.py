@@ -357,6 +357,8 @@ class SlotRecord(Message, frozen=True):
     decide_seconds: float
     decide_late: bool
     policy_state: dict[str, float] = {}
+    cached_nodes: int = 0  # of the UE's model, whose parameters the edge holds
+    upload_progress_ratio: float = 0.0
 
 
 class LinkStep(Message, frozen=True):

@@ -40,6 +40,8 @@ def slot_records(closed: ClosedSlot, start_seconds: float) -> list[SlotRecord]:
             decide_seconds=closed.decide_seconds,
             decide_late=closed.decide_late,
             policy_state=closed.policy_state,
+            cached_nodes=len(seen.cached_nodes),
+            upload_progress_ratio=seen.upload_progress_ratio,
         )
         for seen, choice, came in zip(closed.observation.ues, decision.ues, outcome.ues, strict=True)
     ]

@@ -130,6 +130,30 @@ LAB = Dashboard(
             ),
             "Layer-2 bytes of placed layers, and how many graph nodes the device holds of its version.",
         ),
+        Panel(
+            "Models that UEs upload",
+            "bytes",
+            (
+                Query("increase(testbed_upload_bytes_total{S}[60s])", "{{ue}} {{kind}} in a minute"),
+                Query("testbed_edge_cache_bytes{S}", "held by the edge"),
+            ),
+            "Layer-2 bytes to an edge that starts without models, and what it holds; 0 where it has them.",
+        ),
+        Panel(
+            "Upload progress",
+            "percentunit",
+            (Query("testbed_upload_progress_ratio{S}", "{{ue}}"),),
+            "Of the parameters that the running task's edge lacked, at slot start.",
+        ),
+        Panel(
+            "Uploads: pre-emptions, resumed, refused",
+            "short",
+            (
+                Query("increase(testbed_upload_preemptions_total{S}[60s])", "{{ue}} values before parameters"),
+                Query("increase(testbed_uploads_resumed_total{S}[60s])", "{{ue}} resumed"),
+                Query("increase(testbed_edge_cache_refusals_total{S}[60s])", "refused for lack of memory"),
+            ),
+        ),
     ),
 )
 

@@ -31,6 +31,7 @@ from testbed.messages import (
     SlotRecord,
     TaskArrived,
     TaskRecord,
+    UploadRecord,
 )
 
 #: 1 ms to 30 s, three per decade and a little denser around where delays of shipped labs are.
@@ -121,6 +122,21 @@ class Metrics:
         )
         self.model_bytes = counter("model_download_bytes", "Layer-2 bytes of placed layers that came down.", "ue")
         self.model_downloads = counter("model_downloads", "Downloads of placed layers that ended.", "ue", "status")
+        # models that UEs upload
+        self.upload_bytes = counter(
+            "upload_bytes", "Layer-2 bytes of transfers to an edge without models.", "ue", "kind"
+        )
+        self.uploads = counter("uploads", "Transfers of parameters and of values that ended.", "ue", "status")
+        self.preemptions = counter("upload_preemptions", "Values that went before parameters being sent.", "ue")
+        self.resumed = counter("uploads_resumed", "Transfers taken up again after a broken connection.", "ue")
+        self.upload_progress = gauge(
+            "upload_progress_ratio", "Of the parameters that the task's edge lacked: what is there.", "ue"
+        )
+        self.cached_nodes = gauge("edge_cached_nodes", "Nodes of a UE's model whose parameters the edge holds.", "ue")
+        self.cache_bytes = gauge("edge_cache_bytes", "Parameters that the edge holds, of all UEs.")
+        self.cache_limit = gauge("edge_cache_limit_bytes", "How many it may hold; 0: it has its models from the start.")
+        self.cache_evictions = counter("edge_cache_evictions", "Parameters of a node that were evicted.")
+        self.cache_refusals = counter("edge_cache_refusals", "Parameters of a node for which there was no room.")
         # links
         self.rate = gauge(
             "link_rate_commanded_bytes_per_second", "Layer-2 rate in force on the wire.", "ue", "direction"
@@ -171,6 +187,14 @@ class Metrics:
         self.model_bytes.labels(ue)
         for status in ("placed", "discarded"):
             self.model_downloads.labels(ue, status)
+        for kind in ("parameters", "feature"):
+            self.upload_bytes.labels(ue, kind)
+        for status in ("received", "held", "shared", "corrupt", "lost", "refused", "given-up"):
+            self.uploads.labels(ue, status)
+        self.preemptions.labels(ue)
+        self.resumed.labels(ue)
+        self.upload_progress.labels(ue).set(0)
+        self.cached_nodes.labels(ue).set(0)
         for kind in ("compute", "transmit", "receive"):
             self.energy.labels(ue, kind)
 
@@ -187,6 +211,8 @@ class Metrics:
                 self._step(record)
             case ModelUpdate():
                 self._update(record)
+            case UploadRecord():
+                self._upload(record)
             case ChannelDrops():
                 self.sent.labels(record.ue, record.direction).inc(record.sent_bytes)
                 self.dropped.labels(record.ue, record.direction).inc(record.dropped_packets)
@@ -242,6 +268,8 @@ class Metrics:
         self.spectrum.labels(ue, "up").set(slot.spectrum_up_hz)
         self.spectrum.labels(ue, "down").set(slot.spectrum_down_hz)
         self.report_age.labels(ue).set(slot.report_age_seconds)
+        self.upload_progress.labels(ue).set(slot.upload_progress_ratio)
+        self.cached_nodes.labels(ue).set(slot.cached_nodes)
         self.energy.labels(ue, "compute").inc(max(0.0, slot.compute_joules))
         self.energy.labels(ue, "transmit").inc(max(0.0, slot.transmit_joules))
         self.overruns.labels(ue, "head").inc(slot.head_overruns)
@@ -271,6 +299,12 @@ class Metrics:
             self.model_version.labels(update.ue).set(update.version)
             self.placed_nodes.labels(update.ue).set(update.placed_nodes)
 
+    def _upload(self, upload: UploadRecord) -> None:
+        self.uploads.labels(upload.ue, upload.status).inc()
+        self.upload_bytes.labels(upload.ue, upload.kind).inc(upload.wire_bytes)
+        self.preemptions.labels(upload.ue).inc(upload.kind == "feature" and upload.model_bytes_ahead > 0)
+        self.resumed.labels(upload.ue).inc(upload.resumed)
+
     def _step(self, step: LinkStep) -> None:
         if step.cause == "ahead":
             return  # the same rate, put to the shaper in another way
@@ -296,9 +330,13 @@ class Metrics:
 
     def _edge_health(self, health: EdgeHealth) -> None:
         self.receiver_lateness.set(health.receiver_lateness_p99_seconds)
+        self.cache_bytes.set(health.cache_bytes)
+        self.cache_limit.set(health.cache_limit_bytes)
         last, self._edge = self._edge, health
         for metric, now, before in (
             (self.malformed, health.malformed_frames, last.malformed_frames),
+            (self.cache_evictions, health.cache_evictions, last.cache_evictions),
+            (self.cache_refusals, health.cache_refusals, last.cache_refusals),
             (self.device.labels("tail"), health.device_tail_seconds, last.device_tail_seconds),
             (self.device.labels("upload"), health.device_upload_seconds, last.device_upload_seconds),
             (self.device.labels("download"), health.device_download_seconds, last.device_download_seconds),

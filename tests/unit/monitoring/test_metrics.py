@@ -10,7 +10,7 @@ from imagined_run import slot_record, task
 
 from controller.contract import STAGES
 from controller.testing import example_scenario
-from testbed.messages import EdgeHealth, Event, LinkStep, ModelUpdate, NodeHealth, TaskArrived
+from testbed.messages import EdgeHealth, Event, LinkStep, ModelUpdate, NodeHealth, TaskArrived, UploadRecord
 from testbed.monitoring.metrics import DELAY_BUCKETS, Metrics, stage_seconds
 
 
@@ -47,6 +47,25 @@ def test_a_model_that_moved_shows_its_version_and_what_it_cost(metrics: Metrics)
     assert value(metrics, "testbed_model_downloads_total", ue="ue0", status="discarded") == 1
     assert value(metrics, "testbed_energy_joules_total", ue="ue0", kind="receive") == pytest.approx(0.1)
     assert value(metrics, "testbed_model_version", ue="ue1") == 0
+
+
+def test_uploads_show_what_they_carried_and_what_went_before_them(metrics: Metrics) -> None:
+    times = (1.0, 1.1, 1.1, 1.5)
+    layer = UploadRecord("ue0", 3, "conv1", "parameters", "held", "", 900, 1000, 0, True, 2, *times, 0, 0)
+    value_up = UploadRecord("ue0", 3, "relu", "feature", "received", "", 400, 500, 0, True, 0, *times, 700, 1500)
+    for record in (layer, value_up, msgspec.structs.replace(layer, status="corrupt", checksum_ok=False, resumed=0)):
+        metrics.take(record)
+    assert value(metrics, "testbed_upload_bytes_total", ue="ue0", kind="parameters") == 2000
+    assert value(metrics, "testbed_upload_bytes_total", ue="ue0", kind="feature") == 500
+    assert value(metrics, "testbed_upload_preemptions_total", ue="ue0") == 1
+    assert value(metrics, "testbed_uploads_resumed_total", ue="ue0") == 2
+    assert value(metrics, "testbed_uploads_total", ue="ue0", status="corrupt") == 1
+    metrics.take(slot_record("ue0", 0, cached_nodes=4, upload_progress_ratio=0.25))
+    assert value(metrics, "testbed_edge_cached_nodes", ue="ue0") == 4
+    assert value(metrics, "testbed_upload_progress_ratio", ue="ue0") == 0.25
+    metrics.take(EdgeHealth(1.0, 0.0, 0, cache_bytes=5000, cache_limit_bytes=8000, cache_evictions=3))
+    assert value(metrics, "testbed_edge_cache_bytes") == 5000
+    assert value(metrics, "testbed_edge_cache_evictions_total") == 3
 
 
 def test_a_completed_task_is_counted_once_everywhere(metrics: Metrics) -> None:
