@@ -68,11 +68,9 @@ def simulated(cache: str) -> dict[str, dict[str, list[float]]]:
 def measured(run: Path) -> dict[str, object]:
     """A run of the lab: promises, validity, and how long features waited for parameters."""
     tables, summary = read_tables(run), read_summary(run)
-    tasks = tables.tasks.filter(column(tables.tasks, "status") == "completed")
     uploads = pq.read_table(run / "uploads.parquet")
     features = uploads.filter((column(uploads, "kind") == "feature") & (column(uploads, "status") == "received"))
     ahead, chunk = column(features, "model_bytes_ahead"), column(features, "model_chunk_bytes")
-    answers = sorted({(ue, answer) for ue, answer in zip(column(tasks, "ue"), column(tasks, "answer"), strict=True)})
     return {
         "policy": summary.policy,
         "valid": summary.valid,
@@ -86,7 +84,6 @@ def measured(run: Path) -> dict[str, object]:
         "features": len(features),
         "most_model_bytes_ahead_of_a_feature": int(ahead.max(initial=0)),
         "most_chunks_ahead_of_a_feature": float((ahead / np.maximum(chunk, 1)).max(initial=0.0)),
-        "answers": answers,
     }
 
 
