@@ -17,7 +17,6 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-_PERIOD_SECONDS = 0.5e-3
 #: Waking up takes some tens of microseconds where nothing is wrong.
 _NOTABLE_SECONDS = 0.2e-3
 _PRIORITY = 98
@@ -47,9 +46,12 @@ class Pauses:
 
 
 class PauseProbe:
-    """Watches every CPU while in the context: a process on each, above all of a lab's threads, that wakes every 0.5 ms
-    and notes when it could not. Needs root; takes some hundredths of each CPU.
+    """Watches every CPU while in the context: a process on each, above all of a lab's threads, that wakes periodically
+    and notes when it could not. Needs root; every 0.5 ms takes some hundredths of each CPU.
     """
+
+    def __init__(self, period_seconds: float = 0.5e-3) -> None:
+        self._period_seconds = period_seconds
 
     def __enter__(self) -> PauseProbe:
         spawn = multiprocessing.get_context("spawn")
@@ -57,7 +59,7 @@ class PauseProbe:
         self._processes = []
         for cpu in sorted(os.sched_getaffinity(0)):
             mine, theirs = spawn.Pipe()
-            process = spawn.Process(target=_watch, args=(cpu, theirs), daemon=True)
+            process = spawn.Process(target=_watch, args=(cpu, self._period_seconds, theirs), daemon=True)
             process.start()
             theirs.close()
             self._ends.append(mine)
@@ -85,14 +87,14 @@ class PauseProbe:
         return Pauses(both[:, 0], both[:, 1])
 
 
-def _watch(cpu: int, end: Connection) -> None:
+def _watch(cpu: int, period_seconds: float, end: Connection) -> None:
     os.sched_setaffinity(0, {cpu})
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
     pauses: list[tuple[float, float]] = []
     end.send(None)
     due = time.monotonic()
     while not end.poll():
-        due = max(due + _PERIOD_SECONDS, time.monotonic())
+        due = max(due + period_seconds, time.monotonic())
         time.sleep(max(due - time.monotonic(), 0.0))
         woken = time.monotonic()
         if woken - due > _NOTABLE_SECONDS:

@@ -244,11 +244,13 @@ class Carried:
                 assert_carried(counter, window, lambda a, b, rate=rate: float(rate.bits_between(a, b)), self.pauses)
 
 
-def play_on_full_wires(run: PlayerRun, seconds: float, decision: Decision | None = None) -> Carried:
+def play_on_full_wires(
+    run: PlayerRun, seconds: float, decision: Decision | None = None, *, probe: PauseProbe | None = None
+) -> Carried:
     """Play for a while on uplinks that always have something to send; the player has ended then."""
     wired = run.wired
     with ExitStack() as stack:
-        probe = stack.enter_context(PauseProbe())
+        watching = stack.enter_context(probe or PauseProbe())
         counters = {}
         for wire in wired.wires:
             counters[wire.ue] = stack.enter_context(Counter(wired.name("edge"), wire.edge_interface))
@@ -260,7 +262,7 @@ def play_on_full_wires(run: PlayerRun, seconds: float, decision: Decision | None
         origin = time.monotonic() + 0.2
         run.start(origin)
         run.poll(seconds + 0.4)
-        pauses = probe.found()
+        pauses = watching.found()
         run.stop()
     applied = {}
     for ue in counters:

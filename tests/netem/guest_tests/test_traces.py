@@ -1,0 +1,38 @@
+"""Traces on wires with a netem child, at rates that one core of a guest can fill on three wires at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from controller.model.channel import Channel
+from controller.testing import example_scenario
+from testbed.links.impairment import Impairment
+from testbed.links.pauses import PauseProbe
+from testbed.links.wire import WireSpec
+from testbed.traces import generate
+from tests.emulation.links_lab import PlayerRun, play_on_full_wires, wired
+
+pytestmark = [pytest.mark.root, pytest.mark.netem]
+
+DELAY = Impairment(delay_seconds=5e-3)
+
+
+@pytest.mark.quiet
+def test_changing_rates_of_three_full_wires_are_kept_beside_a_delay(tmp_path: Path) -> None:
+    """Rayleigh fading at 10 Hz, about 3 Mbit/s each: over each second and over all."""
+    scenario = example_scenario(3)
+    radio = msgspec.structs.replace(scenario.radio, uplink_hz=1e6, downlink_hz=1e6)
+    scenario = msgspec.structs.replace(scenario, radio=radio)
+    generated = generate([Channel(150.0, "rayleigh", 0.5)] * 3, 20.0, seed=1)
+    specs = [WireSpec(index, f"ue{index}", 5e6, 5e6, up=DELAY, down=DELAY, seed=index) for index in range(3)]
+    traces = {wire.ue: trace for wire, trace in zip(specs, generated, strict=True)}
+    with wired("guest-three", specs) as lab, PlayerRun(lab, tmp_path, scenario, traces) as run:
+        # waking more often would take the guest's one core from the wires
+        carried = play_on_full_wires(run, 8.0, probe=PauseProbe(period_seconds=5e-3))
+    carried.check(0.5, 7.5)
+    for ue, counter in carried.counters.items():  # whatever the guest slept through
+        start, end, bits = counter.between(carried.origin_seconds + 0.5, carried.origin_seconds + 7.5)
+        assert bits == pytest.approx(float(carried.applied[ue].bits_between(start, end)), rel=0.01)
