@@ -47,7 +47,7 @@ _LEAST_QUALITY_HZ = 1.0
 
 
 @dataclass(frozen=True)
-class _Planned:
+class Planned:
     """One UE's part of a decision and what it promises."""
 
     problem: UploadProblem
@@ -74,7 +74,7 @@ class UploadPolicy(BasicPolicy):
         if is_coupled(scenario.radio):
             raise ValueError("plans of uploads need links of their own: radio.access ofdma with one subchannel")
         self._cold = [UploadProblem.of(scenario, index) for index in range(len(scenario.ues))]
-        self._planned: list[_Planned] = []
+        self._planned: list[Planned] = []
         self._gains: Floats = np.zeros(0)
         self._cached: list[frozenset[str]] = []
 
@@ -88,10 +88,14 @@ class UploadPolicy(BasicPolicy):
         return latency(problem.nodes(rates), sites)
 
     def shares(self, competitors: list[UploadUe]) -> tuple[Floats, Floats]:
-        """Uplink spectrum in Hz and reference cores of the edge, (ues,); a UE with nothing stays on its device."""
+        """Uplink spectrum in Hz and reference cores of the edge, (ues,), each above 0."""
         count = len(competitors)
         equal = np.full(count, 1.0 / count)
         return equal * self.scenario.radio.uplink_hz, equal * self.scenario.edge.cpus
+
+    def least_ratio(self) -> float:
+        """What every UE keeps of spectrum and edge: a local one gets that much anyway (exact for up to 10 UEs)."""
+        return min(RESIDUAL_SHARE, 0.5 / len(self.scenario.ues))
 
     def decide(self, observation: Observation) -> Decision:
         gains = np.array([(ue.gain_up[0], ue.gain_down[0]) for ue in observation.ues])
@@ -130,7 +134,7 @@ class UploadPolicy(BasicPolicy):
             return True
         return cached != self._cached and not any(ue.in_flight_tasks for ue in observation.ues)
 
-    def _plan(self, observation: Observation, gains: list[float], cached: list[frozenset[str]]) -> list[_Planned]:
+    def _plan(self, observation: Observation, gains: list[float], cached: list[frozenset[str]]) -> list[Planned]:
         assert self.scenario.uploading is not None
         down = self._down_rates(observation)
         problems = [replace(problem, cached=there) for problem, there in zip(self._cold, cached, strict=True)]
@@ -143,8 +147,8 @@ class UploadPolicy(BasicPolicy):
             block = problems[largest].heaviest(planned[largest].sites)
             problems[largest] = replace(problems[largest], forbidden=problems[largest].forbidden | {block})
 
-    def _fitted(self, problems: list[UploadProblem], gains: list[float], down: Floats) -> list[_Planned]:
-        """Plans under the shares that take force: a UE without anything gets its residual, the others give it."""
+    def _fitted(self, problems: list[UploadProblem], gains: list[float], down: Floats) -> list[Planned]:
+        """Plans under their shares."""
         radio = self.scenario.radio
         competitors = []
         for ue, problem, gain, rate in zip(self.scenario.ues, problems, gains, down, strict=True):
@@ -154,9 +158,6 @@ class UploadPolicy(BasicPolicy):
             typical = radio.uplink_hz / len(problems)
             competitors.append(problem.competitor(self.speed(ue), max(quality, least), linear, typical, max(rate, 1.0)))
         bandwidth, capacity = self.shares(competitors)
-        alone = (bandwidth <= 0) | (capacity <= 0)
-        bandwidth = _with_residual(bandwidth, alone, radio.uplink_hz)
-        capacity = _with_residual(capacity, alone, self.scenario.edge.cpus)
         planned = []
         for index, (ue, problem) in enumerate(zip(self.scenario.ues, problems, strict=True)):
             rates_of = Rates(
@@ -165,10 +166,9 @@ class UploadPolicy(BasicPolicy):
                 up_bits_per_second=competitors[index].up_bits_per_second(float(bandwidth[index])),
                 down_bits_per_second=competitors[index].down_bits_per_second,
             )
-            local = np.zeros(len(problem.work.names), dtype=np.int64)
-            sites = local if alone[index] else self.sites(problem, rates_of)
+            sites = self.sites(problem, rates_of)
             planned.append(
-                _Planned(problem, sites, rates_of, float(bandwidth[index]), self.seconds(problem, sites, rates_of))
+                Planned(problem, sites, rates_of, float(bandwidth[index]), self.seconds(problem, sites, rates_of))
             )
         return planned
 
@@ -180,7 +180,7 @@ class UploadPolicy(BasicPolicy):
         down = np.array([found[ue.name].down_bits_per_second for ue in self.scenario.ues])
         return np.asarray(np.maximum(down, _LEAST_BITS_PER_SECOND))
 
-    def _choice(self, blank: UeDecision, planned: _Planned) -> UeDecision:
+    def _choice(self, blank: UeDecision, planned: Planned) -> UeDecision:
         there = planned.sites == 1
         work = planned.problem.work
         loaded = there & (work.parameter_bytes > 0)
@@ -193,15 +193,6 @@ class UploadPolicy(BasicPolicy):
             uploads=tuple(name for name, at in zip(work.names, loaded, strict=True) if at),
             upload_order=self.order,
         )
-
-
-def _with_residual(values: Floats, alone: NDArray[np.bool_], total: float) -> Floats:
-    """What takes force of shares in which some have nothing: see ``controller.model.decision.enforce``."""
-    raised = np.where(alone, np.maximum(values, RESIDUAL_SHARE * total), 0.0)
-    others = np.where(alone, 0.0, values)
-    if others.sum() > 0:
-        others *= min(1.0, (total - raised.sum()) / others.sum())
-    return np.asarray(raised + others)
 
 
 class MjoaMu(UploadPolicy):
@@ -244,8 +235,11 @@ class MjoaMu(UploadPolicy):
         def latency(chain: UploadChain) -> float:
             return plan_upload(chain, self._beam).seconds
 
-        by_serial = allocate_shares(competitors, *totals, objective=self._objective, planner=serial)
-        found = allocate_shares(competitors, *totals, objective=self._objective, planner=latency, starts=[by_serial])
+        least = self.least_ratio()
+        by_serial = allocate_shares(competitors, *totals, objective=self._objective, planner=serial, least_ratio=least)
+        found = allocate_shares(
+            competitors, *totals, objective=self._objective, planner=latency, starts=[by_serial], least_ratio=least
+        )
         return found.bandwidth_hz, found.capacity
 
 
@@ -278,7 +272,13 @@ class SerialAra(SerialUpload):
     """The plan of least serial latency, under shares that make its mean least."""
 
     def shares(self, competitors: list[UploadUe]) -> tuple[Floats, Floats]:
-        found = allocate_shares(competitors, self.scenario.radio.uplink_hz, self.scenario.edge.cpus, planner=serial)
+        found = allocate_shares(
+            competitors,
+            self.scenario.radio.uplink_hz,
+            self.scenario.edge.cpus,
+            planner=serial,
+            least_ratio=self.least_ratio(),
+        )
         return found.bandwidth_hz, found.capacity
 
 

@@ -128,14 +128,20 @@ def allocate_shares(
     objective: Objective = "mean",
     planner: Planner = pipelined,
     starts: Iterable[Shares] = (),
+    least_ratio: float = 0.0,
 ) -> Shares:
     """ARA from the best of: shares by work, equal shares for the k UEs that gain most from them (every k), ``starts``.
 
-    The k-subsets leave the corner in which equal shares are too thin for anybody to offload.
+    The k-subsets leave the corner in which equal shares are too thin for anybody to offload. Nobody gets less than
+    ``least_ratio`` of a total, whatever it does with it. Raises ValueError where that is more than there is.
     """
+    if not 0 <= least_ratio * len(ues) <= 1 + _LEAST_GAIN_RATIO:
+        raise ValueError(f"{len(ues)} UEs cannot have {least_ratio:g} of everything each")
     latencies = _Latencies(ues, planner)
     first = [np.stack([one.bandwidth_hz, one.capacity]) for one in starts]
     first += [_by_work(ues, bandwidth_hz, capacity), *_subsets(ues, bandwidth_hz, capacity, latencies)]
+    least = least_ratio * np.array([[bandwidth_hz], [capacity]])
+    first = [_raised(shares, least) for shares in first]
 
     def value(shares: Floats) -> float:
         seconds = latencies.all(shares)
@@ -148,34 +154,43 @@ def allocate_shares(
         while True:
             moved = 0
             for resource in (_BANDWIDTH, _COMPUTE):
-                moved += _move(latencies, shares, resource, part * totals[resource] / len(ues), objective)
+                step = part * totals[resource] / len(ues)
+                moved += _move(latencies, shares, resource, step, float(least[resource, 0]), objective)
             moves += moved
             if not moved:
                 break
     return _shares(latencies, shares, moves)
 
 
-def _move(latencies: _Latencies, shares: Floats, resource: int, step: float, objective: Objective) -> int:
+def _raised(shares: Floats, least: Floats) -> Floats:
+    """With nobody under ``least`` (2, 1); what that takes comes from what the others have above it."""
+    above = np.maximum(shares - least, 0.0)
+    total = shares.sum(axis=1, keepdims=True) - least * shares.shape[1]
+    return np.asarray(least + above * (total / np.maximum(above.sum(axis=1, keepdims=True), 1e-300)))
+
+
+def _move(latencies: _Latencies, shares: Floats, resource: int, step: float, least: float, objective: Objective) -> int:
     """Take one step of a resource from one UE to another if that is better for all. Changes ``shares``; 1 if it did."""
     now = latencies.all(shares)
     more, less = shares.copy(), shares.copy()
     more[resource] += step
     less[resource] -= step
     with_more = latencies.all(more)
-    with_less = np.where(less[resource] > 0, latencies.all(less), np.inf)
-    least = _LEAST_GAIN_RATIO * float(now.mean())
+    may_give = (less[resource] > 0) & (less[resource] >= least * (1 - _LEAST_GAIN_RATIO))
+    with_less = np.where(may_give, latencies.all(less), np.inf)
+    rounding = _LEAST_GAIN_RATIO * float(now.mean())
     if objective == "mean":
         gain, loss = now - with_more, with_less - now
         taker = int(np.argmax(gain))
         loss[taker] = np.inf
         giver = int(np.argmin(loss))
-        better = gain[taker] > loss[giver] + least
+        better = gain[taker] > loss[giver] + rounding
     else:
         taker = int(np.argmax(now))
         with_less[taker] = np.inf
         giver = int(np.argmin(with_less))
         others = np.delete(now, [taker, giver]).max(initial=0.0)
-        better = max(with_more[taker], with_less[giver], others) < now.max() - least
+        better = max(with_more[taker], with_less[giver], others) < now.max() - rounding
     if better:
         shares[resource, taker] += step
         shares[resource, giver] -= step

@@ -259,3 +259,41 @@ def test_one_ue_that_has_everything_keeps_it() -> None:
     for objective in ("mean", "max"):
         found = allocate_shares([ue, idle], 80e6, 200.0, objective=objective)  # type: ignore[arg-type]
         assert found.seconds[0] == pytest.approx(alone.seconds[0])
+
+
+def test_nobody_gets_less_than_the_least() -> None:
+    ues = some_ues(np.random.default_rng(9), 6)
+    free = allocate_shares(ues, 1e6, 12.0)
+    kept = allocate_shares(ues, 1e6, 12.0, least_ratio=0.05)
+    assert free.bandwidth_hz.min() < 0.05e6
+    assert kept.bandwidth_hz.min() >= 0.05e6 * (1 - 1e-9)
+    assert kept.capacity.min() >= 0.6 * (1 - 1e-9)
+    assert kept.bandwidth_hz.sum() == pytest.approx(1e6)
+    assert kept.capacity.sum() == pytest.approx(12.0)
+    assert kept.seconds.mean() <= equal_shares(ues, 1e6, 12.0).seconds.mean()
+    with pytest.raises(ValueError, match=r"6 UEs cannot have 0\.2 of everything"):
+        allocate_shares(ues, 1e6, 12.0, least_ratio=0.2)
+
+
+def test_rates_by_shannon() -> None:
+    (ue,) = some_ues(np.random.default_rng(10), 1)
+    by_power = replace(ue, quality_hz=30e6, up_delay_seconds=0.01, down_delay_seconds=0.02)
+    chain = by_power.chain(10e6, 3.0)
+    assert chain.up_bits_per_second == pytest.approx(10e6 * 2)
+    assert (chain.up_delay_seconds, chain.down_delay_seconds) == (0.01, 0.02)
+
+
+def test_delays_of_the_links_count_once_per_crossing() -> None:
+    rng = np.random.default_rng(11)
+    for _ in range(200):
+        chain = random_chain(rng, 6)
+        sites = rng.integers(0, 2, 6)
+        far = replace(chain, up_delay_seconds=10.0, down_delay_seconds=100.0)
+        ups = int(((sites == 1) & (np.concatenate([[0], sites[:-1]]) == 0)).sum())
+        downs = ups  # it comes back, at the end if not before
+        assert pipelined_seconds(far, sites) <= pipelined_seconds(chain, sites) + 10.0 * ups + 100.0 * downs + 1e-9
+        assert pipelined_seconds(far, sites) >= 10.0 * ups + 100.0 * downs
+        best = min(itertools.product((0, 1), repeat=6), key=lambda plan: pipelined_seconds(far, plan))
+        assert plan_upload(far).seconds == pytest.approx(pipelined_seconds(far, best))
+        cheapest = min(serial_seconds(far, plan) for plan in itertools.product((0, 1), repeat=6))
+        assert serial_optimum(far).seconds == pytest.approx(cheapest)
