@@ -1,6 +1,6 @@
 """How long a lab takes to come up and to go: 50 nodes of the embedded runtime, with a tiny program that needs torch.
 
-``python benchmarks/bringup.py [--nodes N] [--json]``. Needs root. Prints the time of each step, in seconds.
+``python -m benchmarks.bringup [--nodes N] [--json]``. Needs root. Prints the time of each step, in seconds.
 """
 
 from __future__ import annotations

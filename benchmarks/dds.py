@@ -15,13 +15,13 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from benchmarks._timing import median_seconds
 from controller import registry
 from controller.contract import Decision, Edge, GraphNode, ModelProfile, Observation, Scenario, UeName
 from controller.model.delay import stage_work, wire_bits
@@ -52,16 +52,6 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 # --------------------------------------------------------------------------------------------------------------- time
-
-
-def median_milliseconds(call: Callable[[], object], repeats: int = 200) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return 1e3 * float(np.median(times))
 
 
 def costs_of(nodes: tuple[GraphNode, ...], bits_per_second: float) -> DemandCosts:
@@ -101,10 +91,10 @@ def timing() -> list[dict[str, object]]:
         for rate in (1.1e6, 5.85e6, 18.88e6, 100e6, 400e6):
             costs = costs_of(nodes, rate)
             for demand in (0.05, 0.25, 1.0):
-                cuts.append(median_milliseconds(lambda g=graph, c=costs, d=demand: g.solve(c.at(1 / d)), 60))
-            envelopes.append(median_milliseconds(lambda g=graph, c=costs: envelope(g, c, 1e-3, 1.0), 30))
+                cuts.append(1e3 * median_seconds(lambda g=graph, c=costs, d=demand: g.solve(c.at(1 / d)), 60))
+            envelopes.append(1e3 * median_seconds(lambda g=graph, c=costs: envelope(g, c, 1e-3, 1.0), 30))
             lines.append(len(envelope(graph, costs, 1e-3, 1.0)))
-            theirs.append(median_milliseconds(lambda n=nodes, c=costs: networkx_cut(n, c.at(4.0)), 5))
+            theirs.append(1e3 * median_seconds(lambda n=nodes, c=costs: networkx_cut(n, c.at(4.0)), 5))
         rows.append({
             "model": name, "nodes": len(nodes), "cut_ms": round(float(np.median(cuts)), 4),
             "cut_ms_worst_setting": round(max(cuts), 4), "envelope_ms": round(float(np.median(envelopes)), 3),

@@ -1,6 +1,6 @@
 """How long a lab of containers takes to come up beside plain containers, and which part of that is ours.
 
-    python benchmarks/docker_bringup.py [--ues 10] [--repeat 3]
+    python -m benchmarks.docker_bringup [--ues 10] [--repeat 3]
 
 Interleaved on the same host, engine and image: ``docker-compose up -d`` of N plain containers (without a network, as
 nodes have none, and with compose's own), and ``testbed up`` of the quickstart lab with N UEs, cut where its progress

@@ -1,6 +1,6 @@
 """Tails on the edge's GPU against the CPU in the same run: time per cut, copies to and from the device, answers.
 
-    python benchmarks/gpu.py [--model torchvision:mobilenet_v2] [--cuts 8] [--repeat 30]
+    python -m benchmarks.gpu [--model torchvision:mobilenet_v2] [--cuts 8] [--repeat 30]
 
 For each cut and codec, as in a lab (a received task in, fp32 logits out): seconds on one CPU core and on the GPU,
 device time of the tail by CUDA events, seconds of the copies, and the largest difference of the logits. ``--device

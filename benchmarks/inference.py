@@ -1,6 +1,6 @@
 """Figures of the inference layer as JSON: splitting overhead, packing throughput, the profile's hold-out error.
 
-    python benchmarks/inference.py [MODEL ...]
+    python -m benchmarks.inference [MODEL ...]
 
 Runs for about a minute per model. Have the machine quiet; ratios compare alternatives within the same run.
 """

@@ -1,4 +1,4 @@
-"""Speed of the simulator on one core: ``python benchmarks/simulator.py``.
+"""Speed of the simulator on one core: ``python -m benchmarks.simulator``.
 
 fixed: constant cuts, full speed, equal shares, formula. allocation: the convex step every slot (batches of 128
 environments, and whole runs). event: the tandem of queues, in tasks per second, with a constant decision.
@@ -7,12 +7,12 @@ environments, and whole runs). event: the tandem of queues, in tasks per second,
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 
 import msgspec
 import numpy as np
 
+from benchmarks._timing import seconds_each
 from controller.simulation import tandem
 from controller.simulation.batch import SlotBatch, run_fixed_cuts
 from controller.simulation.channels import ChannelStates
@@ -22,13 +22,7 @@ from controller.testing import example_scenario
 
 
 def best_seconds(call: Callable[[], object], repeats: int = 3) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
+    return float(seconds_each(call, repeats).min())
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "unit"
 from certificate import lower_bound
 from instances import random_instances
 
+from benchmarks._timing import median_seconds
 from controller.contract import Scenario
 from controller.learning.checkpoint import FORMAT, Header, candidate_labels, save_checkpoint, scenario_hash
 from controller.learning.network import shapes
@@ -31,16 +31,6 @@ from controller.solvers.chain import ChainTables
 from controller.solvers.general import allocate_general
 from controller.solvers.problem import AllocationModel
 from controller.testing import example_observation, example_scenario
-
-
-def median_seconds(call: Callable[[], object], repeats: int = 30) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
 
 
 def accuracy(instances: int) -> list[dict[str, object]]:

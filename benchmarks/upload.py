@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from benchmarks._timing import seconds_each
 from controller.contract import ModelProfile
 from controller.solvers.upload_plan import (
     UploadChain,
@@ -153,13 +154,9 @@ def shares(models: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list
 
 
 def plan_time(chain: UploadChain) -> dict[str, float]:
-    plan = plan_upload(chain)  # compiles
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        plan_upload(chain)
-        times.append(time.perf_counter() - began)
-    return {"plan_ms": 1e3 * float(np.median(times)), "plan_ms_worst": 1e3 * max(times), "labels": plan.labels}
+    plan = plan_upload(chain)
+    times = seconds_each(lambda: plan_upload(chain), REPEATS)
+    return {"plan_ms": 1e3 * float(np.median(times)), "plan_ms_worst": 1e3 * float(times.max()), "labels": plan.labels}
 
 
 if __name__ == "__main__":
