@@ -9,7 +9,10 @@ demo: setup-demo
 
 ## test: set up, then run every test that this machine can run
 test: setup-test lint engine
-	.venv/bin/python -m pytest
+	@status=0; \
+	.venv/bin/python -m pytest tests/unit -n auto || status=$$?; \
+	.venv/bin/python -m pytest --ignore=tests/unit || status=$$?; \
+	exit $$status
 
 ## test-netem: the tests that need a kernel with netem and cgroup v2, in a User-Mode Linux guest
 test-netem: setup-test
