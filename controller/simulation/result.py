@@ -27,6 +27,7 @@ class SimulatedTasks:
     share: FloatArray
     compute_joules: FloatArray
     transmit_joules: FloatArray
+    boundary_bytes: FloatArray | None = None  # of the values that went up; None: what the cut says
     sent_bytes: FloatArray | None = None  # up, layer 2; None: what the cut says
 
     @property

@@ -91,9 +91,14 @@ class UploadTask:
     # ------------------------------------------------------------------------------------------------------------ facts
 
     @property
+    def sent_values(self) -> list[int]:
+        """That the device has sent; INPUT is the raw input."""
+        return [value for (value, way) in self._crossed if way == EDGE]
+
+    @property
     def sent_bits(self) -> float:
-        """Up, until now."""
-        crossed = sum(self.work.bits(value) for (value, way) in self._crossed if way == EDGE)
+        """Up, until now: values and parameters."""
+        crossed = sum(self.work.bits(value) for value in self.sent_values)
         return crossed + sum(float(self.work.parameter_bits[node]) for node in self._loaded)
 
     @property

@@ -140,13 +140,15 @@ class UploadingLab:
         stamps[:, 0] = np.concatenate(self._arrivals)
         cut = np.full(total, -1, dtype=np.int64)
         numbers = np.full((4, total), np.nan)
-        sent = np.zeros(total)
+        sent, boundary = np.zeros((2, total))
         for ue, served in enumerate(self._served):
             for one in served:
                 row = first[ue] + one.number
                 cut[row] = self._labels.index(one.label)
                 numbers[:, row] = one.choice.device_speed, one.share or one.choice.edge_share, *self._joules(ue, one)
                 sent[row] = one.task.sent_bits / 8.0
+                nodes = self._scenario.ues[ue].profile.nodes
+                boundary[row] = sum(nodes[value + 1].output_bytes for value in one.task.sent_values)
                 if math.isnan(one.task.done):
                     stamps[row, 1] = one.task.start
                 else:
@@ -159,6 +161,7 @@ class UploadingLab:
             share=numbers[1],
             compute_joules=numbers[2],
             transmit_joules=numbers[3],
+            boundary_bytes=boundary,
             sent_bytes=sent,
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from controller.contract import Decision, Observation, Policy, Scenario, SlotOutcome, cut_from_label
 from controller.model.delay import cut_codec, wire_bits
@@ -95,8 +96,8 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
         **{name: stamps[:, index] for index, name in enumerate(STAMPS)},
         **dict.fromkeys(("head_target_seconds", "tail_target_seconds", "head_compute_seconds"), unknown),
         "tail_compute_seconds": unknown,
-        "boundary_bytes": [None if one is None else one[1] for one in size],
-        "wire_bytes": _sent(tasks, size),
+        "boundary_bytes": _up(tasks.boundary_bytes, [None if one is None else one[1] for one in size]),
+        "wire_bytes": _up(tasks.sent_bytes, [None if one is None else one[2] for one in size]),
         "result_wire_bytes": [None if one is None else one[3] for one in size],
         "compute_joules": np.where(done, tasks.compute_joules, np.nan),
         "transmit_joules": np.where(done, tasks.transmit_joules, np.nan),
@@ -108,11 +109,11 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
     return pa.table([pa.array(columns[field.name], type=field.type) for field in schema], schema=schema)
 
 
-def _sent(tasks: SimulatedTasks, sizes: list[tuple[str, int, int, int] | None]) -> list[int | None]:
-    """Uplink bytes of each task that is over."""
-    if tasks.sent_bytes is None:
-        return [None if one is None else one[2] for one in sizes]
-    return [None if one is None else round(sent) for one, sent in zip(sizes, tasks.sent_bytes.tolist(), strict=True)]
+def _up(counted: NDArray[np.float64] | None, by_cut: list[int | None]) -> list[int | None]:
+    """Bytes up of each task that is over: as the simulation counted them, else what the cut says."""
+    if counted is None:
+        return by_cut
+    return [None if one is None else round(sent) for one, sent in zip(by_cut, counted.tolist(), strict=True)]
 
 
 def _sizes(scenario: Scenario, index: int, label: str) -> tuple[str, int, int, int]:

@@ -78,6 +78,7 @@ def test_a_simulation_keeps_what_the_policy_promised_and_runs_show_it(tmp_path: 
     tables = read_tables(tmp_path / "run")
     ended = tables.tasks.filter(column(tables.tasks, "status") == "completed")
     assert min(column(ended, "wire_bytes")) > 1e7  # parameters count
+    assert min(column(ended, "boundary_bytes")) > 224 * 224 * 3  # more than the input crosses
 
 
 def test_a_measured_run_is_held_against_its_promise(tmp_path: Path) -> None:
