@@ -65,6 +65,7 @@ class UploadPolicy(BasicPolicy):
     """
 
     order: Order = "pipelined"
+    crossing_seconds: float = 0.0  # that a value is thought to take beside its link
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         """Raises ValueError for a lab whose edge has its models, and for links that share subchannels."""
@@ -73,7 +74,7 @@ class UploadPolicy(BasicPolicy):
             raise ValueError("this policy sends models to the edge: the lab needs the key 'uploading'")
         if is_coupled(scenario.radio):
             raise ValueError("plans of uploads need links of their own: radio.access ofdma with one subchannel")
-        self._cold = [UploadProblem.of(scenario, index) for index in range(len(scenario.ues))]
+        self._cold = [UploadProblem.of(scenario, index, self.crossing_seconds) for index in range(len(scenario.ues))]
         self._planned: list[Planned] = []
         self._gains: Floats = np.zeros(0)
         self._cached: list[frozenset[str]] = []
@@ -168,7 +169,9 @@ class UploadPolicy(BasicPolicy):
             )
             sites = self.sites(problem, rates_of)
             planned.append(
-                Planned(problem, sites, rates_of, float(bandwidth[index]), self.seconds(problem, sites, rates_of))
+                Planned(
+                    problem, sites, rates_of, float(bandwidth[index]), float(self.seconds(problem, sites, rates_of))
+                )
             )
         return planned
 
@@ -204,9 +207,14 @@ class MjoaMu(UploadPolicy):
     beam : labels that PBT-DP keeps per level and side; 0: all that it needs, exact.
     plan : "blocks", the parts between values that alone cross, each on one side; "graph": under the same shares, node
         by node, where branches of a block may run on both sides at once (a beam search, 0.3 s for GoogLeNet).
+    crossing_seconds : that a value takes beside its link, to be planned for; plans that divide blocks have many.
     """
 
-    def __init__(self, objective: str = "mean", beam: int = 0, plan: str = "blocks") -> None:
+    def __init__(
+        self, objective: str = "mean", beam: int = 0, plan: str = "blocks", crossing_seconds: float = 0.0
+    ) -> None:
+        if not crossing_seconds >= 0:
+            raise ValueError(f"option crossing_seconds must be 0 or more, got {crossing_seconds!r}")
         if plan not in get_args(Parts):
             raise ValueError(f"option plan must be one of {', '.join(get_args(Parts))}, got {plan!r}")
         if objective not in get_args(Objective):
@@ -216,6 +224,7 @@ class MjoaMu(UploadPolicy):
         self._objective: Objective = "mean" if objective == "mean" else "max"
         self._beam = beam
         self._divides = plan == "graph"
+        self.crossing_seconds = float(crossing_seconds)
 
     def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
         blocks = problem.by_node(plan_upload(problem.chain(rates), self._beam).sites)

@@ -6,7 +6,7 @@ takes is computed by node: a node of a block starts before the block's last para
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,11 @@ class UploadProblem:
     forbidden: frozenset[int] = frozenset()  # blocks that stay on the device
 
     @classmethod
-    def of(cls, scenario: Scenario, ue_index: int) -> UploadProblem:
-        return cls(UploadWork.of(scenario, ue_index))
+    def of(cls, scenario: Scenario, ue_index: int, crossing_seconds: float = 0.0) -> UploadProblem:
+        """``crossing_seconds``: of a message beside its link, as if the link were that much longer."""
+        work = UploadWork.of(scenario, ue_index)
+        up, down = work.up_delay_seconds + crossing_seconds, work.down_delay_seconds + crossing_seconds
+        return cls(replace(work, up_delay_seconds=up, down_delay_seconds=down))
 
     @property
     def blocks(self) -> int:

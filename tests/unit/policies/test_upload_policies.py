@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -98,6 +99,18 @@ def test_decisions_hold_what_was_planned() -> None:
     assert full.ues[0].upload_order == "pipelined"
 
 
+def test_crossings_that_cost_are_avoided() -> None:
+    scenario = lab()
+    free, dear = (decided("mjoa-mu", scenario, crossing_seconds=seconds) for seconds in (0.0, 0.5))
+
+    def crossings(decision: Decision) -> int:
+        sides = [[site for _, site in ue.sites] for ue in decision.ues]
+        return sum(before != after for one in sides for before, after in itertools.pairwise(one))
+
+    assert crossings(dear[1]) < crossings(free[1])
+    assert promised(dear[0]) > promised(free[0])
+
+
 def test_shares_go_where_they_shorten_the_mean() -> None:
     scenario = lab()
     decision = decided("mjoa-mu", scenario)[1]
@@ -179,6 +192,7 @@ def test_ionn_uploads_one_partition_after_the_other() -> None:
     [
         ("mjoa-mu", {"objective": "median"}, "objective must be one of mean, max"),
         ("mjoa-mu", {"plan": "lines"}, "plan must be one of blocks, graph"),
+        ("mjoa-mu", {"crossing_seconds": -0.1}, "crossing_seconds must be 0 or more"),
         ("mjoa-mu", {"beam": -1}, "beam must be 0 or more"),
         ("full-upload", {"order": "random"}, "order must be one of pipelined, serial"),
         ("ionn", {"base": 1.0}, "base must be between 0 and 1"),
