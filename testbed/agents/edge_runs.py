@@ -103,7 +103,7 @@ class RunsThread:
         self._runs: dict[str, EdgeRun] = {}
         self._bound: dict[tuple[int, str], Layer] = {}
         self._inbox: deque[Callable[[], None]] = deque()
-        self._counts = {ue: [0, 0] for ue in ues}  # segments with an end, overruns
+        self._counts = dict.fromkeys(ues, (0, 0))  # tasks that ended with nodes of theirs run here, overruns
         self._wake = Wakeup()
         self._stopping = False
         self.tid = 0
@@ -149,6 +149,9 @@ class RunsThread:
         def forget() -> None:
             if self._runs.get(run.ue) is run:
                 del self._runs[run.ue]
+            tasks, overruns = self._counts[run.ue]
+            late = any(segment.overrun for segment in run.timeline.segments)
+            self._counts[run.ue] = tasks + bool(run.ended), overruns + late
 
         self._post(forget)
 
@@ -163,9 +166,9 @@ class RunsThread:
         return int(not ended), left / share + max(run.timeline.free_seconds - now_seconds, 0.0)
 
     def take_counts(self, ue: str) -> tuple[int, int]:
-        """Values handed over since the last call, and how many of them after their time."""
-        counts, self._counts[ue] = self._counts[ue], [0, 0]
-        return counts[0], counts[1]
+        """Tasks since the last call, and those of which a value was handed over after its time."""
+        counts, self._counts[ue] = self._counts[ue], (0, 0)
+        return counts
 
     def _post(self, action: Callable[[], object]) -> None:
         self._inbox.append(lambda: (action(), None)[1])
@@ -232,9 +235,6 @@ class RunsThread:
         )
         run.ended[node] = end
         if crosses:
-            counts = self._counts[run.ue]
-            counts[0] += 1
-            counts[1] += computed >= end
             self._hand_over(run, node, end)
 
     def _bind(self, run: EdgeRun, node: str) -> None:

@@ -24,6 +24,7 @@ from testbed.agents.timeline import Timeline
 from testbed.agents.upload_sender import PrioritySender, Sink, StreamReader, Transfer, ValueSink
 from testbed.agents.upload_wire import (
     Begin,
+    Broken,
     End,
     Failed,
     LayerStart,
@@ -71,6 +72,7 @@ class _Peer:
     reader: StreamReader
     contents: dict[str, Contents] = field(default_factory=dict)  # of its model, by node
     keys: dict[str, Key] = field(default_factory=dict)
+    misfit: str = "no model was announced"
     run: EdgeRun | None = None
     begun_seconds: float = 0.0
     values: set[str] = field(default_factory=set)  # of the run, that came
@@ -129,15 +131,22 @@ class UploadEdgeAgent(EdgeAgent):
         for peer in self._peers.values():
             peer.sender.pump()
 
-    def _tell(self, ue: str, frame: Ready | Verdict | Turn | Failed) -> None:
+    def _tell(self, ue: str, frame: Ready | Verdict | Turn | Failed | Broken) -> None:
         self._send([ue.encode(), encode(frame)])
 
     # -------------------------------------------------------------------------------------------------------- from UEs
 
     def _take(self, identity: bytes, frames: Sequence[memoryview], now: float) -> None:
+        peer = self._peers[self._names[identity]]
+        try:
+            self._understand(peer, identity, frames, now)
+        except MalformedFrame:  # its bytes will never be acknowledged
+            self._tell(peer.name, Broken())
+            raise
+
+    def _understand(self, peer: _Peer, identity: bytes, frames: Sequence[memoryview], now: float) -> None:
         if not frames:
             raise MalformedFrame("an empty message")
-        peer = self._peers[self._names[identity]]
         message = decode_up(frames[0])
         match message:
             case wire.Chunk():
@@ -164,14 +173,18 @@ class UploadEdgeAgent(EdgeAgent):
         weights = peer.model.split.weights
         strange = [layer.node for layer in model.layers if not weights.fits(layer.node, layer.contents)]
         if strange or len(model.layers) != len(weights.layers):
-            self._link.event("malformed", f"the model of {peer.name} is another than the edge's: {strange[:3]}")
-            raise MalformedFrame("a model that does not fit")
+            peer.misfit = f"the model of {peer.name} is another than the edge's: {', '.join(strange[:3])}"
+            self._link.event("misfit", peer.misfit)
+            return
+        peer.misfit = ""
         peer.contents = {layer.node: layer.contents for layer in model.layers}
         peer.keys = {node: self._cache.key(peer.name, contents) for node, contents in peer.contents.items()}
 
     def _begin(self, peer: _Peer, begin: Begin, now: float) -> None:
-        flow = peer.model.flow
-        if not peer.keys or not set(begin.edge_nodes) <= set(flow.order):
+        if peer.misfit:
+            self._tell(peer.name, Failed(begin.task, f"edge: {peer.misfit}"))
+            return
+        if not peer.keys or not set(begin.edge_nodes) <= set(peer.model.flow.order):
             raise MalformedFrame(f"task {begin.task} of nodes that {peer.name} has not announced")
         nodes = frozenset(begin.edge_nodes)
         run = peer.run

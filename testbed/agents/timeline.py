@@ -14,6 +14,8 @@ from testbed.agents.upload_wire import Segment
 
 #: Nodes that follow each other closer than that are one segment: stamps are rounded.
 _GAP_SECONDS = 1e-9
+#: A side waits for what the other makes, and waking up takes the host so long: a value that is no later is in time.
+WAKE_UP_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Timeline:
         """Book a node. Returns when it ends. ``crosses_seconds``: the other side needs it, and it was computed then."""
         start = self.start_of(value, layer)
         end = start + target_seconds
-        overrun = crosses_seconds is not None and crosses_seconds > end
+        overrun = crosses_seconds is not None and crosses_seconds > end + WAKE_UP_SECONDS
         if crosses_seconds is not None:
             end = max(end, crosses_seconds)
         last = self.segments[-1] if self.segments else None

@@ -86,8 +86,8 @@ class UploadUeAgent(UeAgent):
         segments = run.timeline.segments
         task.compute_joules = draw * sum(segment.end_seconds - segment.start_seconds for segment in segments)
         task.transmit_joules = task.transmit_watts * (data.busy_seconds - self._busy_before)
-        sums.heads += len(segments)
-        sums.head_overruns += sum(segment.overrun for segment in segments)
+        sums.heads += bool(segments)
+        sums.head_overruns += any(segment.overrun for segment in segments)
         sums.compute_joules += task.compute_joules
         sums.acked_bytes += sum(value.acknowledged_bytes for value in values.values())
         for record in upload_books.segment_records(run, self._config.node):

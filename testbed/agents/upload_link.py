@@ -22,6 +22,7 @@ from testbed.agents.upload_run import Arrival, Crossing, Run
 from testbed.agents.upload_sender import PrioritySender, Sink, StreamReader, Transfer, ValueSink
 from testbed.agents.upload_wire import (
     Begin,
+    Broken,
     End,
     Failed,
     Layer,
@@ -225,10 +226,14 @@ class UploadLink:
                 self._break()
             else:
                 self._connected = True
-                self._reader.forget()
-                self._control.append(encode(self._layers.manifest()))
-                if self.run is not None and self.run.on_edge:
-                    self._send_begin(self.run)
+                self._greet()
+
+    def _greet(self) -> None:
+        """A connection begins."""
+        self._reader.forget()
+        self._control.append(encode(self._layers.manifest()))
+        if self.run is not None and self.run.on_edge:
+            self._send_begin(self.run)
 
     def expire(self, arrived_before_seconds: float, reason: str) -> None:
         """Give the run up if its task arrived before then."""
@@ -271,6 +276,9 @@ class UploadLink:
             self._acknowledged(message)
         elif isinstance(message, wire.Chunk):
             self._chunk(message, frames)
+        elif isinstance(message, Broken):
+            self._break()
+            self._greet()
         elif self.run is None or message.task != self.run.task.number:
             if isinstance(message, Failed):
                 self.late_results += 1

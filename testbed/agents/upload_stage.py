@@ -29,6 +29,9 @@ from testbed.inference.graph import INPUT
 from testbed.links.sight import Sight
 
 _NOTHING = Awaited()
+#: A node is computed so long before its books begin with it: a slow device's nodes do not take a core from others all
+#: at once.
+AHEAD_SECONDS = 5e-3
 
 
 class UploadStage(StageThread):
@@ -85,7 +88,7 @@ class UploadStage(StageThread):
         return time.monotonic() if math.isnan(run.end_seconds) else run.end_seconds
 
     def _advance(self, run: Run) -> bool:
-        """Compute the device's next node, if what it reads is there."""
+        """Compute the device's next node, or wait until its time comes; False if what it reads is not there."""
         name = run.next_node()
         if name is None:
             return False
@@ -93,6 +96,9 @@ class UploadStage(StageThread):
         if value is None:
             return False
         speed = run.own.device_speed
+        if (early := run.timeline.start_of(value, _NOTHING) - AHEAD_SECONDS - time.monotonic()) > 0:
+            self._news.wait(early)
+            return True
         began = time.monotonic()
         try:
             run.values[name] = self._backend.split.run_node(name, run.values)

@@ -129,8 +129,12 @@ class Failed(Frame, frozen=True, tag="f"):
     reason: str
 
 
+class Broken(Frame, frozen=True, tag="x"):
+    """Something malformed came: begin again as on a new connection."""
+
+
 Up = Model | Begin | End | Chunk | Ack
-Down = Ready | Verdict | Turn | Failed | Chunk | Ack
+Down = Ready | Verdict | Turn | Failed | Broken | Chunk | Ack
 Start = LayerStart | ValueStart
 
 _encoder = msgspec.msgpack.Encoder()

@@ -13,6 +13,7 @@ from testbed.runs.rates import AppliedRate
 
 #: Below this a transfer is mostly the latency of programs and of the shaper's first frame (0.3-0.5 ms), not the rate's.
 JUDGED_SECONDS = 5e-3
+_ROUNDING_SECONDS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def _delays(tables: RunTables, ue: str, received: NDArray[np.float64]) -> NDArra
 
 def transfers_of(tables: RunTables, ue: str, rate: AppliedRate) -> Transfers:
     """All transfers of one UE that arrived."""
+    if len(tables.uploads):
+        return _uploads_of(tables, ue, rate)
     tasks = tables.tasks.filter(column(tables.tasks, "ue") == ue)
     received = column(tasks, "received_seconds").astype(np.float64)
     moved = np.isfinite(received) & (column(tasks, "cut") != cut_label(()))
@@ -77,7 +80,9 @@ def transfers_of(tables: RunTables, ue: str, rate: AppliedRate) -> Transfers:
     delay = _delays(tables, ue, received[order])
     end = received[order] - delay
     start = column(tasks, "transfer_start_seconds").astype(np.float64)[order]
-    follows = np.concatenate([[False], start[1:] <= end[:-1] + 1e-6]) if len(start) else np.zeros(0, dtype=bool)
+    follows = (
+        np.concatenate([[False], start[1:] <= end[:-1] + _ROUNDING_SECONDS]) if len(start) else np.zeros(0, dtype=bool)
+    )
     return Transfers(
         start=start,
         end=end,
@@ -86,6 +91,31 @@ def transfers_of(tables: RunTables, ue: str, rate: AppliedRate) -> Transfers:
         integral_bits=rate.bits_between(start, end),
         follows=follows,
     )
+
+
+def _uploads_of(tables: RunTables, ue: str, rate: AppliedRate) -> Transfers:
+    """Where parameters go up: what crossed in one piece, with nothing before it in the meantime and no reconnect."""
+    uploads = tables.uploads.filter(column(tables.uploads, "ue") == ue)
+    start = column(uploads, "wire_start_seconds").astype(np.float64)
+    received = column(uploads, "received_seconds").astype(np.float64)
+    there = np.isin(column(uploads, "status"), ("received", "held", "corrupt"))
+    order = np.flatnonzero(np.isfinite(start) & np.isfinite(received) & there)
+    order = order[np.argsort(start[order], kind="stable")]
+    start, received = start[order], received[order]
+    delay = _delays(tables, ue, received)
+    end = received - delay
+    before = np.maximum.accumulate(np.concatenate([[-np.inf], end]))[:-1]
+    after = np.concatenate([start[1:], [np.inf]])
+    alone = (start >= before - _ROUNDING_SECONDS) & (after >= end - _ROUNDING_SECONDS)
+    transfers = Transfers(
+        start=start,
+        end=end,
+        delay=delay,
+        bits=column(uploads, "wire_bytes").astype(np.float64)[order] * 8.0,
+        integral_bits=rate.bits_between(start, end),
+        follows=start <= before + _ROUNDING_SECONDS,
+    )
+    return transfers.where(alone & (column(uploads, "resumed")[order] == 0))
 
 
 def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, *, lossy: bool = False) -> Uplink:
