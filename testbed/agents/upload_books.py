@@ -9,7 +9,7 @@ is the time in which the edge lacked nothing but parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.contract import STAGES
@@ -47,7 +47,7 @@ def account(run: Run, values: Mapping[str, Transfer]) -> Account:
     start, now = run.task.head_start_seconds, run.end_seconds
     found.stages["ue_queue"] = start - run.task.arrival_seconds
     segments = {
-        "head": run.timeline.segments,
+        "head": list(run.timeline.segments),
         "tail": [run.edge_segments[number] for number in sorted(run.edge_segments)],
     }
     side = "head"
@@ -55,7 +55,7 @@ def account(run: Run, values: Mapping[str, Transfer]) -> Account:
         found.stages["downlink"] += now - arrival.released_seconds
         side, now = "tail", arrival.released_seconds
     while now > start + _ROUNDING_SECONDS:
-        segment = _before(segments[side], now)
+        segment = _take_before(segments[side], now)
         if segment is None:
             break
         found.ran(side, segment, now)
@@ -80,9 +80,13 @@ def account(run: Run, values: Mapping[str, Transfer]) -> Account:
     return found
 
 
-def _before(segments: Sequence[Segment], now_seconds: float) -> Segment | None:
-    """The segment that ended then or was running."""
-    return next((one for one in reversed(segments) if one.start_seconds < now_seconds - _ROUNDING_SECONDS), None)
+def _take_before(segments: list[Segment], now_seconds: float) -> Segment | None:
+    """The segment that ended then or was running. It and those after it have had their turn."""
+    while segments:
+        segment = segments.pop()
+        if segment.start_seconds <= now_seconds + _ROUNDING_SECONDS:
+            return segment
+    return None
 
 
 def completed(

@@ -1,8 +1,8 @@
 """Streams under one credit window, values before parameters; and putting them together again.
 
 A value never waits behind more than one *model chunk*: the parameters that are under way, sent and not acknowledged,
-are never more than what the link carries in 10 ms (and in its round trip). They go out in pieces of a quarter of that,
-so that the link stays busy while an acknowledgement travels.
+are never more than what the link carries in 4 ms (and in its round trip). They go out in pieces of a third of that, so
+that the link stays busy while an acknowledgement goes through the Python of both ends.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from testbed.agents import wire
-from testbed.agents.transport import CHUNK_SECONDS, CreditSender, TaskStream
+from testbed.agents.transport import CreditSender, TaskStream
 from testbed.agents.upload_wire import LayerStart, Start, ValueStart, decode_start, encode
 from testbed.inference import tensors
 from testbed.inference.tensors import MalformedFrame
 from testbed.inference.weights import bytes_of
 
+MODEL_CHUNK_SECONDS = 4e-3
 #: Parts of a model chunk that are under way one after the other.
-PIECES = 4
+PIECES = 3
 _SMALLEST_MODEL_CHUNK = 2 * PIECES
 
 Kind = Literal["parameters", "feature"]
@@ -100,7 +101,7 @@ class PrioritySender:
         """Layer-2 bytes of parameters that may be under way."""
         per_second = self.credit.rate.bits_per_second / 8
         smallest = _SMALLEST_MODEL_CHUNK * (wire.SEGMENT_BYTES + wire.SEGMENT_OVERHEAD_BYTES)
-        return int(per_second * self._round_trip_seconds + max(per_second * CHUNK_SECONDS, smallest))
+        return int(per_second * self._round_trip_seconds + max(per_second * MODEL_CHUNK_SECONDS, smallest))
 
     @property
     def _piece_stream_bytes(self) -> int:
