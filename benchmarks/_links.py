@@ -15,7 +15,6 @@ from controller.contract import Decision, Scenario, UeDecision
 from controller.testing import example_scenario
 from testbed.configs import LinkConfig
 from testbed.links import plumbing
-from testbed.links.pauses import PauseProbe
 from testbed.links.playback import Playback
 from testbed.links.probes import Counter, Flow
 from testbed.links.realtime import sleep_until
@@ -25,6 +24,7 @@ from testbed.messages import LinkStep
 from testbed.runs.rates import AppliedRate
 from testbed.runtime import discovery, namespaces
 from testbed.runtime.base import namespace_name
+from testbed.runtime.pauses import PauseProbe
 from testbed.traces import Trace
 from testbed.traces.trace import AtEnd
 
@@ -48,7 +48,7 @@ def name(node: str) -> str:
 def undisturbed(measure: Callable[[], T], tries: int = 4, slept_ratio: float = 0.002) -> tuple[T, float]:
     """What was measured while the host's CPUs stood still for at most this part of the time, and how long they did.
 
-    On a shared machine they are taken away now and then, which every shaper pays for alike (testbed.links.pauses):
+    On a shared machine they are taken away now and then, which every shaper pays for alike (testbed.runtime.pauses):
     it is measured again then, up to ``tries`` times, and the least disturbed one counts.
     """
     found: list[tuple[float, T]] = []
@@ -57,7 +57,7 @@ def undisturbed(measure: Callable[[], T], tries: int = 4, slept_ratio: float = 0
             start = time.monotonic()
             result = measure()
             end = time.monotonic()
-            found.append((probe.found().seconds(start, end) / (end - start), result))
+            found.append((probe.close().seconds(start, end) / (end - start), result))
         if found[-1][0] <= slept_ratio:
             break
     slept, result = min(found, key=lambda one: one[0])

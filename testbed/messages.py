@@ -11,6 +11,7 @@ Times are CLOCK_MONOTONIC seconds of the host; all nodes share that clock, so on
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -435,6 +436,9 @@ class HostHealth(Message, frozen=True):
     foreign_cores: float = 0.0  # ... of processes that are not the lab's
     foreign_top: str = ""  # the one of them that took most: name, pid and, if it has one, real-time priority
     foreign_top_cores: float = 0.0
+    #: time in which a CPU stood still (testbed.runtime.pauses), and the longest such time; nan where nobody may watch
+    paused_seconds: float = math.nan
+    longest_pause_seconds: float = math.nan
 
 
 class RoundTrips(Message, frozen=True):

@@ -349,6 +349,12 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, parts: _Part
         "CPU time that the hypervisor gave to others",
         limits.steal_ratio,
     )
+    yield figure(
+        "longest_pause_seconds",
+        quantile_of(host, "longest_pause_seconds", 1.0),
+        "s",
+        "the longest time for which a CPU of the host stood still",
+    )
     running = quantile_of(host, "running_tasks", 0.9)
     yield figure(
         "waiting_tasks_per_core",

@@ -15,6 +15,8 @@ from testbed.runs.manifest import Manifest
 NAMED_CORES = 0.2
 #: ... and stolen time.
 NAMED_STEAL = 0.01
+#: ... and pauses.
+NAMED_PAUSE_SECONDS = 2e-3
 #: The recorder looks every second; a gap like this means that even it got no CPU.
 SILENT_SECONDS = 3.0
 FULL_RATIO = 0.9
@@ -71,6 +73,7 @@ def causes(tables: RunTables, manifest: Manifest) -> list[str]:
     steal = mean_of(host, "steal_ratio")
     if steal != NOT_MEASURED and float(steal) >= NAMED_STEAL:
         found.append(f"the hypervisor gave {float(steal):.1%} of the CPU time to others")
+    found += _paused(host)
     times = column(host, "monotonic_seconds")
     gap = float(np.diff(times).max()) if len(times) > 1 else 0.0
     if gap >= SILENT_SECONDS:
@@ -82,8 +85,19 @@ def causes(tables: RunTables, manifest: Manifest) -> list[str]:
             f" rest; lower edge.cpus, speed or count, or take a larger host"
         )
     return found or [
-        "none seen: no other process took CPU time and the hypervisor reports none stolen. A host that stands still as"
-        " a whole (a paused virtual machine, firmware) shows nowhere else"
+        "none seen: no other process took CPU time, the hypervisor reports none stolen, and no CPU was seen to stand"
+        " still"
+    ]
+
+
+def _paused(host: pa.Table) -> list[str]:
+    longest = quantile_of(host, "longest_pause_seconds", 1.0)
+    if longest == NOT_MEASURED or float(longest) < NAMED_PAUSE_SECONDS:
+        return []
+    ratio = float(_known(host, "paused_seconds").sum() / _known(host, "elapsed_seconds").sum())
+    return [
+        f"the host's CPUs stood still for {ratio:.1%} of the time, at most {float(longest) * 1e3:.1f} ms at once: a"
+        " virtual machine that others share, firmware, or a kernel that did not let go"
     ]
 
 

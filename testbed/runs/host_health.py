@@ -1,7 +1,8 @@
-"""The host under a lab: its CPU time and run queue, and which processes took time that were not the lab's."""
+"""The host under a lab: its CPU time, run queue and pauses, and which processes took time that were not the lab's."""
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Collection
@@ -10,9 +11,13 @@ from pathlib import Path
 from testbed.messages import HostHealth
 from testbed.runtime.child import stat_fields
 from testbed.runtime.discovery import LAB_VARIABLE
+from testbed.runtime.pauses import PauseProbe
 
 #: Looking at every process takes 20 us for each; on a host with many it is done less often: this part of the time.
 SCAN_RATIO = 0.02
+
+#: Wakes every CPU so often to see whether it stands still: about a hundredth of each.
+PAUSE_PERIOD_SECONDS = 2e-3
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _KERNEL_THREAD = 0x0020_0000  # PF_KTHREAD
@@ -37,6 +42,7 @@ class HostSampler:
         self._last_ticks = _host_ticks()
         self._last_scan, self._next_scan = time.monotonic(), 0.0
         self._last_used = self._scan(frozenset())
+        self._probe = PauseProbe(PAUSE_PERIOD_SECONDS)
         self._foreign = (0.0, 0.0, "", 0.0)  # of the lab, of others, the greatest of them and its own
 
     def sample(self, lab_pids: Collection[int], malformed_records: int) -> HostHealth:
@@ -51,6 +57,7 @@ class HostSampler:
             self._last_scan = now
             self._next_scan = now + (time.monotonic() - now) / SCAN_RATIO
         lab, foreign, top, top_cores = self._foreign
+        pauses = self._probe.take()
         running = int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0])
         return HostHealth(
             monotonic_seconds=now,
@@ -63,7 +70,12 @@ class HostSampler:
             foreign_cores=foreign,
             foreign_top=top,
             foreign_top_cores=top_cores,
+            paused_seconds=pauses.seconds() if self._probe.watching else math.nan,
+            longest_pause_seconds=pauses.longest_seconds if self._probe.watching else math.nan,
         )
+
+    def close(self) -> None:
+        self._probe.close()
 
     def _scan(self, lab_pids: Collection[int]) -> dict[_Key, int]:
         """Ticks that every process of user space has used so far."""

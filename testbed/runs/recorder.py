@@ -112,6 +112,7 @@ def record(config: RecorderConfig, config_path: Path) -> None:
         while gulp() or source.poll(int(QUIET_SECONDS * 1000)):
             pass
         sample()
+        host.close()
         recorder.close()
     log.info("recorder ended; %d malformed records", recorder.malformed)
 

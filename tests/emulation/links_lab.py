@@ -20,7 +20,6 @@ from controller.testing import example_scenario
 from testbed.configs import LinkConfig, PlayerConfig, write_config, write_scenario
 from testbed.links import player, plumbing
 from testbed.links.frames import FRAME_BITS
-from testbed.links.pauses import PauseProbe, Pauses
 from testbed.links.probes import Counter, Flow
 from testbed.links.wire import WireSpec
 from testbed.messages import (
@@ -43,6 +42,7 @@ from testbed.messages import (
 from testbed.runs.rates import AppliedRate
 from testbed.runtime import discovery, namespaces
 from testbed.runtime.base import namespace_name
+from testbed.runtime.pauses import PauseProbe, Pauses
 from testbed.traces import Trace, write_trace
 
 
@@ -88,7 +88,7 @@ def assert_carried(
     tolerance_ratio: float = 0.01,
 ) -> None:
     """A wire that always had something to send carried what was asked, within the tolerance or two frames; less by
-    what the host's CPUs slept through (:mod:`testbed.links.pauses`), never more.
+    what the host's CPUs slept through (:mod:`testbed.runtime.pauses`), never more.
     """
     start, end, bits = counter.between(*window)
     asked = asked_bits(start, end)
@@ -262,7 +262,7 @@ def play_on_full_wires(
         origin = time.monotonic() + 0.2
         run.start(origin)
         run.poll(seconds + 0.4)
-        pauses = watching.found()
+        pauses = watching.close()
         run.stop()
     applied = {}
     for ue in counters:

@@ -13,12 +13,12 @@ from testbed.errors import HostError, InputError, TestbedError
 from testbed.links import capabilities, plumbing
 from testbed.links.impairment import Impairment
 from testbed.links.netns import batch
-from testbed.links.pauses import PauseProbe
 from testbed.links.probes import Counter, Flow
 from testbed.links.shaping import LEAF_HANDLE, Shaper
 from testbed.links.wire import UE_INTERFACE, WireSpec
 from testbed.runtime import namespaces
 from testbed.runtime.namespaces import run_inside
+from testbed.runtime.pauses import PauseProbe
 from tests.emulation.links_lab import assert_carried, wired
 
 pytestmark = pytest.mark.root
@@ -152,6 +152,6 @@ def test_the_rate_of_a_wire_is_within_one_percent(direction: str) -> None:
                 # 1 Mbit/s: a frame is 1.2 % of a second
                 seconds = 4.0 if rate < 5e6 else 2.0
                 time.sleep(seconds + 0.1)
-                pauses = probe.found()
+                pauses = probe.close()
             assert_carried(counter, (start, start + seconds), lambda a, b, rate=rate: rate * (b - a), pauses)
         shaper.close()

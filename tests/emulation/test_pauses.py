@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import pytest
 
-from testbed.links.pauses import PauseProbe, Pauses
+from testbed.runtime.pauses import PauseProbe, Pauses
 
 HOG_SECONDS = 0.05
 
@@ -36,7 +36,7 @@ def test_a_cpu_that_is_taken_away_is_noticed() -> None:
         process.start()
         begin, end = mine.recv()
         process.join()
-        pauses = probe.found()
+        pauses = probe.close()
     assert pauses.seconds(begin, end) >= 0.95 * (end - begin)
     assert pauses.seconds(begin - HOG_SECONDS, begin) <= 0.5 * HOG_SECONDS
 

@@ -17,12 +17,12 @@ from controller.model.channel import Channel
 from controller.model.radio import rates
 from controller.testing import example_scenario
 from testbed.links.netlink import QdiscStatistics
-from testbed.links.pauses import PauseProbe
 from testbed.links.probes import Counter, Flow
 from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
 from testbed.messages import Apply, ChannelDrops, Reply, SetLink
 from testbed.runtime.namespaces import run_inside
+from testbed.runtime.pauses import PauseProbe
 from testbed.traces import Trace, generate, read_mahimahi
 from tests.emulation.links_lab import PlayerRun, WiredLab, assert_carried, play_on_full_wires, rate_scenario, wired
 
@@ -227,7 +227,7 @@ def test_a_mahimahi_trace_carries_its_bytes(tmp_path: Path) -> None:
         origin = time.monotonic() + 0.2
         run.start(origin)
         run.poll(seconds + 0.4)
-        pauses = probe.found()
+        pauses = probe.close()
         run.stop()
 
     def asked_bits(start: float, end: float) -> float:

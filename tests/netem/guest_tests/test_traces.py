@@ -10,8 +10,8 @@ import pytest
 from controller.model.channel import Channel
 from controller.testing import example_scenario
 from testbed.links.impairment import Impairment
-from testbed.links.pauses import PauseProbe
 from testbed.links.wire import WireSpec
+from testbed.runtime.pauses import PauseProbe
 from testbed.traces import generate
 from tests.emulation.links_lab import PlayerRun, play_on_full_wires, wired
 

@@ -279,6 +279,7 @@ def host(at: float, **fields: object) -> HostHealth:
     [
         ({"foreign_cores": 1.9, "foreign_top": "stress (pid 7, real-time priority 50)"}, "stress (pid 7, real-time"),
         ({"steal_ratio": 0.04}, "the hypervisor gave 4.0% of the CPU time"),
+        ({"paused_seconds": 0.02, "longest_pause_seconds": 0.009}, "stood still for 2.0% of the time, at most 9.0 ms"),
         ({"busy_ratio": 0.97, "lab_cores": 1.8}, "the lab itself fills this host"),
         ({}, "none seen"),
     ],
