@@ -330,6 +330,12 @@ FIDELITY = Dashboard(
             ),
             "Cores. An invalid run's reasons name the process.",
         ),
+        Panel(
+            "Pauses of the host's CPUs",
+            "s",
+            (Query("testbed_host_longest_pause_seconds{S}", "longest of the second"),),
+            "A virtual machine that others share. What is late by a few ms was late by these.",
+        ),
         Panel("Channel state", "short", (Query("testbed_link_gain{S}", "{{ue}} {{direction}}"),)),
         Panel(
             "The edge's receiver",

@@ -169,6 +169,7 @@ class Metrics:
         self.lab_cores = gauge("host_lab_cores", "Cores that the lab's processes use.")
         self.foreign_cores = gauge("host_foreign_cores", "Cores that processes use which are not the lab's.")
         self.foreign_top = gauge("host_foreign_top_cores", "... and the one of them that takes most.")
+        self.longest_pause = gauge("host_longest_pause_seconds", "A CPU stood still so long at once, in a second.")
         # the lab itself
         self.events = counter("events", "Events by kind.", "kind")
         self.unreadable = counter("exporter_unreadable_records", "Records that the exporter could not read.")
@@ -226,6 +227,7 @@ class Metrics:
                 self.lab_cores.set(record.lab_cores)
                 self.foreign_cores.set(record.foreign_cores)
                 self.foreign_top.set(record.foreign_top_cores)
+                self.longest_pause.set(record.longest_pause_seconds)
             case NodeHealth():
                 self._node(record)
             case EdgeHealth():

@@ -115,5 +115,5 @@ def records_of_slot(scenario: Scenario, slot: int) -> Iterator[Record]:
         yield RoundTrips(ue, now, 20, 20, 0.0202, 0.0203, 0.02, 0.0)
         yield NodeHealth(ue, now, 0.1 * slot, slot, 0.001 * slot)
     yield EdgeHealth(now, 0.0003, 0)
-    yield HostHealth(now, 0.6, 0.0, 3, 0, 1.0, 1.1, 0.1, "cron (pid 1)", 0.05)
+    yield HostHealth(now, 0.6, 0.0, 3, 0, 1.0, 1.1, 0.1, "cron (pid 1)", 0.05, 0.004, 0.002)
     yield Event(now, "controller", "report-missing", "slot 3: no report yet of ue1")
