@@ -25,6 +25,7 @@ from controller.solvers.upload_graph import graph_seconds, plan_graph_upload
 from controller.solvers.upload_plan import (
     Sites,
     UploadChain,
+    exhaustive,
     ionn_plans,
     pipelined_seconds,
     plan_upload,
@@ -266,6 +267,13 @@ class PipelinedEqual(UploadPolicy):
 
     def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
         return problem.by_node(plan_upload(problem.chain(rates)).sites)
+
+
+class UploadExhaustive(UploadPolicy):
+    """The best of all plans under equal shares, tried one by one: for models of few blocks (ValueError otherwise)."""
+
+    def sites(self, problem: UploadProblem, rates: Rates) -> Sites:
+        return problem.by_node(exhaustive(problem.chain(rates)).sites)
 
 
 class SerialUpload(UploadPolicy):

@@ -20,6 +20,8 @@ from controller.solvers.compiled import compiled
 Floats = NDArray[np.float64]
 Sites = NDArray[np.int64]
 
+#: Of a chain whose plans can all be tried: 0.1 s.
+MOST_LAYERS = 20
 #: Labels that are kept per level and side when no beam is asked for; the chains of real models need some dozens.
 MOST_LABELS = 2048
 
@@ -101,6 +103,15 @@ def single_cut(chain: UploadChain) -> UploadPlan:
     return UploadPlan(best, serial_seconds(chain, best))
 
 
+def exhaustive(chain: UploadChain) -> UploadPlan:
+    """The plan of least :func:`pipelined_seconds`, by trying all. Raises ValueError above MOST_LAYERS layers."""
+    layers = len(chain.device_seconds)
+    if layers > MOST_LAYERS:
+        raise ValueError(f"2 ** {layers} plans are too many to try; allowed: up to {MOST_LAYERS} layers")
+    sites = _exhaustive(*chain.parts)
+    return UploadPlan(sites, pipelined_seconds(chain, sites), 2**layers)
+
+
 def ionn_plans(chain: UploadChain, base: float = 0.8) -> list[Sites]:
     """IONN (Jeong et al., SoCC 2018): the plans whose layers go up one after the other, each better for more queries.
 
@@ -152,6 +163,21 @@ def _pipelined(device, edge, up, down, parameters, lag_up, lag_down, sites):  # 
             now = max(now, uplink) + edge[layer]
         side = sites[layer]
     return now + down[sites.shape[0]] if side == 1 else now
+
+
+@compiled
+def _exhaustive(device, edge, up, down, parameters, lag_up, lag_down):  # type: ignore[no-untyped-def]
+    layers = device.shape[0]
+    sites, best = np.zeros(layers, dtype=np.int64), np.zeros(layers, dtype=np.int64)
+    least = np.inf
+    for plan in range(1 << layers):
+        for layer in range(layers):
+            sites[layer] = (plan >> layer) & 1
+        seconds = _pipelined(device, edge, up, down, parameters, lag_up, lag_down, sites)
+        if seconds < least:
+            least = seconds
+            best[:] = sites
+    return best
 
 
 @compiled

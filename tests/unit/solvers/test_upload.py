@@ -11,6 +11,7 @@ import pytest
 from controller.solvers.upload_graph import UploadGraph, graph_seconds, plan_graph_upload
 from controller.solvers.upload_plan import (
     UploadChain,
+    exhaustive,
     ionn_plans,
     pipelined_seconds,
     plan_upload,
@@ -297,3 +298,12 @@ def test_delays_of_the_links_count_once_per_crossing() -> None:
         assert plan_upload(far).seconds == pytest.approx(pipelined_seconds(far, best))
         cheapest = min(serial_seconds(far, plan) for plan in itertools.product((0, 1), repeat=6))
         assert serial_optimum(far).seconds == pytest.approx(cheapest)
+
+
+def test_all_plans_can_be_tried_for_few_layers() -> None:
+    rng = np.random.default_rng(12)
+    for _ in range(20):
+        chain = random_chain(rng, 10)
+        assert exhaustive(chain).seconds == pytest.approx(plan_upload(chain).seconds)
+    with pytest.raises(ValueError, match="too many to try; allowed: up to 20 layers"):
+        exhaustive(random_chain(rng, 21))
