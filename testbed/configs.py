@@ -49,7 +49,7 @@ class UeConfig(Config, frozen=True):
     channel_refresh: Literal["time", "per_task_stage"] = "time"
     updates_endpoint: str = ""  # where new model versions come from; empty: the first one stays
     receive_watts: float = 0.0
-    uploading: bool = False  # the edge starts without models
+    uploading: Uploading | None = None  # the edge starts without models
 
 
 class EdgeUe(msgspec.Struct, frozen=True):

@@ -113,7 +113,7 @@ class ConfigMaker:
             channel_refresh=ue.spec.channel.refresh,
             updates_endpoint=f"tcp://{wire.edge_address}:{UPDATES_PORT}" if self._topology.retraining else "",
             receive_watts=ue.spec.receive_power,
-            uploading=self._topology.uploading is not None,
+            uploading=uploading_of(self._topology),
         )
 
     def _edge(self) -> EdgeConfig:

@@ -256,11 +256,13 @@ class EdgeAgent:
     def _send_values(self) -> None:
         """What else is due; an edge that has its models sends answers only."""
 
-    def _send(self, frames: list[bytes | memoryview]) -> bool:
+    def _send(self, frames: list[bytes | memoryview]) -> None:
+        self._undelivered += not self._try_send(frames)
+
+    def _try_send(self, frames: list[bytes | memoryview]) -> bool:
         try:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.ZMQError:  # EAGAIN: the UE's queue is full; EHOSTUNREACH: it is gone
-            self._undelivered += 1
             return False
         return True
 

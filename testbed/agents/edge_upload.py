@@ -97,7 +97,7 @@ class UploadEdgeAgent(EdgeAgent):
     def _peer(self, ue: str, model: EdgeModel) -> _Peer:
         (config,) = (one for one in self._config.ues if one.name == ue)
         identity = ue.encode()
-        sender = PrioritySender(config.round_trip_seconds, lambda frames: self._send([identity, *frames]))
+        sender = PrioritySender(config.round_trip_seconds, lambda frames: self._try_send([identity, *frames]))
         peer = _Peer(ue, model, sender, StreamReader(lambda start: self._open_sink(peer, start)))
         return peer
 

@@ -47,7 +47,7 @@ def main(config_path: str | Path) -> None:
 
 
 def make(config: UeConfig) -> UeAgent:
-    if config.uploading:
+    if config.uploading is not None:
         from testbed.agents.ue_upload import UploadUeAgent  # it is one of these
 
         return UploadUeAgent(config)

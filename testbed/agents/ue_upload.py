@@ -35,8 +35,14 @@ class UploadUeAgent(UeAgent):
 
     def _make_uplink(self) -> DataLink:
         config = self._config
+        assert config.uploading is not None
         self._data = UploadLink(
-            self._context, config.node, config.edge_endpoint, config.round_trip_seconds, self._backend.split
+            self._context,
+            config.node,
+            config.edge_endpoint,
+            config.round_trip_seconds,
+            self._backend.split,
+            cold=config.uploading.cache == "per_query",
         )
         self._busy_before = 0.0
         return self._data

@@ -74,8 +74,12 @@ class UploadLink:
         endpoint: str,
         round_trip_seconds: float,
         split: SplitModel,
+        *,
+        cold: bool,
     ) -> None:
+        """``cold``: the edge has nothing when a task begins, so nobody waits to be told so."""
         self._node = node
+        self._cold = cold
         self._shapes = {one.name: one.output_shape for one in split.graph.nodes}
         self._layers = Layers(split)
         self._sender = PrioritySender(round_trip_seconds, self._try_send)
@@ -141,6 +145,8 @@ class UploadLink:
         self.result_wire_bytes = self._void_bytes = 0
         if run.on_edge and self._connected:
             self._send_begin(run)
+            if self._cold:
+                self._plan(run, Ready(run.task.number, (), (), ()))
 
     def release(self, run: Run, crossing: Crossing) -> None:
         """A value of the device's that the edge needs."""
@@ -283,7 +289,8 @@ class UploadLink:
             if isinstance(message, Failed):
                 self.late_results += 1
         elif isinstance(message, Ready):
-            self._plan(self.run, message)
+            if not self._ready:
+                self._plan(self.run, message)
         elif isinstance(message, Turn):
             self._due.extend(node for node in self._layers.of([message.node]) if node in self._models)
             self._send_due(self.run)

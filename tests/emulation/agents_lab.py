@@ -171,7 +171,7 @@ class AgentsLab:
             channel_refresh=self.channel_refresh,
             updates_endpoint=f"tcp://127.0.0.1:{self.port + 1}" if self.retraining_interval_seconds else "",
             receive_watts=0.1,
-            uploading=self.uploading is not None,
+            uploading=self.uploading,
         )
 
     def begin(self, duration_seconds: float | None = None) -> float:
