@@ -12,6 +12,7 @@ from dags import chain, device_sets, node, random_costs, random_graph
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, GraphNode
 from controller.model.cuts import canonical_cut, check_cut
 from controller.solvers.mincut import CutCosts, CutGraph
+from controller.solvers.runs import Runs
 
 
 def literal_cost(nodes: tuple[GraphNode, ...], costs: CutCosts, inside: np.ndarray) -> float:
@@ -78,6 +79,44 @@ def test_agrees_with_networkx_on_larger_graphs() -> None:
         nodes = random_graph(rng, size)
         costs = random_costs(rng, size, float(rng.choice([0.7, 1.5, 4.0])))
         assert CutGraph(nodes).solve(costs).cost == pytest.approx(networkx_cost(nodes, costs), rel=1e-7)
+
+
+def test_of_equal_costs_the_smallest_device_set() -> None:
+    """Small whole numbers, so that many sets cost the same; the minima of a cut are closed under intersection."""
+    rng = np.random.default_rng(5)
+    several = 0
+    for _ in range(150):
+        size = int(rng.integers(4, 11))
+        nodes = random_graph(rng, size)
+        device, edge, transfer = rng.integers(0, 3, (3, size)).astype(float)
+        device[0] = edge[0] = 0.0
+        costs = CutCosts(device, edge, transfer, 1.0)
+        found = CutGraph(nodes).solve(costs, unit=1.0)
+        every = {tuple(inside): literal_cost(nodes, costs, inside) for inside in device_sets(nodes)}
+        least = [inside for inside, cost in every.items() if cost == min(every.values())]
+        if min(every.values()) > 0:
+            assert tuple(found.on_device) == tuple(np.logical_and.reduce(least))
+            several += len(least) > 1
+    assert several > 20
+
+
+def runs_of(nodes: tuple[GraphNode, ...]) -> list[list[str]]:
+    names = [found.name for found in nodes]
+    runs = Runs.of([[names.index(name) for name in found.inputs] for found in nodes])
+    return [[names[index] for index in run] for run in runs.runs]
+
+
+def test_what_can_be_cut_at_one_place_only_is_one_run() -> None:
+    skip = (node("input"), node("a", "input"), node("b", "a"), node("c", "b"), node("d", "a", "c"), node("e", "d"))
+    assert runs_of(skip) == [["input", "a", "b", "c", "d", "e"]]
+    dense = (node("input"), node("a", "input"), node("b", "input", "a"), node("c", "input", "a", "b"))
+    assert runs_of(dense) == [["input", "a", "b", "c"]]
+
+
+def test_branches_are_runs_of_their_own() -> None:
+    assert runs_of(FORK) == [["input", "a"], ["b"], ["c"], ["d"]]
+    long_skip = (*FORK, node("e", "d"), node("f", "a", "e"))  # f reads what was made before the fork
+    assert runs_of(long_skip) == [["input", "a"], ["b"], ["c"], ["d", "e"], ["f"]]
 
 
 def test_a_structure_is_used_again() -> None:
