@@ -107,3 +107,11 @@ def test_a_kept_cache_makes_later_queries_faster(tmp_path: Path) -> None:
         delays, sent = column(own, "e2e_delay_seconds"), column(own, "wire_bytes")
         assert delays[-1] < 0.8 * delays[0]
         assert sent[-1] < 0.5 * sent[0]
+
+
+def test_vgg_16_pays_in_the_simulator() -> None:
+    lab = LAB.parent / "upload-vgg16.yaml"
+    scenario = gather(load(lab), str(lab), lab.parent, 10.0, lambda _: None).scenario
+    assert {ue.profile.model for ue in scenario.ues} == {"torchvision:vgg16"}
+    ours, others = promises("mjoa-mu", scenario), promises("serial-ara", scenario)
+    assert sum(ours.values()) < 0.85 * sum(others.values())
