@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, RESIDUAL_SHARE, Decision, UeDecision
+from controller.contract import (
+    ALL_ON_DEVICE,
+    ALL_ON_EDGE,
+    RESIDUAL_SHARE,
+    Decision,
+    Scenario,
+    UeDecision,
+    Uploading,
+)
 from controller.model.decision import MIN_SPEED_RATIO, InvalidDecisionError, bootstrap_decision, enforce
 from controller.testing import example_scenario
 
@@ -118,3 +126,37 @@ def test_the_first_decision_is_valid_and_local() -> None:
     assert [ue.edge_share for ue in enforce(scenario, None, decision).ues] == pytest.approx(
         [scenario.edge.cpus / 7] * 7
     )
+
+
+def _alternating(scenario: Scenario, **changes: object) -> Decision:
+    names = [node.name for node in scenario.ues[0].profile.nodes[1:]]
+    sites = tuple((name, "edge" if number % 2 else "device") for number, name in enumerate(names))
+    decision = _decision([0.5], [ALL_ON_EDGE])
+    ue = msgspec.structs.replace(decision.ues[0], **{"sites": sites, "uploads": (names[1],), **changes})
+    return msgspec.structs.replace(decision, ues=(ue,))
+
+
+def test_sites_of_every_node_in_order_are_taken_where_the_edge_has_no_models() -> None:
+    scenario = msgspec.structs.replace(example_scenario(1), uploading=Uploading("keep", 1000))
+    decision = _alternating(scenario)
+    taken = enforce(scenario, None, decision).ues[0]
+    assert (taken.sites, taken.uploads) == (decision.ues[0].sites, decision.ues[0].uploads)
+    with pytest.raises(InvalidDecisionError, match="need a lab with 'uploading'"):
+        enforce(example_scenario(1), None, decision)
+
+
+def test_sites_and_uploads_that_do_not_fit_the_graph_are_refused() -> None:
+    scenario = msgspec.structs.replace(example_scenario(1), uploading=Uploading("keep", 1000))
+    sites = _alternating(scenario).ues[0].sites
+    free = next(node.name for node in scenario.ues[0].profile.nodes if not node.parameter_bytes)
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"sites": sites[1:]}, "every node but the input"),
+        ({"sites": sites[::-1]}, "in the profile's order"),
+        ({"sites": (*sites[:-1], (sites[-1][0], "cloud"))}, "is on 'cloud'"),
+        ({"cut": ALL_ON_DEVICE}, "sites use the edge"),
+        ({"uploads": (sites[1][0],) * 2}, "each once"),
+        ({"uploads": (free,)}, free),
+    ]
+    for changes, text in cases:
+        with pytest.raises(InvalidDecisionError, match=text):
+            enforce(scenario, None, _alternating(scenario, **changes))
