@@ -302,7 +302,7 @@ class SegmentRecord(Message, frozen=True):
     target_seconds: float
     compute_seconds: float  # real
     share: float  # reference cores: the edge's share, or the device's speed
-    overrun: bool  # a value was handed over after its time
+    overrun: bool  # a value was handed over 1 ms after its time, or later, in a segment of 5 ms or more
 
 
 class UploadRecord(Message, frozen=True):

@@ -16,6 +16,8 @@ from testbed.agents.upload_wire import Segment
 _GAP_SECONDS = 1e-9
 #: A side waits for what the other makes, and waking up takes the host so long: a value that is no later is in time.
 WAKE_UP_SECONDS = 1e-3
+#: Shorter segments are not judged: a profile gives some nodes no time at all.
+JUDGED_SECONDS = 5e-3
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,19 @@ class Timeline:
         """Book a node. Returns when it ends. ``crosses_seconds``: the other side needs it, and it was computed then."""
         start = self.start_of(value, layer)
         end = start + target_seconds
-        overrun = crosses_seconds is not None and crosses_seconds > end + WAKE_UP_SECONDS
+        late = crosses_seconds is not None and crosses_seconds > end + WAKE_UP_SECONDS
         if crosses_seconds is not None:
             end = max(end, crosses_seconds)
         last = self.segments[-1] if self.segments else None
         if last is not None and start <= last.end_seconds + _GAP_SECONDS and share == last.share:
+            whole = last.target_seconds + target_seconds
             self.segments[-1] = msgspec.structs.replace(
                 last,
                 last=node,
                 end_seconds=end,
-                target_seconds=last.target_seconds + target_seconds,
+                target_seconds=whole,
                 compute_seconds=last.compute_seconds + compute_seconds,
-                overrun=last.overrun or overrun,
+                overrun=last.overrun or (late and whole >= JUDGED_SECONDS),
             )
         else:
             self.segments.append(
@@ -82,7 +85,7 @@ class Timeline:
                     value_seconds=value.seconds,
                     layer=layer.name,
                     layer_seconds=layer.seconds,
-                    overrun=overrun,
+                    overrun=late and target_seconds >= JUDGED_SECONDS,
                     share=share,
                 )
             )

@@ -95,5 +95,6 @@ def test_nodes_that_follow_each_other_are_one_segment_and_lateness_is_that_of_wh
     assert late.free_seconds == pytest.approx(10.2)
     timeline.ran("d", 0.1, nothing, nothing, 0.01, 0.5, crosses_seconds=10.8 + WAKE_UP_SECONDS / 2)
     assert [(one.first, one.last) for one in timeline.segments] == [("a", "b"), ("c", "d")]
-    timeline.ran("e", 0.1, nothing, nothing, 0.01, 0.7)
+    timeline.ran("e", 0.001, nothing, nothing, 0.01, 0.7, crosses_seconds=11.5)
+    assert not timeline.segments[-1].overrun, "too short to be judged"
     assert timeline.segments[-1].share == 0.7, "a segment has one share"

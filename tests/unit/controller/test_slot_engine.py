@@ -195,3 +195,16 @@ def test_a_clock_that_was_held_up_goes_on_with_the_present_slot() -> None:
     clock.settle()
     clock.enter(102.7)
     assert clock.slot == 5
+
+
+def test_what_the_edge_holds_of_a_ues_model_is_observed() -> None:
+    engine = SlotEngine(SCENARIO)
+    report = edge_report(NAMES, -1)
+    rows = tuple(msgspec.structs.replace(row, cached_nodes=("stem", "block1")) for row in report.ues[:1])
+    engine.take_edge(msgspec.structs.replace(report, ues=(*rows, *report.ues[1:])))
+    ue = ue_report("ue0", -1, 0.0)
+    engine.take_ue(msgspec.structs.replace(ue, extra={**ue.extra, "upload_progress_ratio": 0.5}))
+    _, observation = engine.close(0, 10.0)
+    first, second = observation.ues
+    assert (first.cached_nodes, first.upload_progress_ratio) == (("stem", "block1"), 0.5)
+    assert (second.cached_nodes, second.upload_progress_ratio) == ((), 0.0)
