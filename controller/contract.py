@@ -284,6 +284,7 @@ class UeDecision(Struct, frozen=True):
     #: online splitting: (cut label, gain threshold) in chain order, all before ``cut``; a task stops at the first whose
     #: threshold the channel state then meets, and at ``cut`` anyway
     stop_rule: tuple[tuple[str, float], ...] = ()
+    valuation: float | None = None  # in a best response: what its latency costs the UE, in the unit of the prices
 
 
 class Decision(Struct, frozen=True):

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from controller.contract import (
     ALL_ON_DEVICE,
@@ -38,6 +39,10 @@ _FORMS: tuple[PriceForm, ...] = ("linear", "barrier", "proportional")
 
 #: Asking over sockets ends after this part of a slot; a decision is late after half of one.
 _ASKING_RATIO = 0.4
+#: Random orders that ``order: best`` plays.
+_ORDERS = 5
+#: Of a part: less than this below a whole one is rounding.
+_WHOLE = 1e-9
 
 
 class DdsLocal:
@@ -73,6 +78,7 @@ class DdsLocal:
             spectrum_up_hz=signal["spectrum_up_hz"],
             spectrum_down_hz=signal["spectrum_down_hz"],
             edge_share=response.demand,
+            valuation=response.cost - game.bill(asked, response.demand),
         )
 
     def _rate(self, own: UeObservation, up_hz: float, down_hz: float) -> LinkRates:
@@ -91,7 +97,9 @@ class Dds(BasicPolicy):
     Options: ``base`` is the least price of a reference core and ``slope`` what the price rises per core that is taken
     (None: ten times the base over the edge's capacity), both in the unit of ``value``, which is what a second of
     latency costs a UE of weight 1; ``form``: ``linear`` with clearing, ``barrier`` (``base / (1 - load)``) or
-    ``proportional`` (bids; each gets its part); ``order``: ``given`` or ``random`` turns.
+    ``proportional`` (bids; each gets its part); ``order`` of the turns: ``given``, ``random``, or ``best``: of the
+    equilibria that five random orders lead to, the one with the least potential (linear form only). ``steps`` divides
+    the edge into as many equal parts, and a UE gets whole ones: 64 where shares are containers'; 0: any share.
     """
 
     _clipped = False
@@ -103,16 +111,22 @@ class Dds(BasicPolicy):
         value: float = 1.0,
         form: PriceForm = "linear",
         order: str = "given",
+        steps: int = 0,
     ) -> None:
         if form not in _FORMS:
             raise ValueError(f"form must be one of {', '.join(_FORMS)}, got {form!r}")
-        if order not in ("given", "random"):
-            raise ValueError(f"order must be given or random, got {order!r}")
+        if order not in ("given", "random", "best"):
+            raise ValueError(f"order must be given, random or best, got {order!r}")
+        if order == "best" and (form != "linear" or self._clipped):
+            raise ValueError("order: best compares potentials, which only form: linear has")
+        if steps < 0:
+            raise ValueError(f"steps must be 0 (any share) or the number of parts of the edge, got {steps!r}")
         if not (base > 0 and value > 0 and (slope is None or slope >= 0)):
             raise ValueError(
                 f"base and value must be above 0 and slope not below: base {base!r}, value {value!r}, slope {slope!r}"
             )
         self._base, self._slope, self._value, self._form, self._order = base, slope, value, form, order
+        self._steps = steps
         self._ask: AskUe | None = None
 
     def local_policy(self) -> DdsLocal:
@@ -137,16 +151,19 @@ class Dds(BasicPolicy):
     def decide(self, observation: Observation) -> Decision:
         """One market. A UE that does not answer computes on its device."""
         started = time.monotonic()
-        turns = list(range(len(self.scenario.ues)))
-        if self._order == "random":
-            generator(self.seed, Purpose.POLICY, observation.slot).shuffle(turns)
+        turns, *more = self._orders(observation.slot)
         table = _Answers(self.scenario, observation, self._ask or self._ask_locals())
         end = started + _ASKING_RATIO * self.scenario.slot_seconds
         may_go_on = (lambda: True) if self._ask is None else (lambda: time.monotonic() < end)
-        found = settle(self._market, len(turns), table.ask, turns, self._guess, may_go_on)
+        found = settle(
+            self._market, len(turns), table.ask, turns, self._guess, may_go_on, more_orders=more, worth=table.worth
+        )
         self._guess = found.base if self._form == "linear" and not self._clipped else None
-        plan = [table.choice(index, demand) for index, demand in enumerate(found.demands)]
         shares = self._shares(found)
+        plan = [
+            table.choice(index, demand) if share > 0 else ALL_ON_DEVICE
+            for index, (demand, share) in enumerate(zip(found.demands, shares, strict=True))
+        ]
         self._numbers = self._describe(found, shares)
         if self._ask is not None:
             self._numbers["settle_seconds"] = time.monotonic() - started
@@ -159,12 +176,21 @@ class Dds(BasicPolicy):
             ),
         )
 
+    def _orders(self, slot: int) -> list[list[int]]:
+        """Turns to play by."""
+        given = list(range(len(self.scenario.ues)))
+        if self._order == "given":
+            return [given]
+        rng = generator(self.seed, Purpose.POLICY, slot)
+        return [rng.permutation(given).tolist() for _ in range(_ORDERS if self._order == "best" else 1)]
+
     def _shares(self, found: Settlement) -> list[float]:
         """Demands, scaled down where a market that was cut short asks for more than there is."""
         capacity, total = self._market.capacity, found.total
+        shares = list(found.demands)
         if total > 0 and (total > capacity or self._form == "proportional"):
-            return [demand * capacity / total for demand in found.demands]
-        return list(found.demands)
+            shares = [demand * capacity / total for demand in shares]
+        return in_steps(shares, capacity, self._steps) if self._steps else shares
 
     def _describe(self, found: Settlement, shares: Sequence[float]) -> dict[str, float]:
         numbers = {
@@ -194,6 +220,15 @@ class Dds(BasicPolicy):
         return dict(self._numbers)
 
 
+def in_steps(shares: Sequence[float], capacity: float, steps: int) -> list[float]:
+    """Shares in whole parts of the capacity, by largest remainder: no more of them than ``shares`` have together."""
+    parts = np.array(shares) * steps / capacity
+    whole = np.floor(parts + _WHOLE)
+    left = int(np.floor(parts.sum() + _WHOLE) - whole.sum())
+    whole[np.argsort(whole - parts, kind="stable")[:left]] += 1
+    return [float(capacity * part / steps) for part in whole]
+
+
 class _Answers:
     """Asks UEs in one slot, and remembers what cut came with which demand."""
 
@@ -207,6 +242,7 @@ class _Answers:
         }
         self._cuts: list[dict[float, Cut]] = [{} for _ in scenario.ues]
         self._latest: list[Cut] = [ALL_ON_DEVICE for _ in scenario.ues]
+        self._worth = [0.0 for _ in scenario.ues]
 
     def ask(self, device: int, signal: Signal) -> float | None:
         numbers = {
@@ -223,7 +259,12 @@ class _Answers:
         if answer is None:
             return None
         self._cuts[device][answer.edge_share] = self._latest[device] = answer.cut
+        self._worth[device] = answer.valuation or 0.0
         return answer.edge_share
+
+    def worth(self, device: int) -> float:
+        """What the latency of a UE's last answer costs it, as it says."""
+        return self._worth[device]
 
     def choice(self, device: int, demand: float) -> Cut:
         """The cut that came with a demand; damped demands lie between two, and take the last one's."""

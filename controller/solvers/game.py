@@ -155,10 +155,15 @@ def potential(devices: Sequence[Device], demands: Sequence[float], base: float, 
 
     ``sum_i [value_i T_i(f_i) + base f_i + slope f_i^2] + slope sum_{i<j} f_i f_j``
     """
+    own = sum(device.value_per_second * device.latency(demand) for device, demand in zip(devices, demands, strict=True))
+    return own + _congestion(demands, base, slope)
+
+
+def _congestion(demands: Sequence[float], base: float, slope: float) -> float:
+    """The potential without what the latencies are worth to the devices."""
     total = sum(demands)
     squares = sum(demand * demand for demand in demands)
-    own = sum(device.value_per_second * device.latency(demand) for device, demand in zip(devices, demands, strict=True))
-    return own + base * total + slope * squares + slope * (total * total - squares) / 2.0
+    return base * total + slope * squares + slope * (total * total - squares) / 2.0
 
 
 # ------------------------------------------------------------------------------------------------------- the market
@@ -207,19 +212,36 @@ def settle(
     order: Sequence[int] | None = None,
     guess: float | None = None,
     may_go_on: Callable[[], bool] = lambda: True,
+    more_orders: Sequence[Sequence[int]] = (),
+    worth: Callable[[int], float] = lambda device: 0.0,
 ) -> Settlement:
     """Let ``count`` devices take turns in ``order`` until nobody moves, and raise the price until it fits.
 
     ``guess`` is a base price to begin the search with, such as the last one: it saves questions where little has
     changed, and moves the outcome by no more than the tolerances. A device that does not answer takes nothing, and
     is not asked again. When ``may_go_on`` says no, what holds then is returned as not converged.
+
+    At one price there may be several equilibria, and the order decides which is found. With ``more_orders`` each of
+    them is played too, at every price, and the one with the least potential counts (linear price). ``worth`` then says
+    what the latency that came with a device's last answer costs it.
     """
     result = Settlement([0.0] * count, market.base)
-    turns = tuple(range(count)) if order is None else tuple(order)
+    orders = [tuple(range(count)) if order is None else tuple(order), *map(tuple, more_orders)]
 
     def at(base: float) -> float:
         result.base = base
-        _play(market, result, turns, ask, may_go_on)
+        best: tuple[float, list[float], int] | None = None
+        for turns in orders:
+            already_gone = len(result.gone)
+            _play(market, result, turns, ask, may_go_on)
+            if not result.converged:
+                break
+            present = (device for device in range(count) if device not in result.gone)
+            height = sum(map(worth, present)) + _congestion(result.demands, base, market.slope)
+            if best is None or len(result.gone) > already_gone or height < best[0]:
+                best = height, list(result.demands), result.sweeps
+        if best is not None and result.converged:
+            _, result.demands, result.sweeps = best
         return result.total
 
     capacity = market.capacity

@@ -73,6 +73,23 @@ def test_asking_the_ues_gives_what_one_process_does(tmp_path: Path) -> None:
         assert counters.sent_again == 0
 
 
+def test_the_ues_tell_which_equilibrium_is_best(tmp_path: Path) -> None:
+    scenario = lab()
+    options: dict[str, object] = {**OPTIONS, "order": "best"}
+    alone = Dds(**options)  # type: ignore[arg-type]
+    alone.reset(scenario, 7)
+    with Consulting(tmp_path / "lab", scenario, "dds", options) as consulting:
+        policy = Dds(**options)  # type: ignore[arg-type]
+        policy.ask_through(consulting.consultation.ask)
+        policy.reset(scenario, 7)
+        for ue in scenario.ues:
+            consulting.join(ue.name)
+        for slot in range(4):
+            observation = example_observation(scenario, slot)
+            assert_same(policy.decide(observation), alone.decide(observation), scenario.edge.cpus)
+            assert policy.state()["messages"] == alone.state()["messages"]
+
+
 def test_lost_messages_change_nothing(tmp_path: Path) -> None:
     scenario = lab()
     alone = centralised(scenario)

@@ -15,7 +15,7 @@ from controller.contract import Decision, Edge, Observation, Scenario, UeName
 from controller.model.cuts import check_cut
 from controller.model.delay import stage_work, wire_bits
 from controller.policies.dag import DagUe
-from controller.policies.dds import Dds
+from controller.policies.dds import Dds, in_steps
 from controller.policies.dds_baselines import Dads, NeurosurgeonDag, Optimum
 from controller.simulation.channels import ChannelStates
 from controller.simulator import simulate
@@ -35,14 +35,22 @@ def test_keeps_the_contract(name: str) -> None:
     check_policy(policy, example_scenario(4), slots=10)
 
 
-@pytest.mark.parametrize("options", [{"form": "barrier"}, {"form": "proportional"}, {"order": "random"}])
+@pytest.mark.parametrize(
+    "options", [{"form": "barrier"}, {"form": "proportional"}, {"order": "random"}, {"order": "best"}, {"steps": 64}]
+)
 def test_every_form_keeps_the_contract(options: dict[str, str]) -> None:
     check_policy(registry.create("dds", options), example_scenario(3), slots=8)
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [({"form": "dutch"}, "form must be"), ({"order": "last"}, "order must be"), ({"base": 0}, "base and value")],
+    [
+        ({"form": "dutch"}, "form must be"),
+        ({"order": "last"}, "order must be"),
+        ({"order": "best", "form": "barrier"}, "which only form: linear has"),
+        ({"steps": -1}, "steps must be"),
+        ({"base": 0}, "base and value"),
+    ],
 )
 def test_options_that_are_not(options: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
@@ -131,6 +139,31 @@ def test_nobody_gains_alone(scenario: Scenario) -> None:
         own = device.latency(shares[index]) + game.bill(signal, shares[index])
         moves = np.linspace(0, scenario.edge.cpus, 4000)
         assert own - min(device.latency(move) + game.bill(signal, move) for move in moves) <= 1e-9, ue.name
+
+
+def test_shares_of_whole_containers(scenario: Scenario) -> None:
+    _, free = decide("dds", scenario)
+    part = scenario.edge.cpus / 64
+    _, decision = decide("dds", scenario, steps=64)
+    parts = [ue.edge_share / part for ue in decision.ues]
+    assert parts == pytest.approx(np.round(parts), abs=1e-9)
+    assert sum(ue.edge_share for ue in decision.ues) <= scenario.edge.cpus * (1 + 1e-12)
+    assert all(abs(a.edge_share - b.edge_share) <= part for a, b in zip(free.ues, decision.ues, strict=True))
+    assert {a.edge_share for a in free.ues} != {b.edge_share for b in decision.ues}
+    _, coarse = decide("dds", scenario, steps=2)  # four UEs, two parts: who gets none computes alone
+    assert sorted(ue.edge_share for ue in coarse.ues)[:2] == [0.0, 0.0]
+    assert [ue.cut == () for ue in coarse.ues] == [ue.edge_share == 0 for ue in coarse.ues]
+
+
+def test_rounding_gives_the_largest_remainders() -> None:
+    assert in_steps([0.30, 0.34, 0.36], 1.0, 10) == pytest.approx([0.3, 0.3, 0.4])
+    assert in_steps([0.5, 0.25, 0.25], 1.0, 64) == [0.5, 0.25, 0.25]
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        shares = (rng.dirichlet(np.ones(7)) * rng.uniform(0.3, 1.0) * 2.5).tolist()
+        rounded = in_steps(shares, 2.5, 64)
+        assert sum(shares) - 2.5 / 64 < sum(rounded) <= sum(shares) + 1e-9
+        assert np.abs(np.array(rounded) - shares).max() < 2.5 / 64
 
 
 def policy_rate(scenario: Scenario, index: int):  # type: ignore[no-untyped-def]

@@ -144,6 +144,43 @@ def test_cleared_markets_do_not_ask_who_came_first(count: int) -> None:
     assert np.mean(latency["cleared"]) < np.mean(latency["equal"])
 
 
+def telling(devices: list[Device]) -> tuple[Callable[[int, Signal], float], Callable[[int], float]]:
+    """Devices that say with each answer what its latency costs them."""
+    worth: dict[int, float] = {}
+
+    def ask(index: int, signal: Signal) -> float:
+        answer = best_response(devices[index], signal)
+        worth[index] = answer.cost - game.bill(signal, answer.demand)
+        return answer.demand
+
+    return ask, worth.__getitem__
+
+
+@pytest.mark.parametrize(("base", "several"), [(10.0, 5), (0.2, 1)])
+def test_of_several_equilibria_the_one_with_the_least_potential(base: float, several: int) -> None:
+    """Where prices are high or the edge binds, a few markets have several: the order decides, unless all are played."""
+    differing = 0
+    for seed in range(40):
+        market, devices = random_market(seed, 4, base)
+        ask, worth = telling(devices)
+        rng = np.random.default_rng(seed)
+        orders = [rng.permutation(4).tolist() for _ in range(5)]
+        alone = [settle(market, 4, ask, order) for order in orders]
+        best = settle(market, 4, ask, orders[0], more_orders=orders[1:], worth=worth)
+        assert best.converged
+        assert best.total <= market.capacity * (1 + 1e-12)
+        assert largest_gain(market, devices, best) <= 1e-9
+        if np.ptp([one.demands for one in alone], axis=0).max() < 1e-4 * market.capacity:
+            assert best.demands == pytest.approx(alone[0].demands, abs=2e-5 * market.capacity)
+            continue
+        differing += 1
+        if base == 10.0:  # nothing was cleared: all at one price, so that potentials compare
+            heights = [potential(devices, one.demands, market.base, market.slope) for one in alone]
+            assert potential(devices, best.demands, market.base, market.slope) == pytest.approx(min(heights))
+            assert max(heights) > min(heights)
+    assert differing >= several
+
+
 def test_a_guess_of_the_price_saves_questions_and_changes_nothing() -> None:
     for seed in SEEDS:
         market, devices = random_market(seed, 10, 0.2)
