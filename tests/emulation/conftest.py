@@ -40,7 +40,11 @@ class Bench:
             # a shell that runs the tests in the background has them ignore Ctrl-C
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             # nor does what the user's host has measured decide what happens here
-            env={**os.environ, "XDG_CACHE_HOME": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")},
+            env={
+                **os.environ,
+                "XDG_CACHE_HOME": str(self.folder / "cache"),
+                "XDG_STATE_HOME": str(self.folder / "state"),
+            },
         )
 
     def call(self, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:

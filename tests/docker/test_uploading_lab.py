@@ -1,0 +1,52 @@
+"""An edge in a container that starts without the model gets it from its UEs, over the same agents as elsewhere."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from testbed.agents.backend import task_image
+from testbed.inference.partition import load_split_model
+from testbed.inference.weights import bytes_of
+from tests.emulation.conftest import Bench
+
+pytestmark = [pytest.mark.docker, pytest.mark.root]
+
+
+@pytest.fixture
+def docker_bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path, "docker")
+    yield bench
+    for name in bench.names:
+        bench.call("down", name)
+
+
+def answer_checksum(ue_index: int, task: int) -> int:
+    """Of the whole model on one side; the seed is that of tiny.yaml."""
+    split = load_split_model("tests.emulation.labs.tiny_model:make", 3)
+    answer = split.partition(()).head(task_image(split.model.input_shape, 3, ue_index, task))[0]
+    return zlib.crc32(bytes_of(answer.contiguous()))
+
+
+def test_the_model_goes_up_once_and_serves_all_ues(docker_bench: Bench) -> None:
+    summary = docker_bench.run(
+        docker_bench.name(),
+        *("--duration", "3 s", "--policy", "edge-only"),
+        *("--set", "uploading={cache: keep, memory: 1 MB}", "--set", "codec.boundary=fp32"),
+        code=None,
+    )
+    tasks = summary["tasks"]
+    assert tasks["completed"] == tasks["arrived"] > 3
+    run = Path(summary["run_dir"])
+    uploads = pq.read_table(run / "uploads.parquet").to_pylist()
+    sent = [one for one in uploads if one["kind"] == "parameters" and one["wire_bytes"]]
+    assert {one["name"] for one in sent} == {"normalise", "first", "second", "answer"}
+    assert all(one["checksum_ok"] for one in uploads)
+    assert len({(one["ue"], one["task"]) for one in sent}) <= len({one["ue"] for one in uploads})
+    assert {one["site"] for one in pq.read_table(run / "segments.parquet").to_pylist()} == {"edge"}
+    for task in pq.read_table(run / "tasks.parquet").to_pylist():
+        assert task["answer_checksum"] == answer_checksum(int(task["ue"][-1]) - 1, task["task"])
