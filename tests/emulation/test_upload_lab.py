@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import zmq
 
 from controller.contract import CodecTimes, ModelProfile, ReferenceCore, Uploading
-from testbed.agents import ledger
+from testbed.agents import ledger, upload_wire, wire
 from testbed.agents.backend import IMAGES, task_image
+from testbed.agents.upload_link import Layers as UploadLayers
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.profiles import write_profile
 from testbed.messages import SegmentRecord, TaskRecord, UploadRecord
@@ -190,9 +192,15 @@ def test_a_broken_connection_and_a_wrong_byte_cost_no_task(tmp_path: Path, profi
         assert lab.ue_reports("ue0")[-1].extra["corrupt_layers"] == 1
 
 
-def test_what_does_not_fit_is_refused_and_the_ue_computes_it(tmp_path: Path, profile_path: Path) -> None:
+def test_what_does_not_fit_is_refused_and_a_task_without_an_edge_says_so(tmp_path: Path, profile_path: Path) -> None:
     limit = WIDE_BYTES - 1
-    with UploadLab(tmp_path, [[0.1, 0.2]], profile_path=profile_path, uploading=Uploading("keep", limit)) as lab:
+    with UploadLab(
+        tmp_path,
+        [[0.1, 0.2, 4.0]],
+        profile_path=profile_path,
+        uploading=Uploading("keep", limit),
+        task_timeout_seconds=1.5,
+    ) as lab:
         lab.at_edge(all_nodes())
         lab.begin()
         for task in (0, 1):
@@ -202,8 +210,45 @@ def test_what_does_not_fit_is_refused_and_the_ue_computes_it(tmp_path: Path, pro
             assert str(limit) in refused.reason
             assert [(one.first, one.last) for one in lab.segments(task, "device")] == [("wide", "wide")]
         assert len(lab.events("layer-refused")) == 2
-        assert lab.edge_reports()[-1].ues[0].cached_nodes
+        lab.wait(lambda: bool(lab.edge_reports()) and bool(lab.edge_reports()[-1].ues[0].cached_nodes))
         lab.wait(lambda: lab.ue_reports("ue0")[-1].extra["refused_layers"] == 2)
+        lab.kill("edge", signal.SIGKILL)
+        lab.wait(lambda: len(lab.tasks) == 3)
+        assert lab.tasks[2].status == "failed"
+        assert lab.tasks[2].reason == "timeout: 1.5 s passed without an answer; the edge is not connected"
+
+
+def test_what_is_no_part_of_the_conversation_is_answered_and_survived(tmp_path: Path, profile_path: Path) -> None:
+    """Spoken to directly, as a UE of another model would."""
+    with UploadLab(tmp_path, [[]], profile_path=profile_path) as lab:
+        lab.processes["ue0"].kill()
+        lab.processes["ue0"].join()
+        dealer = zmq.Context.instance().socket(zmq.DEALER)
+        dealer.set(zmq.IDENTITY, b"ue0")
+        dealer.connect(f"tcp://127.0.0.1:{lab.port}")
+
+        def answer(*frames: bytes) -> object:
+            dealer.send_multipart(frames)
+            assert dealer.poll(5000)
+            return upload_wire.decode_down(dealer.recv_multipart()[0])
+
+        begin = upload_wire.encode(upload_wire.Begin(0, ("wide",), False))
+        layers = UploadLayers(split())
+        assert answer(b"\xc1garbage") == upload_wire.Broken()
+        assert answer(begin) == upload_wire.Failed(0, "edge: no model was announced")
+        foreign = upload_wire.Model((upload_wire.Layer("wide", layers.blocks["deep"][0]),), 0)
+        dealer.send_multipart([upload_wire.encode(foreign)])
+        assert answer(begin) == upload_wire.Failed(0, "edge: the model of ue0 is another than the edge's: wide")
+        dealer.send_multipart([upload_wire.encode(layers.manifest())])
+        assert answer(begin) == upload_wire.Ready(0, (), (), ())
+        assert answer(upload_wire.encode(upload_wire.Begin(1, ("nothing",), False))) == upload_wire.Broken()
+        start = upload_wire.encode(upload_wire.LayerStart(0, "wide", 100))
+        dealer.send_multipart([wire.encode(wire.Chunk(1, 0)), start, b"x" * 1000])
+        lost = upload_wire.decode_down(dealer.recv_multipart()[0])
+        assert isinstance(lost, upload_wire.Verdict)
+        assert (lost.status, lost.reason) == ("lost", "they go on at 100, and 0 bytes are here")
+        assert lab.processes["edge"].is_alive()
+        dealer.close(linger=0)
 
 
 def test_an_edge_or_ue_that_dies_in_mid_upload_does_not_stop_the_lab(tmp_path: Path, profile_path: Path) -> None:
