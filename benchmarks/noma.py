@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,10 +84,10 @@ def local_cost(problem: SplitProblem) -> float:
     return float(np.sum(0.7 * problem.device_seconds[last] + 0.3 * problem.device_joules[last]))
 
 
-def comparison(seeds: int) -> list[dict[str, object]]:
-    """Per size: cold GD and Li-GD on the same cells."""
+def comparison(seeds: int, sizes: Sequence[tuple[int, int]] = ((4, 2), (8, 4), (12, 6))) -> list[dict[str, object]]:
+    """Per size (UEs, subchannels): cold GD and Li-GD on the same cells."""
     rows: list[dict[str, object]] = []
-    for ues, subchannels in ((4, 2), (8, 4), (12, 6)):
+    for ues, subchannels in sizes:
         cells = [cell(ues, subchannels, seed) for seed in range(seeds)]
         warm, cold = solve(cells), solve(cells, warm=False)
         rows.append({

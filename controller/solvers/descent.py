@@ -26,7 +26,9 @@ class Options:
     max_iterations: int = 3000  # per split
     refine_rounds: int = 5
     start_scale: float = 0.01  # of the random start
-    entropy_weights: tuple[float, ...] = ()  # rising, of the penalty on spreading over subchannels, per UE
+    #: rising weights of a penalty on spreading over subchannels, per UE: seats are then found from that descent's end,
+    #: too, and the better ones are kept; (): from the optimum without a penalty only
+    entropy_weights: tuple[float, ...] = (0.025, 0.05, 0.1)
     seat_rounds: int = 3  # of moving UEs between subchannels after rounding, each followed by a descent
     seat_moves: int = 8  # in a round
     seat_candidates: int = 512  # that a move is the best of
@@ -36,7 +38,7 @@ class Options:
 #: For a cell that is decided once.
 THOROUGH = Options()
 #: For a decision every slot: a looser stop, and fewer trials of other seats.
-PER_SLOT = Options(tolerance=1e-4, seat_rounds=1, seat_moves=4)
+PER_SLOT = Options(tolerance=1e-4, entropy_weights=(), seat_rounds=1, seat_moves=4)
 
 
 @contextmanager

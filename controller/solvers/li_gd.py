@@ -75,18 +75,12 @@ def solve(
     split = common.split[:, None].expand(-1, relaxed.ues).clone()
     z, split, value, later = refine(relaxed, common.z, split, options, step=common.step)
     relaxed_cost = value
+    penalised = z
     for weight in options.entropy_weights:
-        z, _, count, _ = descend(relaxed.cost(split, entropy_weight=weight), z, options)
+        penalised, _, count, _ = descend(relaxed.cost(split, entropy_weight=weight), penalised, options)
         later = later + count
-    with torch.no_grad():
-        on = relaxed.evaluate(z, relaxed.at_split(split)).on.cpu().numpy()
-    remote = relaxed.at_split(split).remote.cpu().numpy()
-    taken = [rounded(*one) for one in zip(problems, on, remote, strict=True)]
-    seats = torch.as_tensor(np.stack(taken), device=relaxed.device)
-    # whoever found no seat computes on the device
-    local = torch.full_like(split, relaxed.splits - 1)
-    split = torch.where((seats >= 0).all(dim=1), split, local)
-    z, split, seats, value, count = _settle(relaxed, z, split, seats, options)
+    points = [z, penalised] if options.entropy_weights else [z]
+    z, split, seats, value, count = _rounded_best(relaxed, points, split, options)
     later = later + count
     return [
         _plan(relaxed, row, z, split, seats, float(relaxed_cost[row]), common, int(later[row]))
@@ -206,6 +200,37 @@ def _returning(relaxed: Relaxation, z: Tensor, split: Tensor, frozen: Tensor | N
         if costs.min() < present[row]:
             result[row] = candidates[costs.argmin()]
     return result
+
+
+def _rounded_best(
+    relaxed: Relaxation, points: Sequence[Tensor], split: Tensor, options: Options
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Seats from each of several relaxed points, descents at them, and for every problem what costs least.
+
+    Returns (z, splits, seats, cost, iterations).
+    """
+    # whoever found no seat computes on the device
+    local = torch.full_like(split, relaxed.splits - 1)
+    remote = relaxed.at_split(split).remote.cpu().numpy()
+    best: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None = None
+    for point in points:
+        with torch.no_grad():
+            on = relaxed.evaluate(point, relaxed.at_split(split)).on.cpu().numpy()
+        taken = [rounded(*one) for one in zip(relaxed.problems, on, remote, strict=True)]
+        seats = torch.as_tensor(np.stack(taken), device=relaxed.device)
+        seated = torch.where((seats >= 0).all(dim=1), split, local)
+        found = _settle(relaxed, point, seated, seats, options)
+        if best is None:
+            best = found
+            continue
+        better = found[3] < best[3]
+        z, chosen, held, value = (
+            torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, old)
+            for new, old in zip(found[:4], best[:4], strict=True)
+        )
+        best = z, chosen, held, value, best[4] + found[4]
+    assert best is not None
+    return best
 
 
 def _settle(

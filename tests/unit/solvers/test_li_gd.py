@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.noma import cell as benchmark_cell
+from benchmarks.noma import comparison
 from controller import registry
 from controller.check import check_policy
 from controller.contract import ALL_ON_DEVICE, RESIDUAL_SHARE, Scenario
@@ -18,7 +20,8 @@ from controller.model.decision import enforce
 from controller.model.radio import rates
 from controller.model.sic import interference_weights
 from controller.policies.li_gd import LiGd, LiGdOfdma, alone_costs, local_costs
-from controller.solvers.li_gd import evaluate_seats, solve
+from controller.solvers.descent import THOROUGH, descend
+from controller.solvers.li_gd import chain, evaluate_seats, solve
 from controller.solvers.relaxation import DOWN, UP, Relaxation, SplitProblem
 from controller.testing import example_observation, example_scenario
 
@@ -79,6 +82,47 @@ def test_warm_starts_find_what_cold_ones_find_in_fewer_iterations() -> None:
         assert ours.common_cost <= 1.001 * theirs.common_cost
         assert ours.iterations < theirs.iterations / 2
         assert ours.relaxed_cost <= ours.common_cost
+
+
+def test_on_the_cells_of_the_benchmark() -> None:
+    """Six of its 18: AlexNet's eleven blocks, 4 UEs."""
+    (row,) = comparison(6, [(4, 2)])
+    assert row["same_split"] == row["runs"] == 6
+    assert row["worst_cost_ratio"] <= 1.001  # type: ignore[operator]
+    assert all(4 <= ratio <= 6 for ratio in row["iteration_ratios"])  # type: ignore[attr-defined]
+    assert 0 <= np.mean(row["rounding_losses"]) <= 0.025  # type: ignore[arg-type]
+    assert row["per_user_cost"] <= row["li_gd_cost"] < row["device_only"]  # type: ignore[operator]
+
+
+def spread(relaxed: Relaxation, z: torch.Tensor, split: torch.Tensor) -> float:
+    """How much of the sending UEs is not on their best subchannel, in the mean."""
+    chosen = relaxed.at_split(split)
+    best = relaxed.evaluate(z, chosen).on.amax(dim=3)
+    sending = chosen.remote[:, None].expand_as(best) > 0
+    return float(1 - best[sending].mean())
+
+
+def test_the_entropy_penalty_gathers_ues_on_one_subchannel() -> None:
+    relaxed = Relaxation([cell(seed) for seed in range(4)])
+    common = chain(relaxed, relaxed.start(THOROUGH.start_scale, 0), THOROUGH)
+    split = common.split[:, None].expand(-1, relaxed.ues)
+    before, z = spread(relaxed, common.z, split), common.z
+    for weight in THOROUGH.entropy_weights:
+        z = descend(relaxed.cost(split, entropy_weight=weight), z, THOROUGH).z
+        after = spread(relaxed, z, split)
+        assert after < before
+        before = after
+    assert before < 0.02
+
+
+def test_seats_from_a_penalised_descent_cost_no_more() -> None:
+    cells = [benchmark_cell(4, 2, seed) for seed in range(3)]
+    plain = solve(cells, dataclasses.replace(THOROUGH, entropy_weights=()))
+    both = solve(cells)
+    assert all(ours.cost <= theirs.cost for ours, theirs in zip(both, plain, strict=True))
+    assert sum(ours.cost < 0.98 * theirs.cost for ours, theirs in zip(both, plain, strict=True)) >= 1
+    assert all(ours.later_iterations > theirs.later_iterations for ours, theirs in zip(both, plain, strict=True))
+    assert all(ours.relaxed_cost == theirs.relaxed_cost for ours, theirs in zip(both, plain, strict=True))
 
 
 def test_a_batch_is_its_problems_one_by_one() -> None:
@@ -145,7 +189,7 @@ def lab(ues: int = 4, subchannels: int = 2) -> Scenario:
     )
 
 
-@pytest.mark.parametrize("policy", [LiGd(), LiGdOfdma()])
+@pytest.mark.parametrize("policy", [LiGd(), LiGd(entropy_weight=0.05), LiGdOfdma()])
 def test_a_decision_brings_the_rates_that_were_planned(policy: LiGd) -> None:
     scenario = lab()
     policy.reset(scenario, 1)
@@ -175,6 +219,8 @@ def test_policies_keep_the_contract(name: str) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="time_weight"):
         LiGd(time_weight=0.0)
+    with pytest.raises(ValueError, match="entropy_weight"):
+        LiGd(entropy_weight=-0.1)
     scenario = lab()
     traced = replace(scenario.ues[1], channel_kind="rate")
     with pytest.raises(ValueError, match="works on gains"):
