@@ -188,7 +188,8 @@ class UploadEdgeAgent(EdgeAgent):
             raise MalformedFrame(f"task {begin.task} of nodes that {peer.name} has not announced")
         nodes = frozenset(begin.edge_nodes)
         run = peer.run
-        if run is not None and run.task == begin.task:
+        fresh = run is None or run.task != begin.task
+        if run is not None and not fresh:
             self._runs.resume(run, nodes, begin.have)
         else:
             self._end(peer)
@@ -209,7 +210,7 @@ class UploadEdgeAgent(EdgeAgent):
         came = {node: self._cache.coming(peer.name, key) for node, key in peer.needs.items()}
         partial = tuple((node, one.received) for node, one in came.items() if one is not None and one.received)
         held = tuple(node for node in wanted if node not in peer.needs)
-        self._tell(peer.name, Ready(begin.task, tuple(peer.values), held, partial))
+        self._tell(peer.name, Ready(begin.task, fresh, tuple(peer.values), held, partial))
 
     def _end(self, peer: _Peer) -> None:
         """A UE's task is over. What it sends of it from now on is not kept."""

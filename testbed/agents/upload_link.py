@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -18,6 +17,7 @@ from testbed import messages
 from testbed.agents import upload_books, wire
 from testbed.agents.transport import CreditSender
 from testbed.agents.ue_uplink import connect
+from testbed.agents.upload_layers import Layers
 from testbed.agents.upload_run import Arrival, Crossing, Run
 from testbed.agents.upload_sender import PrioritySender, Sink, StreamReader, Transfer, ValueSink
 from testbed.agents.upload_wire import (
@@ -25,8 +25,6 @@ from testbed.agents.upload_wire import (
     Broken,
     End,
     Failed,
-    Layer,
-    Model,
     Ready,
     Start,
     Turn,
@@ -37,31 +35,8 @@ from testbed.agents.upload_wire import (
 )
 from testbed.inference.partition import SplitModel
 from testbed.inference.tensors import MalformedFrame
-from testbed.inference.weights import contents_of
 
 _MESSAGES_PER_TURN = 64
-
-
-class Layers:
-    """What a model consists of, ready to be sent: by node, checksum and memory. A module that several nodes share
-    belongs to the first."""
-
-    def __init__(self, split: SplitModel) -> None:
-        weights = split.weights
-        nodes = split.graph.nodes
-        table = weights.tensors(weights.active, weights.layers)
-        self.blocks = {
-            node: contents_of({name: table[name] for name in names}) for node, names in weights.layers.items()
-        }
-        self._of = {node.name: weights.layers_of(node.name) for node in nodes[1:]}
-        self.version = weights.active
-
-    def of(self, nodes: Iterable[str]) -> tuple[str, ...]:
-        """The nodes whose parameters these read, each once."""
-        return tuple(dict.fromkeys(owner for node in nodes for owner in self._of[node]))
-
-    def manifest(self) -> Model:
-        return Model(tuple(Layer(node, contents) for node, (contents, _) in self.blocks.items()), self.version)
 
 
 class UploadLink:
@@ -91,9 +66,8 @@ class UploadLink:
         self._models: dict[str, Transfer] = {}  # parameters that the edge lacks, by node
         self._due: deque[str] = deque()  # serial: nodes whose turn has come while an input was not released
         self.values: dict[str, Transfer] = {}
-        self._void_bytes = 0  # layer 2, of the run's parameters that came with another checksum
+        self._void_bytes = 0  # layer 2, of what the run sent in vain
         self.result_wire_bytes = 0
-        self.edge_layers: frozenset[str] = frozenset()
         self.records: deque[messages.UploadRecord] = deque()
         self.uploaded_bytes = 0
         self.late_results = self.malformed = self.disconnects = self.resumed = self.refused = self.corrupt = 0
@@ -146,13 +120,12 @@ class UploadLink:
         if run.on_edge and self._connected:
             self._send_begin(run)
             if self._cold:
-                self._plan(run, Ready(run.task.number, (), (), ()))
+                self._plan(run, Ready(run.task.number, True, (), (), ()))
 
     def release(self, run: Run, crossing: Crossing) -> None:
         """A value of the device's that the edge needs."""
         if run is not self.run or run.over:
             return
-        run.crossings[crossing.name] = crossing
         transfer = Transfer(
             run.task.number,
             "feature",
@@ -191,6 +164,19 @@ class UploadLink:
         if transfer.under_way or not math.isnan(transfer.received_seconds):
             return
         self._sender.add_model(transfer, skip, first=first)
+
+    def _again(self, transfer: Transfer) -> Transfer:
+        """What was sent, and recorded, in vain."""
+        self._void_bytes += transfer.wire_bytes
+        return Transfer(
+            transfer.task,
+            transfer.kind,
+            transfer.name,
+            transfer.buffers,
+            time.monotonic(),
+            header=transfer.header,
+            released_seconds=transfer.released_seconds,
+        )
 
     def _models_to(self, run: Run) -> tuple[str, ...]:
         """Nodes whose parameters the run needs at the edge, in the order in which they go up."""
@@ -271,8 +257,6 @@ class UploadLink:
                 self.resumed += 1
         self._sender.reset()
         self._ready = False
-        if self.run is not None:
-            self.run.resumed += 1
 
     # -------------------------------------------------------------------------------------------------- from the edge
 
@@ -301,8 +285,9 @@ class UploadLink:
 
     def _plan(self, run: Run, ready: Ready) -> None:
         """Send what the edge lacks of a run that begins or goes on."""
+        if ready.fresh:  # maybe another edge than the one that began it
+            run.edge_segments.clear()
         partial = dict(ready.partial)
-        self.edge_layers = frozenset(ready.layers)
         now = time.monotonic()
         for node in self._models_to(run):
             if node in ready.layers:
@@ -315,15 +300,17 @@ class UploadLink:
             transfer = self._models.get(node)
             if transfer is None:
                 transfer = Transfer(run.task.number, "parameters", node, self._layers.blocks[node][1], now)
-                self._models[node] = transfer
-            transfer.received_seconds, transfer.status = math.nan, ""
+            elif transfer.status:
+                transfer = self._again(transfer)
+            self._models[node] = transfer
+            transfer.received_seconds = math.nan
             transfer.acknowledged_bytes = partial.get(node, 0)
             if not run.serial:
                 self._send_model(node, transfer.acknowledged_bytes)
-        for name, value in self.values.items():
+        for name, value in list(self.values.items()):
             if name not in ready.values:
-                value.received_seconds, value.status = math.nan, ""
-                self._send_value(value)
+                self.values[name] = self._again(value) if value.status else value
+                self._send_value(self.values[name])
             elif not value.status:
                 value.received_seconds = now
                 self._record(value, "received")
@@ -353,7 +340,6 @@ class UploadLink:
         if verdict.status in ("held", "shared"):
             transfer.received_seconds = verdict.seconds
             transfer.acknowledged_bytes = transfer.total_bytes
-            self.edge_layers |= {verdict.node}
             self._record(transfer, verdict.status, verdict.reason)
             return
         self._record(transfer, verdict.status, verdict.reason, checksum_ok=verdict.status != "corrupt")
@@ -364,9 +350,7 @@ class UploadLink:
                 run.moves(node)
             return
         self.corrupt += verdict.status == "corrupt"
-        again = Transfer(transfer.task, "parameters", verdict.node, transfer.buffers, time.monotonic())
-        self._models[verdict.node] = again
-        self._void_bytes += transfer.wire_bytes
+        self._models[verdict.node] = self._again(transfer)
         self._send_model(verdict.node, first=True)
 
     def _acknowledged(self, ack: wire.Ack) -> None:

@@ -71,13 +71,11 @@ class Run:
     timeline: Timeline
     values: dict[str, Tensor] = field(default_factory=dict)  # that the device has
     arrivals: dict[str, Arrival] = field(default_factory=dict)
-    crossings: dict[str, Crossing] = field(default_factory=dict)  # released
     done: set[str] = field(default_factory=set)  # of the device's nodes
     edge_segments: dict[int, Segment] = field(default_factory=dict)
     end_seconds: float = math.nan  # when the answer was there
     failure: str = ""
     over: bool = False
-    resumed: int = 0  # connections that broke while it was under way
 
     @property
     def serial(self) -> bool:

@@ -98,6 +98,7 @@ class Ready(Frame, frozen=True, tag="r"):
     """The edge's answer to Begin: what it has of the task already."""
 
     task: Task
+    fresh: bool  # it knew nothing of the task
     values: tuple[str, ...]  # of the UE's
     layers: tuple[str, ...]  # whose parameters it holds, of those that the task needs
     partial: tuple[tuple[str, int], ...]  # bytes of others that came before a connection broke

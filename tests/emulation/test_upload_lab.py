@@ -16,7 +16,7 @@ import zmq
 from controller.contract import CodecTimes, ModelProfile, ReferenceCore, Uploading
 from testbed.agents import ledger, upload_wire, wire
 from testbed.agents.backend import IMAGES, task_image
-from testbed.agents.upload_link import Layers as UploadLayers
+from testbed.agents.upload_layers import Layers
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.profiles import write_profile
 from testbed.messages import SegmentRecord, TaskRecord, UploadRecord
@@ -233,14 +233,13 @@ def test_what_is_no_part_of_the_conversation_is_answered_and_survived(tmp_path: 
             return upload_wire.decode_down(dealer.recv_multipart()[0])
 
         begin = upload_wire.encode(upload_wire.Begin(0, ("wide",), False))
-        layers = UploadLayers(split())
+        layers = Layers(split())
         assert answer(b"\xc1garbage") == upload_wire.Broken()
-        assert answer(begin) == upload_wire.Failed(0, "edge: no model was announced")
         foreign = upload_wire.Model((upload_wire.Layer("wide", layers.blocks["deep"][0]),), 0)
         dealer.send_multipart([upload_wire.encode(foreign)])
         assert answer(begin) == upload_wire.Failed(0, "edge: the model of ue0 is another than the edge's: wide")
         dealer.send_multipart([upload_wire.encode(layers.manifest())])
-        assert answer(begin) == upload_wire.Ready(0, (), (), ())
+        assert answer(begin) == upload_wire.Ready(0, True, (), (), ())
         assert answer(upload_wire.encode(upload_wire.Begin(1, ("nothing",), False))) == upload_wire.Broken()
         start = upload_wire.encode(upload_wire.LayerStart(0, "wide", 100))
         dealer.send_multipart([wire.encode(wire.Chunk(1, 0)), start, b"x" * 1000])
