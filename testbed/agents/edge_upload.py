@@ -42,6 +42,8 @@ from testbed.inference.profiles import read_profile
 from testbed.inference.tensors import MalformedFrame
 from testbed.inference.weights import Arriving, Contents
 
+#: Acknowledgements of values travel up behind a model chunk, and so do TCP's: the link down is kept busy meanwhile.
+ACKNOWLEDGEMENT_SECONDS = 20e-3
 #: Parameters of a node that came with another checksum so often are refused.
 MOST_CORRUPT = 3
 
@@ -97,7 +99,8 @@ class UploadEdgeAgent(EdgeAgent):
     def _peer(self, ue: str, model: EdgeModel) -> _Peer:
         (config,) = (one for one in self._config.ues if one.name == ue)
         identity = ue.encode()
-        sender = PrioritySender(config.round_trip_seconds, lambda frames: self._try_send([identity, *frames]))
+        round_trip = config.round_trip_seconds + ACKNOWLEDGEMENT_SECONDS
+        sender = PrioritySender(round_trip, lambda frames: self._try_send([identity, *frames]))
         peer = _Peer(ue, model, sender, StreamReader(lambda start: self._open_sink(peer, start)))
         return peer
 
