@@ -44,6 +44,8 @@ def quantile_of(host: pa.Table, name: str, q: float) -> Value:
 
 
 def _known(host: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    if name not in host.schema.names:  # a run of an older version
+        return np.empty(0)
     values: np.ndarray[tuple[int], np.dtype[np.float64]] = column(host, name).astype(np.float64)
     return values[np.isfinite(values)]
 
