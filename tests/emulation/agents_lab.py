@@ -66,6 +66,7 @@ class AgentsLab:
     retraining_interval_seconds: float = 0.0
     uploading: Uploading | None = None
     data_ports: dict[str, int] = field(default_factory=dict)  # by UE, where it does not connect to the edge directly
+    updates_ports: dict[str, int] = field(default_factory=dict)  # the same, for models that come down
     gpu: Literal["auto", "required", "off"] = "off"
     hellos: dict[str, Hello] = field(default_factory=dict)
     hello_counts: dict[str, int] = field(default_factory=dict)
@@ -169,10 +170,15 @@ class AgentsLab:
             task_timeout_seconds=self.task_timeout_seconds,
             round_trip_seconds=0.0,
             channel_refresh=self.channel_refresh,
-            updates_endpoint=f"tcp://127.0.0.1:{self.port + 1}" if self.retraining_interval_seconds else "",
+            updates_endpoint=self._updates_endpoint(common["node"]),
             receive_watts=0.1,
             uploading=self.uploading,
         )
+
+    def _updates_endpoint(self, node: str) -> str:
+        if not self.retraining_interval_seconds:
+            return ""
+        return f"tcp://127.0.0.1:{self.updates_ports.get(node, self.port + 1)}"
 
     def begin(self, duration_seconds: float | None = None) -> float:
         """Welcome everybody; slot 0 starts 0.2 s from now. Returns its time."""

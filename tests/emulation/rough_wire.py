@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 import time
 
 _BLOCK_BYTES = 4096
+_DOWN_BLOCK_BYTES = 1024
 
 
 class RoughWire:
-    """Listens on :attr:`port` and forwards to ``target_port``; what goes up, at ``bits_per_second``."""
+    """Listens on :attr:`port` and forwards to ``target_port``: up at ``bits_per_second``, down at its own rate."""
 
-    def __init__(self, target_port: int, bits_per_second: float) -> None:
+    def __init__(self, target_port: int, bits_per_second: float, down_bits_per_second: float = math.inf) -> None:
         self.target_port = target_port
         self.bits_per_second = bits_per_second
-        self.up_bytes = 0
+        self.down_bits_per_second = down_bits_per_second
+        self.up_bytes = self.down_bytes = 0
         self.damage_after: int | None = None  # bytes up, from the start: one byte is flipped in the block that follows
         self.closed = False  # nothing connects
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -60,12 +63,16 @@ class RoughWire:
     def _forward(self, source: socket.socket, target: socket.socket, up: bool) -> None:
         due = time.monotonic()
         with contextlib.suppress(OSError):
-            while data := source.recv(_BLOCK_BYTES):
+            while data := source.recv(_BLOCK_BYTES if up else _DOWN_BLOCK_BYTES):
                 if up:
                     data = self._damaged(data)
-                    due = max(due, time.monotonic()) + len(data) * 8 / self.bits_per_second
-                    time.sleep(max(0.0, due - time.monotonic()))
+                rate = self.bits_per_second if up else self.down_bits_per_second
+                due = max(due, time.monotonic()) + len(data) * 8 / rate
+                time.sleep(max(0.0, due - time.monotonic()))
+                if up:
                     self.up_bytes += len(data)
+                else:
+                    self.down_bytes += len(data)
                 target.sendall(data)
         for one in (source, target):
             with contextlib.suppress(OSError):

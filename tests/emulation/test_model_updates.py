@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from controller.contract import cut_label
+from controller.model.cuts import device_set
 from testbed.agents.backend import IMAGES, task_image
 from testbed.inference.partition import SplitModel, load_split_model
+from testbed.inference.weights import pack
 from testbed.messages import ModelUpdate, TaskRecord
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
+from tests.emulation.rough_wire import RoughWire
 
 EVENLY = [0.05 + 0.03 * number for number in range(2000)]
 PERTURBATION = 0.3  # of the harness's edge
@@ -78,22 +81,49 @@ def test_new_versions_under_load_fail_no_task_and_mix_no_versions(tmp_path: Path
         assert versions == sorted(versions)
 
 
+class SlowDownloads(AgentsLab):
+    """Models come down to ue0 over a wire of 40 kbit/s, so that one takes seconds."""
+
+    def start_process(self, node: str) -> None:
+        if not self.updates_ports:
+            self.wire = RoughWire(self.port + 1, 1e9, 40e3)
+            self.updates_ports["ue0"] = self.wire.port
+        super().start_process(node)
+
+    def __exit__(self, *failure: object) -> None:
+        self.wire.close()
+        super().__exit__(*failure)  # type: ignore[arg-type]
+
+
 def test_a_ue_killed_in_mid_download_starts_with_the_first_version_and_recovers(tmp_path: Path) -> None:
-    with AgentsLab(tmp_path, [EVENLY], retraining_interval_seconds=0.3) as lab:
-        chain = lab.profile.chain_cuts
-        lab.apply({"ue0": chain[2]})
+    cut_index = 4
+    split = load_split_model(MODEL, SEED)
+    placed = device_set(split.graph.nodes, split.graph.chain_cuts[cut_index])
+    block_bytes = pack(split.weights.tensors(0, placed))[0].total_bytes
+    with SlowDownloads(tmp_path, [EVENLY], retraining_interval_seconds=0.3) as lab:
+        cut = lab.profile.chain_cuts[cut_index]
+        lab.apply({"ue0": cut})
         lab.begin()
-        lab.wait(lambda: len(updates(lab, "ue0")) >= 1)
+        lab.wait(lambda: len(updates(lab, "ue0")) == 1)
+        before = lab.wire.down_bytes
+        lab.wait(lambda: lab.wire.down_bytes - before > 0.75 * block_bytes)
         lab.kill("ue0", signal.SIGKILL)
+        assert lab.wire.down_bytes - before < block_bytes
+        assert len(updates(lab, "ue0")) == 1  # it died with a part of its second download
         done = len(lab.tasks)
         newest = max(task.model_version for task in lab.tasks) + 2
+        assert newest > 2
+        lab.wire.down_bits_per_second = 1e9
         lab.start_process("ue0")
         lab.wait(lambda: "ue0" in lab.hellos, 60)
-        lab.apply({"ue0": chain[2]})
+        lab.apply({"ue0": cut})
         lab.begin()
         lab.wait(lambda: any(task.model_version >= newest for task in lab.tasks[done:]))
         lab.stop()
         again = lab.tasks[done:]
         assert [task.reason for task in again if task.status != "completed"] == []
         check(lab, again)
-        assert again[0].cut == cut_label(chain[2])
+        assert again[0].cut == cut_label(cut)
+        first = updates(lab, "ue0")[1]
+        assert first.status == "placed"
+        assert first.payload_bytes == block_bytes  # all of it, not the rest
