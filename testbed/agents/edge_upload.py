@@ -218,6 +218,7 @@ class UploadEdgeAgent(EdgeAgent):
     def _end(self, peer: _Peer) -> None:
         """A UE's task is over. What it sends of it from now on is not kept."""
         run, peer.run = peer.run, None
+        peer.sender.clear()
         peer.reader.forget()
         peer.needs = {}
         self._cache.unpin(peer.name)

@@ -116,6 +116,7 @@ class UploadLink:
         self.run, self._ready = run, False
         self._models, self.values = {}, {}
         self._due.clear()
+        self._reader.forget()
         self.result_wire_bytes = self._void_bytes = 0
         if run.on_edge and self._connected:
             self._send_begin(run)

@@ -144,6 +144,11 @@ class PrioritySender:
             self._open.pop(transfer.stream.task, None)
             transfer.stream = None
 
+    def clear(self) -> None:
+        """Send nothing more of what is queued."""
+        for transfer in (*self._values, *self._models):
+            self.drop(transfer)
+
     def pump(self) -> None:
         """As many chunks as the credit allows."""
         self.blocked = False

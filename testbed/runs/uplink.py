@@ -94,7 +94,10 @@ def transfers_of(tables: RunTables, ue: str, rate: AppliedRate) -> Transfers:
 
 
 def _uploads_of(tables: RunTables, ue: str, rate: AppliedRate) -> Transfers:
-    """Where parameters go up: what crossed in one piece, with nothing before it in the meantime and no reconnect."""
+    """Where parameters go up: what crossed in one piece, with nothing before it in the meantime and no reconnect.
+
+    None saturates the link: of parameters so little is under way that a value soon finds room.
+    """
     uploads = tables.uploads.filter(column(tables.uploads, "ue") == ue)
     start = column(uploads, "wire_start_seconds").astype(np.float64)
     received = column(uploads, "received_seconds").astype(np.float64)
@@ -113,7 +116,7 @@ def _uploads_of(tables: RunTables, ue: str, rate: AppliedRate) -> Transfers:
         delay=delay,
         bits=column(uploads, "wire_bytes").astype(np.float64)[order] * 8.0,
         integral_bits=rate.bits_between(start, end),
-        follows=start <= before + _ROUNDING_SECONDS,
+        follows=np.zeros(len(start), dtype=bool),
     )
     return transfers.where(alone & (column(uploads, "resumed")[order] == 0))
 

@@ -145,6 +145,14 @@ def test_what_is_dropped_frees_its_credit_and_is_not_completed() -> None:
         ended.append(pipe.deliver())
     assert [one for one in ended if one is not None] == [second]
     assert pipe.sender.credit.outstanding_bytes == 0
+    third = pipe.layer("third", 200_000)
+    pipe.sender.add_model(third, 0)
+    pipe.sender.pump()
+    pipe.sender.clear()
+    while pipe.messages:
+        assert pipe.deliver() is None
+    assert not third.under_way
+    assert pipe.sender.credit.outstanding_bytes == 0
 
 
 def test_a_socket_that_takes_nothing_is_asked_again() -> None:
