@@ -32,6 +32,37 @@ def random_graph(rng: np.random.Generator, size: int, reach: int = 12) -> tuple[
     return tuple(nodes)
 
 
+def random_blocks(rng: np.random.Generator, count: int) -> tuple[GraphNode, ...]:
+    """As models are built: chains, skip connections, parallel branches, dense blocks, and skips over several."""
+    nodes = [node("input")]
+    ends = ["input"]
+
+    def add(*inputs: str, length: int = 1) -> str:
+        """Nodes one after another, the first of which reads ``inputs``."""
+        for _ in range(length):
+            nodes.append(node(f"n{len(nodes)}", *inputs))
+            inputs = (nodes[-1].name,)
+        return inputs[0]
+
+    for kind in rng.choice(["chain", "skip", "branches", "dense", "far"], size=count):
+        last = ends[-1]
+        if kind == "skip":
+            last = add(last, add(last, length=int(rng.integers(1, 4))))
+        elif kind == "branches":
+            last = add(*[add(last, length=int(rng.integers(1, 4))) for _ in range(rng.integers(2, 5))])
+        elif kind == "dense":
+            features = [last]
+            for _ in range(rng.integers(2, 5)):
+                features.append(add(*features, length=2))
+            last = add(*features)
+        elif kind == "far" and len(ends) > 2:
+            last = add(ends[rng.integers(len(ends) - 1)], last)
+        else:
+            last = add(last, length=int(rng.integers(1, 4)))
+        ends.append(last)
+    return tuple(nodes)
+
+
 def random_costs(rng: np.random.Generator, size: int, edge_speed: float) -> CutCosts:
     """Device times around 1, the edge ``edge_speed`` times as fast in the mean (but not at every node)."""
     device = rng.exponential(size=size)

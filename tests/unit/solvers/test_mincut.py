@@ -7,7 +7,7 @@ import math
 import networkx
 import numpy as np
 import pytest
-from dags import chain, device_sets, node, random_costs, random_graph
+from dags import chain, device_sets, node, random_blocks, random_costs, random_graph
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, GraphNode
 from controller.model.cuts import canonical_cut, check_cut
@@ -79,6 +79,22 @@ def test_agrees_with_networkx_on_larger_graphs() -> None:
         nodes = random_graph(rng, size)
         costs = random_costs(rng, size, float(rng.choice([0.7, 1.5, 4.0])))
         assert CutGraph(nodes).solve(costs).cost == pytest.approx(networkx_cost(nodes, costs), rel=1e-7)
+
+
+def test_agrees_with_networkx_on_graphs_as_models_have_them() -> None:
+    rng = np.random.default_rng(6)
+    several = shortened = 0
+    for _ in range(150):
+        nodes = random_blocks(rng, int(rng.integers(2, 9)))
+        costs = random_costs(rng, len(nodes), float(rng.choice([0.7, 1.5, 4.0])))
+        found = CutGraph(nodes).solve(costs)
+        check_cut(nodes, found.cut)
+        assert found.cost == pytest.approx(literal_cost(nodes, costs, found.on_device), rel=1e-12)
+        assert found.cost == pytest.approx(networkx_cost(nodes, costs), rel=1e-7)
+        several += len(found.cut) > 1
+        shortened += len(runs_of(nodes)) < len(nodes) / 2
+    assert several > 15
+    assert shortened > 100
 
 
 def test_of_equal_costs_the_smallest_device_set() -> None:
