@@ -10,8 +10,8 @@ demo: setup-demo
 ## test: set up, then run every test that this machine can run
 test: setup-test lint engine
 	@status=0; \
-	.venv/bin/python -m pytest tests/unit -n auto || status=$$?; \
-	.venv/bin/python -m pytest --ignore=tests/unit || status=$$?; \
+	.venv/bin/python -m pytest -m parallel -n auto tests/unit || status=$$?; \
+	.venv/bin/python -m pytest -m 'not parallel' || status=$$?; \
 	exit $$status
 
 ## test-netem: the tests that need a kernel with netem and cgroup v2, in a User-Mode Linux guest

@@ -7,10 +7,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from testbed.runtime.gpu import device_files
+
+UNIT = Path(__file__).parent / "unit"
 
 
 @cache
@@ -57,10 +60,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is judged by the clock is tried again on a machine that was not quiet; a fault fails every time."""
+    """What is judged by the clock is tried again on a machine that was not quiet; a fault fails every time.
+
+    The other unit tests may share the machine: ``-m parallel -n auto``.
+    """
     for item in items:
         if item.get_closest_marker("quiet") is not None:
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
+        elif UNIT in item.path.parents:
+            item.add_marker(pytest.mark.parallel)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
