@@ -5,6 +5,7 @@ It ends by SIGTERM, after everything that was already sent has been written. The
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -76,7 +77,12 @@ def record(config: RecorderConfig, config_path: Path) -> None:
     recorder = Recorder(Path(config.run_directory))
     host = HostSampler(config.lab, config.run_id)
     nodes = NodeSampler(lambda: read_config(config_path, RecorderConfig).cpu_groups)  # a repair of the lab rewrites it
-    with zmq.Context() as context, context.socket(zmq.PULL) as source, context.socket(zmq.PUB) as live:
+    with (
+        contextlib.closing(host),
+        zmq.Context() as context,
+        context.socket(zmq.PULL) as source,
+        context.socket(zmq.PUB) as live,
+    ):
         source.set_hwm(0)  # a record must not be lost because the recorder is nice to the emulation
         live.setsockopt(zmq.LINGER, 0)
         source.bind(records_endpoint(config.lab_directory))
@@ -112,7 +118,6 @@ def record(config: RecorderConfig, config_path: Path) -> None:
         while gulp() or source.poll(int(QUIET_SECONDS * 1000)):
             pass
         sample()
-        host.close()
         recorder.close()
     log.info("recorder ended; %d malformed records", recorder.malformed)
 

@@ -73,6 +73,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)  # the watching threads never end
+    os._exit(main())  # the watching threads never end

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from fake_lab import FakeLab
 
 from controller.testing import example_scenario
 from testbed.messages import Delegation, Question
+
+pytestmark = pytest.mark.quiet  # UEs have part of a slot to answer in
 
 
 def test_dds_asks_its_ues(tmp_path: Path) -> None:

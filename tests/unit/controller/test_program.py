@@ -29,6 +29,8 @@ from testbed.messages import (
     encode,
 )
 
+pytestmark = pytest.mark.quiet  # slots are short, and so are their deadlines
+
 
 def test_a_run_from_hello_to_the_end(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab", policy="edge-only") as lab:
