@@ -56,6 +56,8 @@ class DdsLocal:
         self._scenario = scenario
         self._ue = DagUe(scenario, 0)
         self._rate_of: tuple[object, LinkRates] | None = None
+        # what compiles, or is read from disk, at its first use: a slot's questions do not wait for it
+        self._ue.device(LinkRates(1e6, 1e6), scenario.edge.cpus, self._value)
 
     def respond(self, signal: dict[str, float], own_state: UeObservation) -> UeDecision:
         """``signal`` holds the numbers of a :class:`game.Signal`, ``form`` as its index, and the UE's spectrum."""
