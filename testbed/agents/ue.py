@@ -325,7 +325,9 @@ class UeAgent:
         self._sums.acked_bytes += task.boundary_bytes
 
     def _complete(self, task: Task, result: wire.Result | None, now: float, result_wire_bytes: int) -> None:
-        record = ledger.completed(task, self._config.node, result, now, result_wire_bytes)
+        self._completed(ledger.completed(task, self._config.node, result, now, result_wire_bytes))
+
+    def _completed(self, record: messages.TaskRecord) -> None:
         self._in_flight -= 1
         self._sums.completed(record)
         self._link.record(record)

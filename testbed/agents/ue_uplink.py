@@ -46,6 +46,13 @@ def connect(
     return socket, monitor
 
 
+def disconnect(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
+    """What :func:`connect` gave."""
+    socket.disable_monitor()
+    monitor.close(linger=0)  # disable_monitor leaves this end open, and term() would wait for it
+    socket.close()
+
+
 class Uplink:
     """Tasks whose head has ended, until their answer is back. Used by the I/O thread only.
 
@@ -65,7 +72,7 @@ class Uplink:
     ) -> None:
         self._finished, self._received, self._lost = finished, received, lost
         self._link_delay_seconds = round_trip_seconds / 2
-        self._sender = CreditSender(round_trip_seconds)
+        self.sender = CreditSender(round_trip_seconds)
         self.open: dict[int, Task] = {}  # in order of head end, which is that of arrival
         self._queue: deque[Task] = deque()  # not wholly sent
         self._transfers_end_seconds = -math.inf  # when the wire was through with the task before
@@ -76,10 +83,6 @@ class Uplink:
         self.disconnects = 0
         self.blocked = False  # the socket takes nothing until it polls writable
         self.socket, self.monitor = connect(context, node, endpoint, round_trip_seconds)
-
-    @property
-    def sender(self) -> CreditSender:
-        return self._sender
 
     @property
     def waiting_tasks(self) -> int:
@@ -105,14 +108,14 @@ class Uplink:
     def send(self) -> None:
         """As many chunks as the credit allows."""
         self.blocked = False
-        while self._queue and self._sender.may_send:
+        while self._queue and self.sender.may_send:
             task = self._queue[0]
             if task.stream is None:
-                if not self.admit(task, not self._sender.outstanding_bytes):
+                if not self.admit(task, not self.sender.outstanding_bytes):
                     return
                 task.stream = TaskStream(task.number, task.header, task.buffers)
                 task.buffers = []
-            frames = task.stream.next_chunk(self._sender.chunk_stream_bytes)
+            frames = task.stream.next_chunk(self.sender.chunk_stream_bytes)
             try:
                 self.socket.send_multipart(frames, zmq.NOBLOCK)
             except zmq.Again:  # no connection yet
@@ -121,7 +124,7 @@ class Uplink:
                 return
             layer2 = wire.message_layer2_bytes(frames)
             task.wire_bytes += layer2
-            self._sender.sent(task.stream, layer2)
+            self.sender.sent(task.stream, layer2)
             if task.stream.finished:
                 self._queue.popleft()
 
@@ -148,18 +151,16 @@ class Uplink:
             if recv_monitor_message(self.monitor)["event"] != zmq.EVENT_DISCONNECTED:
                 continue
             self.disconnects += 1
-            self._sender.reset()
+            self.sender.reset()
             for task in [task for task in self.open.values() if task.stream is not None]:
                 at_edge = not math.isnan(task.received_seconds)
                 self._give_up(task, "edge disconnected " + ("before the answer" if at_edge else "during transfer"))
 
     def close(self) -> None:
-        self.socket.disable_monitor()
-        self.monitor.close(linger=0)  # disable_monitor leaves this end open, and term() would wait for it
-        self.socket.close()
+        disconnect(self.socket, self.monitor)
 
     def _acknowledged(self, ack: wire.Ack) -> None:
-        if not self._sender.acknowledged(ack.task, ack.end, ack.received_seconds):
+        if not self.sender.acknowledged(ack.task, ack.end, ack.received_seconds):
             return
         task = self.open.get(ack.task)
         if task is None:

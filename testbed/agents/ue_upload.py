@@ -28,10 +28,7 @@ class UploadUeAgent(UeAgent):
             values[node.name] = split.run_node(node.name, values)
 
     def _make_stage(self, sight: Sight) -> UploadStage:
-        self._uploading_stage = UploadStage(
-            self._config, self._backend, self._decisions, self._deadlines, self._wake, sight
-        )
-        return self._uploading_stage
+        return UploadStage(self._config, self._backend, self._decisions, self._deadlines, self._wake, sight)
 
     def _make_uplink(self) -> DataLink:
         config = self._config
@@ -60,7 +57,7 @@ class UploadUeAgent(UeAgent):
 
     def _collect(self) -> None:
         """Runs that begin, what they hand over, and their ends."""
-        stage, data = self._uploading_stage, self._data
+        stage, data = self._stage, self._data
         while stage.ended:  # those that were too late to begin
             task = stage.ended.popleft()
             self._announce(task.arrival_seconds)
@@ -104,11 +101,8 @@ class UploadUeAgent(UeAgent):
             answer = run.values[run.flow.answer].float().contiguous()
             task.answer = int(answer.argmax())
             task.answer_checksum = zlib.crc32(bytes_of(answer))
-            record_of_task = upload_books.completed(run, values, self._config.node, wire_bytes, data.result_wire_bytes)
-            self._in_flight -= 1
             sums.transmit_joules += task.transmit_joules
-            sums.completed(record_of_task)
-            self._link.record(record_of_task)
+            self._completed(upload_books.completed(run, values, self._config.node, wire_bytes, data.result_wire_bytes))
         run.finish(run.failure)
 
     def _extra(self) -> dict[str, float]:

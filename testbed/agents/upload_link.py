@@ -16,7 +16,7 @@ from zmq.utils.monitor import recv_monitor_message
 from testbed import messages
 from testbed.agents import upload_books, wire
 from testbed.agents.transport import CreditSender
-from testbed.agents.ue_uplink import connect
+from testbed.agents.ue_uplink import connect, disconnect
 from testbed.agents.upload_layers import Layers
 from testbed.agents.upload_run import Arrival, Crossing, Run
 from testbed.agents.upload_sender import PrioritySender, Sink, StreamReader, Transfer, ValueSink
@@ -239,9 +239,7 @@ class UploadLink:
             run.finish("; ".join(filter(None, (reason, state))))
 
     def close(self) -> None:
-        self.socket.disable_monitor()
-        self.monitor.close(linger=0)  # disable_monitor leaves this end open, and term() would wait for it
-        self.socket.close()
+        disconnect(self.socket, self.monitor)
 
     def _try_send(self, frames: list[bytes | memoryview]) -> bool:
         try:

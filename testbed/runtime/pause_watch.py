@@ -45,9 +45,8 @@ def watch(cpu: int, period_seconds: float, found: list[list[Pause]]) -> None:
 def main() -> int:
     period_seconds = float(sys.argv[1])
     count = os.cpu_count() or 1
-    cpus = (
-        sorted({number * count // MOST_CPUS for number in range(MOST_CPUS)}) if count > MOST_CPUS else [*range(count)]
-    )
+    watched = min(count, MOST_CPUS)
+    cpus = [number * count // watched for number in range(watched)]
     try:
         for tasks in sys.argv[2:]:
             Path(tasks).write_text(str(os.getpid()), encoding="ascii")
