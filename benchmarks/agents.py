@@ -32,8 +32,9 @@ from testbed.agents.arrivals import ArrivalSchedule
 from testbed.agents.backend import CpuBackend
 from testbed.agents.control import DecisionBox
 from testbed.agents.edge_compute import ComputeThread
-from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.pacing import DeadlineThread
 from testbed.agents.process import SWITCH_INTERVAL_SECONDS
+from testbed.agents.threads import Wakeup
 from testbed.agents.transport import Assembler, ReceivedTask, TaskStream
 from testbed.agents.ue_stage import StageThread
 from testbed.configs import UeConfig

@@ -26,8 +26,9 @@ from testbed.agents.devices import Choice
 from testbed.agents.edge_backends import load_backends, usage_of
 from testbed.agents.edge_compute import NO_LOGITS, ComputeThread
 from testbed.agents.model_store import ModelStore
-from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.pacing import DeadlineThread
 from testbed.agents.process import serve
+from testbed.agents.threads import Wakeup
 from testbed.agents.transport import Assembler, ReceivedTask, RefusedTaskError
 from testbed.configs import EdgeConfig, read_config
 from testbed.inference.tensors import FrameHeader, MalformedFrame

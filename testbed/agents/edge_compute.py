@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from controller.contract import RESIDUAL_SHARE
 from testbed.agents.backend import CpuBackend, Tail
 from testbed.agents.control import DecisionBox
-from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.pacing import DeadlineThread
+from testbed.agents.threads import AgentThread
 from testbed.agents.times import StageTimes
 from testbed.agents.transport import ReceivedTask
 from testbed.agents.wire import Result
@@ -51,7 +51,7 @@ class _Queue:
         self.reported = (0, 0)  # of both
 
 
-class ComputeThread:
+class ComputeThread(AgentThread):
     """Runs tails: always the next segment of the one with the earliest target.
 
     A tail starts, for the books, when it is received and the one before it of the same UE has ended, and takes its
@@ -66,30 +66,16 @@ class ComputeThread:
         deadlines: DeadlineThread,
         done: Callable[[str, Result, memoryview], None],
     ) -> None:
+        super().__init__("compute")
         self._queues = {ue: _Queue(ue, backend) for ue, backend in backends.items()}
         self._cpus = cpus
         self._decisions = decisions
         self._deadlines = deadlines
         self._done = done
-        self._wake = Wakeup()
-        self._stopping = False
-        self.tid = 0
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
-
-    def start(self) -> None:
-        """Returns when :attr:`tid` is known."""
-        self._thread.start()
-        self._ready.wait()
 
     def add(self, ue: str, task: ReceivedTask) -> None:
         self._queues[ue].waiting.append(task)
         self._wake.set()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(timeout=1.0)
 
     def share(self, ue: str, now_seconds: float) -> float:
         return decided_share(self._decisions, ue, self._cpus, len(self._queues), now_seconds)
@@ -118,8 +104,6 @@ class ComputeThread:
         return queue.times.tail_seconds(task.cut, task.header.codec)
 
     def _run(self) -> None:
-        self.tid = threading.get_native_id()
-        self._ready.set()
         while not self._stopping:
             for queue in self._queues.values():
                 if queue.running is None and queue.waiting:

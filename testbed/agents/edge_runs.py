@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,8 @@ from controller.contract import Codec, ModelProfile
 from controller.model.cut_times import NodeWork
 from testbed.agents.control import DecisionBox
 from testbed.agents.edge_compute import decided_share
-from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.pacing import DeadlineThread
+from testbed.agents.threads import AgentThread
 from testbed.agents.timeline import Awaited, Timeline
 from testbed.agents.upload_run import Flow
 from testbed.agents.upload_wire import ValueStart
@@ -91,34 +91,20 @@ class Outlet(Protocol):
     def failed(self, run: EdgeRun, reason: str) -> None: ...
 
 
-class RunsThread:
+class RunsThread(AgentThread):
     """Runs the next node of the task with the earliest target. Nodes of a task run in the graph's order, each as soon
     as its inputs and parameters are there; its target is its time on the reference core over the task's share."""
 
     def __init__(
         self, ues: Sequence[str], cpus: float, decisions: DecisionBox, deadlines: DeadlineThread, outlet: Outlet
     ) -> None:
+        super().__init__("compute")
         self._cpus, self._decisions, self._deadlines, self._outlet = cpus, decisions, deadlines, outlet
         self._ues = tuple(ues)
         self._runs: dict[str, EdgeRun] = {}
         self._bound: dict[tuple[int, str], Layer] = {}
         self._inbox: deque[Callable[[], None]] = deque()
         self._counts = dict.fromkeys(ues, (0, 0))  # tasks that ended with nodes of theirs run here, overruns
-        self._wake = Wakeup()
-        self._stopping = False
-        self.tid = 0
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
-
-    def start(self) -> None:
-        """Returns when :attr:`tid` is known."""
-        self._thread.start()
-        self._ready.wait()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(timeout=1.0)
 
     # ------------------------------------------------------------------------------------------- from the I/O thread
 
@@ -180,8 +166,6 @@ class RunsThread:
     # --------------------------------------------------------------------------------------------- the compute thread
 
     def _run(self) -> None:
-        self.tid = threading.get_native_id()
-        self._ready.set()
         while not self._stopping:
             while self._inbox:
                 self._inbox.popleft()()

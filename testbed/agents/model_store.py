@@ -17,7 +17,7 @@ import zmq
 
 from controller.contract import cut_from_label
 from controller.model.cuts import device_set
-from testbed.agents.pacing import Wakeup
+from testbed.agents.threads import AgentThread
 from testbed.agents.updates_wire import Fetch, Gone, Offer, Piece, Published, Want, decode_up, encode
 from testbed.inference.partition import SplitModel
 from testbed.inference.tensors import MalformedFrame
@@ -60,7 +60,7 @@ class _Holder:
         return min([self.version, *self._left])
 
 
-class ModelStore:
+class ModelStore(AgentThread):
     """All models of an edge. ``splits`` by UE; UEs of one model share its versions.
 
     A version is dropped once every UE has held a newer one for ``hold_seconds``: until then a task of it may be on its
@@ -79,6 +79,7 @@ class ModelStore:
         perturbation: float,
         hold_seconds: float,
     ) -> None:
+        super().__init__("updates", stop_seconds=2.0)
         self._splits = dict(splits)
         self._seed, self._interval_seconds, self._perturbation = seed, interval_seconds, perturbation
         self._hold_seconds = hold_seconds
@@ -96,29 +97,20 @@ class ModelStore:
         self._waiting: dict[str, tuple[int, str]] = {}  # by UE: version and cut that are being packed for it
         self._jobs: queue.SimpleQueue[int | tuple[int, str, SplitModel] | None] = queue.SimpleQueue()
         self._trained = threading.Event()
-        self._wake = Wakeup()
-        self._stopping = False
-        self.tid = 0
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="updates", daemon=True)
         self._trainer = threading.Thread(target=self._work, name="trainer", daemon=True)
 
     def start(self) -> None:
-        """Returns when :attr:`tid` is known."""
-        self._thread.start()
+        super().start()
         self._trainer.start()
-        self._ready.wait()
 
     def begin(self, origin_seconds: float) -> None:
         """Version v is made ``v`` intervals after ``origin_seconds``."""
         self._origin_seconds = origin_seconds
         self._wake.set()
 
-    def stop(self) -> None:
-        self._stopping = True
+    def _interrupt(self) -> None:
         self._jobs.put(None)
-        self._wake.set()
-        self._thread.join(timeout=2.0)
+        super()._interrupt()
 
     # -------------------------------------------------------------------------------------------------------- trainer
 
@@ -149,9 +141,7 @@ class ModelStore:
 
     # --------------------------------------------------------------------------------------------------------- serving
 
-    def _serve(self) -> None:
-        self.tid = threading.get_native_id()
-        self._ready.set()
+    def _run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake.fileno(), zmq.POLLIN)

@@ -8,7 +8,6 @@ edge has dropped, is thrown away. A UE that was killed starts with the first ver
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from controller.contract import ALL_ON_EDGE, Cut, UeDecision, cut_from_label, cut_label
 from controller.model.cuts import canonical_cut, device_set
-from testbed.agents.pacing import Wakeup
+from testbed.agents.threads import AgentThread, Wakeup
 from testbed.agents.transport import CHUNK_SECONDS
 from testbed.agents.updates_wire import MAX_PIECE_BYTES, Fetch, Gone, Offer, Piece, Published, Want, decode_down, encode
 from testbed.agents.wire import message_layer2_bytes
@@ -102,7 +101,7 @@ class _Download:
     heard_seconds: float = 0.0
 
 
-class ModelUpdates:
+class ModelUpdates(AgentThread):
     """The thread that fetches. What happened waits in :attr:`records` for the I/O thread, which is woken."""
 
     def __init__(
@@ -115,10 +114,10 @@ class ModelUpdates:
         receive_watts: float,
         wake_io: Wakeup,
     ) -> None:
+        super().__init__("updates", stop_seconds=2.0)
         self._node, self._weights, self._nodes = node, weights, split.graph.nodes
         self._receive_watts = receive_watts
         self._wake_io = wake_io
-        self._wake = Wakeup()
         self._socket = context.socket(zmq.DEALER)
         self._socket.set(zmq.IDENTITY, node.encode())
         self._socket.set(zmq.LINGER, 0)
@@ -134,16 +133,7 @@ class ModelUpdates:
         self._fetched: ModelUpdate | None = None  # handed over, not taken yet
         self._asked_seconds = -math.inf
         self._swapped = False  # and the edge does not know yet
-        self._stopping = False
-        self.tid = 0
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="updates", daemon=True)
         weights.adopted = self._adopted
-
-    def start(self) -> None:
-        """Returns when :attr:`tid` is known."""
-        self._thread.start()
-        self._ready.wait()
 
     def want(self, own: UeDecision) -> None:
         """The layers that a decision needs are wanted of every version from now on."""
@@ -152,16 +142,9 @@ class ModelUpdates:
             self._wanted = nodes
             self._wake.set()
 
-    def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        self._thread.join(timeout=2.0)
-
     # -------------------------------------------------------------------------------------------------------- fetching
 
     def _run(self) -> None:
-        self.tid = threading.get_native_id()
-        self._ready.set()
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake.fileno(), zmq.POLLIN)

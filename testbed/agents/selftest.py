@@ -6,14 +6,14 @@ another, as in a UE, so that both can be made real-time from outside.
 
 from __future__ import annotations
 
-import threading
 import time
 from pathlib import Path
 
 import msgspec
 import zmq
 
-from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.pacing import DeadlineThread
+from testbed.agents.threads import AgentThread, Wakeup
 from testbed.configs import Config
 from testbed.inference.calibration import make_kernel, time_open_loop
 
@@ -66,39 +66,37 @@ def endpoint(lab_directory: str, node: str) -> str:
     return f"ipc://{lab_directory}/ipc/selftest.{node}"
 
 
-class _Worker:
+class _Worker(AgentThread):
     """The thread that computes. One order at a time."""
 
     def __init__(self) -> None:
+        super().__init__("stage")
         self._kernel = make_kernel()
         self._deadlines = DeadlineThread("deadlines")
         self._order: Kernel | Stages | None = None
-        self._go, self._done, self._released = Wakeup(), Wakeup(), Wakeup()
+        self._done, self._released = Wakeup(), Wakeup()
         self._answer: Answer | None = None
         self._ended_seconds = 0.0
-        self._started = threading.Event()
-        self.tid = 0
-        self._thread = threading.Thread(target=self._run, name="stage", daemon=True)
 
-    def start(self) -> ThreadIds:
+    def start(self) -> None:
         self._deadlines.start()
-        self._thread.start()
-        self._started.wait()
+        super().start()
+
+    @property
+    def threads(self) -> ThreadIds:
         return ThreadIds(self.tid, self._deadlines.tid)
 
     def do(self, order: Kernel | Stages) -> Answer:
         """Blocks until it is done."""
         self._order = order
-        self._go.set()
+        self._wake.set()
         self._done.wait()
         assert self._answer is not None
         return self._answer
 
     def _run(self) -> None:
-        self.tid = threading.get_native_id()
-        self._started.set()
-        while True:
-            self._go.wait()
+        while not self._stopping:
+            self._wake.wait()
             order = self._order
             if isinstance(order, Kernel):
                 self._answer = Seconds(tuple(time_open_loop(self._kernel, order.repetitions)))
@@ -135,7 +133,7 @@ def main(config_path: Path) -> None:
     """Serve until told to leave."""
     config = msgspec.json.decode(Path(config_path).read_bytes(), type=SelfTestConfig)
     worker = _Worker()
-    threads = worker.start()
+    worker.start()
     decoder = msgspec.json.Decoder(Request)
     with zmq.Context() as context, context.socket(zmq.REP) as socket:
         socket.linger = 1000
@@ -143,7 +141,7 @@ def main(config_path: Path) -> None:
         while True:
             match decoder.decode(socket.recv()):
                 case Threads():
-                    socket.send(msgspec.json.encode(threads))
+                    socket.send(msgspec.json.encode(worker.threads))
                 case Leave():
                     return
                 case order:

@@ -29,8 +29,9 @@ from testbed.agents.consult import Adviser
 from testbed.agents.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.agents.ledger import SlotSums, Task
 from testbed.agents.model_updates import ModelUpdates
-from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.pacing import DeadlineThread
 from testbed.agents.process import serve
+from testbed.agents.threads import Wakeup
 from testbed.agents.transport import CreditSender
 from testbed.agents.ue_stage import StageThread
 from testbed.agents.ue_uplink import Uplink

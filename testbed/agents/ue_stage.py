@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import zlib
 from collections import deque
@@ -17,7 +16,8 @@ from testbed.agents.control import DecisionBox
 from testbed.agents.ledger import Task
 from testbed.agents.model_updates import DeviceWeights
 from testbed.agents.online_split import OnlineHead, Stopped
-from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.pacing import DeadlineThread
+from testbed.agents.threads import AgentThread, Wakeup
 from testbed.agents.times import StageTimes
 from testbed.configs import UeConfig
 from testbed.links.sight import Sight
@@ -36,7 +36,7 @@ def decision_wait_seconds(decided_slot: int, schedule: ArrivalSchedule, start_se
     return max(0.0, schedule.boundary_seconds(slot) + DECISION_WAIT_SECONDS - now)
 
 
-class StageThread:
+class StageThread(AgentThread):
     """Computes heads. Open loop: a task's arrival is its scheduled time, however late this thread is.
 
     A head starts, for the books, when its task has arrived and the one before has ended; that this thread gets a
@@ -54,6 +54,7 @@ class StageThread:
         wake_io: Wakeup,
         sight: Sight,
     ) -> None:
+        super().__init__("stage")
         self._config = config
         self._backend = backend
         self._times = StageTimes(backend.profile)
@@ -66,19 +67,9 @@ class StageThread:
         self._images = [task_image(shape, config.seed, config.ue_index, number) for number in range(IMAGES)]
         self._schedule: ArrivalSchedule | None = None
         self._first_task = 0
-        self._wake = Wakeup()
         self._released = Wakeup()
-        self._stopping = False
         self.ended: deque[Task] = deque()
         self.started = 0  # number of the task that leaves the device queue next
-        self.tid = 0
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="stage", daemon=True)
-
-    def start(self) -> None:
-        """Returns when :attr:`tid` is known."""
-        self._thread.start()
-        self._ready.wait()
 
     def schedule(self, schedule: ArrivalSchedule, first_task: int) -> None:
         self._first_task = self.started = first_task
@@ -89,15 +80,11 @@ class StageThread:
         """There are new arrivals, or a new decision."""
         self._wake.set()
 
-    def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
+    def _interrupt(self) -> None:
+        super()._interrupt()
         self._released.set()
-        self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
-        self.tid = threading.get_native_id()
-        self._ready.set()
         free_seconds = 0.0  # when the device ended its last stage
         served = 0
         while not self._stopping:

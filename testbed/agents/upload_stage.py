@@ -19,7 +19,8 @@ from testbed import messages
 from testbed.agents.backend import CpuBackend
 from testbed.agents.control import DecisionBox
 from testbed.agents.ledger import Task
-from testbed.agents.pacing import DeadlineThread, Wakeup
+from testbed.agents.pacing import DeadlineThread
+from testbed.agents.threads import Wakeup
 from testbed.agents.timeline import Awaited, Timeline
 from testbed.agents.ue_stage import StageThread
 from testbed.agents.upload_run import Crossing, Flow, Run
@@ -56,10 +57,9 @@ class UploadStage(StageThread):
         self.released: deque[tuple[Run, Crossing]] = deque()
         self._news = Wakeup()  # something came from the edge
 
-    def stop(self) -> None:
-        self._stopping = True
+    def _interrupt(self) -> None:
+        super()._interrupt()
         self._news.set()
-        super().stop()
 
     def _serve(self, task: Task, apply: messages.Apply, own: UeDecision) -> float:
         """Run one task to its end. Returns when that was."""

@@ -13,7 +13,7 @@ from controller.contract import UeDecision, UeName, cut_label
 from controller.model.cuts import device_set
 from testbed.agents.model_store import ModelStore, _Holder
 from testbed.agents.model_updates import DeviceWeights, ModelUpdates
-from testbed.agents.pacing import Wakeup
+from testbed.agents.threads import Wakeup
 from testbed.agents.updates_wire import Fetch, Gone, Offer, Piece, Published, Want, decode_up, encode
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.weights import Contents, pack
