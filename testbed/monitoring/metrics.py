@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterator
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -33,6 +32,7 @@ from testbed.messages import (
     TaskRecord,
     UploadRecord,
 )
+from testbed.runtime.host_load import TICKS_PER_SECOND, cpu_ticks, running_tasks
 
 #: 1 ms to 30 s, three per decade and a little denser around where delays of shipped labs are.
 DELAY_BUCKETS = (
@@ -350,18 +350,15 @@ class Metrics:
 
 
 class HostCollector(Collector):
-    """Busy, idle and stolen CPU time of the whole host, read when Prometheus asks (/proc/stat, in user_hz)."""
+    """Busy, idle and stolen CPU time of the whole host, read when Prometheus asks."""
 
     def collect(self) -> Iterator[Metric]:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        user, nice, system, idle, iowait, irq, softirq, steal = (int(field) / 100 for field in fields)
+        ticks = cpu_ticks()
         times = CounterMetricFamily("testbed_host_cpu_seconds", "CPU time of the host.", labels=["mode"])
-        times.add_metric(["busy"], user + nice + system + irq + softirq)
-        times.add_metric(["idle"], idle + iowait)
-        times.add_metric(["steal"], steal)
+        for mode, spent in (("busy", ticks.busy), ("idle", ticks.idle), ("steal", ticks.steal)):
+            times.add_metric([mode], spent / TICKS_PER_SECOND)
         yield times
-        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
-        yield GaugeMetricFamily("testbed_host_running_tasks", "Threads that run or want to.", value=running)
+        yield GaugeMetricFamily("testbed_host_running_tasks", "Threads that run or want to.", value=running_tasks())
 
 
 def stage_seconds(task: TaskRecord) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from testbed.messages import HostHealth
 from testbed.runtime.child import stat_fields
 from testbed.runtime.discovery import LAB_VARIABLE
+from testbed.runtime.host_load import TICKS_PER_SECOND, cpu_ticks, running_tasks
 from testbed.runtime.pauses import PauseProbe
 
 #: Looking at every process takes 20 us for each; on a host with many it is done less often: this part of the time.
@@ -19,7 +20,6 @@ SCAN_RATIO = 0.02
 #: Wakes every CPU so often to see whether it stands still: about a hundredth of each.
 PAUSE_PERIOD_SECONDS = 2e-3
 
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _KERNEL_THREAD = 0x0020_0000  # PF_KTHREAD
 _FIFO_OR_RR = ("1", "2")
 # places in stat_fields, which begin at field 3 of proc(5)
@@ -39,7 +39,7 @@ class HostSampler:
         self._markers = (f"{LAB_VARIABLE}={lab}".encode(), f"TESTBED_RUN_ID={run_id}".encode())
         self._ours = _ancestors()
         self._owned: dict[_Key, bool] = {}
-        self._last_ticks = _host_ticks()
+        self._last_ticks = cpu_ticks()
         self._last_scan, self._next_scan = time.monotonic(), 0.0
         self._last_used = self._scan(frozenset())
         self._probe = PauseProbe(PAUSE_PERIOD_SECONDS)
@@ -48,9 +48,9 @@ class HostSampler:
     def sample(self, lab_pids: Collection[int], malformed_records: int) -> HostHealth:
         """``lab_pids``: processes that are known to be the lab's, besides those that say so themselves."""
         now = time.monotonic()
-        ticks = _host_ticks()
-        total, busy, steal = (new - old for new, old in zip(ticks, self._last_ticks, strict=True))
-        self._last_ticks = ticks
+        before, self._last_ticks = self._last_ticks, cpu_ticks()
+        ticks = self._last_ticks.total - before.total
+        busy, steal = self._last_ticks.busy - before.busy, self._last_ticks.steal - before.steal
         elapsed = now - self._last_scan
         if now >= self._next_scan:
             self._foreign = self._compare(self._scan(lab_pids), elapsed)
@@ -58,12 +58,11 @@ class HostSampler:
             self._next_scan = now + (time.monotonic() - now) / SCAN_RATIO
         lab, foreign, top, top_cores = self._foreign
         pauses = self._probe.take()
-        running = int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0])
         return HostHealth(
             monotonic_seconds=now,
-            busy_ratio=busy / total if total else 0.0,
-            steal_ratio=steal / total if total else 0.0,
-            running_tasks=running,
+            busy_ratio=busy / ticks if ticks else 0.0,
+            steal_ratio=steal / ticks if ticks else 0.0,
+            running_tasks=running_tasks(),
             malformed_records=malformed_records,
             elapsed_seconds=elapsed,
             lab_cores=lab,
@@ -106,7 +105,7 @@ class HostSampler:
 
     def _compare(self, used: dict[_Key, int], elapsed_seconds: float) -> tuple[float, float, str, float]:
         before, self._last_used = self._last_used, used
-        scale = 1.0 / (_TICKS_PER_SECOND * max(elapsed_seconds, 1e-3))
+        scale = 1.0 / (TICKS_PER_SECOND * max(elapsed_seconds, 1e-3))
         cores = {key: (ticks - before.get(key, 0)) * scale for key, ticks in used.items()}
         lab = sum(value for key, value in cores.items() if self._owned[key])
         others = {key: value for key, value in cores.items() if not self._owned[key] and value > 0}
@@ -133,14 +132,6 @@ def describe(pid: int) -> str:
         if fields[_POLICY] in _FIFO_OR_RR:
             priority = max(priority, int(fields[_PRIORITY]))
     return f"{name} (pid {pid}, real-time priority {priority})" if priority else f"{name} (pid {pid})"
-
-
-def _host_ticks() -> tuple[int, int, int]:
-    """Total, busy and stolen time of all cores (/proc/stat)."""
-    with Path("/proc/stat").open(encoding="ascii") as file:
-        user, nice, system, idle, iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
-    total = user + nice + system + idle + iowait + irq + softirq + steal
-    return total, total - idle - iowait - steal, steal
 
 
 def _ancestors() -> frozenset[int]:
