@@ -18,7 +18,6 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.errors import HostError
 from testbed.runtime.cgroups import CgroupsV1, detect
 
 _PROGRAM = Path(__file__).with_name("pause_watch.py")
@@ -114,8 +113,5 @@ class PauseProbe:
 
 def _realtime_group() -> list[str]:
     """The tasks file of a group in which threads may be real-time, where ours may not be one (cgroup v1): the root."""
-    try:
-        cgroups = detect()
-    except HostError:
-        return []
+    cgroups = detect()
     return [str(cgroups.cpu_root / "tasks")] if isinstance(cgroups, CgroupsV1) else []
