@@ -48,8 +48,12 @@ class Bench:
         )
 
     def call(self, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=120)
+        with self.start(*arguments) as process:
+            try:
+                out, err = process.communicate(timeout=120)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
         assert code is None or process.returncode == code, f"{arguments} ended with {process.returncode}:\n{err}\n{out}"
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
