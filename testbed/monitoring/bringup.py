@@ -17,6 +17,7 @@ from testbed.configs import write_config
 from testbed.errors import HostError
 from testbed.monitoring.config import EXPORTER, GRAFANA, PROMETHEUS, CommandConfig, ExporterConfig
 from testbed.runtime.base import ProcessSpec, Runtime
+from testbed.runtime.child import stat_fields
 from testbed.runtime.docker_build import connect, project_root
 from testbed.runtime.docker_services import Service, remove_services, restart_service, start_service
 from testbed.runtime.host import in_user_namespace
@@ -145,10 +146,8 @@ def _end(pid: int, timeout_seconds: float = 5.0) -> None:
 
 
 def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    fields = stat_fields(pid)
+    return bool(fields) and fields[0] not in "ZX"
 
 
 def _start_exporter(place: _Place, scenario_path: Path) -> None:

@@ -124,12 +124,8 @@ def describe(pid: int) -> str:
         return f"a process that has ended (pid {pid})"
     priority = 0
     for thread in threads:
-        try:
-            text = (thread / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        fields = text.rpartition(")")[2].split()
-        if fields[_POLICY] in _FIFO_OR_RR:
+        fields = stat_fields(int(thread.name))
+        if fields and fields[_POLICY] in _FIFO_OR_RR:
             priority = max(priority, int(fields[_PRIORITY]))
     return f"{name} (pid {pid}, real-time priority {priority})" if priority else f"{name} (pid {pid})"
 

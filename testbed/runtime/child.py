@@ -72,9 +72,12 @@ def start_ticks(pid: int) -> int:
 
 
 def stat_fields(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat from the state on (field 3 of proc(5) is index 0); empty if there is none."""
+    """Fields of /proc/PID/stat from the state on (field 3 of proc(5) is index 0); empty if there is none.
+
+    ``pid`` may be a thread's. The kernel cuts names after 15 bytes, so they need not be text.
+    """
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return []
     return text.rpartition(")")[2].split()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from testbed.runs.host_health import HostSampler, describe
+from testbed.runtime.child import stat_fields
 from testbed.runtime.discovery import LAB_VARIABLE
 
 SPIN = "import time\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
@@ -60,3 +61,15 @@ def test_processes_that_are_known_to_be_the_labs_need_no_mark(
 def test_a_process_is_named() -> None:
     assert describe(os.getpid()).endswith(f"(pid {os.getpid()})")
     assert "has ended" in describe(1 << 22)
+
+
+def test_a_name_that_is_cut_within_a_letter_hinders_nobody() -> None:
+    name = "é" * 8  # 16 bytes, of which the kernel keeps 15
+    program = f"open('/proc/self/comm', 'w').write({name!r}); print('named', flush=True); import time; time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"named\n"
+        fields, described = stat_fields(other.pid), describe(other.pid)
+        other.kill()
+    assert int(fields[1]) == os.getpid()
+    assert described.startswith("é" * 7)
