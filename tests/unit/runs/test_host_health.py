@@ -69,7 +69,9 @@ def test_a_name_that_is_cut_within_a_letter_hinders_nobody() -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"named\n"
-        fields, described = stat_fields(other.pid), describe(other.pid)
-        other.kill()
+        try:
+            fields, described = stat_fields(other.pid), describe(other.pid)
+        finally:
+            other.kill()
     assert int(fields[1]) == os.getpid()
     assert described.startswith("é" * 7)
