@@ -8,11 +8,12 @@ import numpy as np
 
 from controller.contract import RESIDUAL_SHARE, Decision, Observation, Scenario, SlotOutcome, UeDecision
 from controller.model.lyapunov import EnergyQueues
+from controller.policies.under_way import UnderWay, older_tasks, optimal_parts, under_way
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables, CutArray, SlotState
 from controller.solvers.cuts import project
 from controller.solvers.general import allocate_general
-from controller.solvers.problem import Allocation, AllocationModel, Limits
+from controller.solvers.problem import Allocation, AllocationModel, FloatArray, Limits
 
 SOLVERS = {"newton": allocate, "cvxpy": allocate_general}
 
@@ -92,8 +93,12 @@ class DriftPlusPenalty:
         self.limits = self.limits._replace(edge_square_price=price)
         state = SlotState.observed(self.tables, observation, self.pricing_queues())
         cuts, allocation = self.best(state, self.propose(state, observation))
+        link = edge = older = older_tasks(self.tables, observation, self._last_cuts, cuts)
+        if older.any():
+            work = under_way(self.tables, state, older, self._last_cuts, cuts)
+            link, edge = (self.older_parts(resource) for resource in work)
         self._last, self._last_cuts = allocation, cuts
-        return self.decision(observation, cuts, allocation)
+        return self.decision(observation, cuts, allocation, link, edge)
 
     def feedback(self, outcome: SlotOutcome) -> None:
         """Virtual queues take the measured energy of the slot."""
@@ -148,6 +153,10 @@ class DriftPlusPenalty:
         """The convex step for candidates (candidates, ues)."""
         return self._solve(self.tables.demands(cuts, state), self.tables.ues, self.limits, self.delay_model)
 
+    def older_parts(self, work: UnderWay) -> FloatArray:
+        """The parts of a resource (ues,) for tasks that are under way to the edge from UEs whose new cut is local."""
+        return optimal_parts(work, self.tables.ues.weight, self.scenario.slot_seconds)
+
     # -------------------------------------------------------------------------------------------------- shared parts
 
     def best(self, state: SlotState, candidates: CutArray) -> tuple[CutArray, Allocation]:
@@ -160,20 +169,26 @@ class DriftPlusPenalty:
         chosen = int(np.argmin(allocation.cost))
         return cuts[chosen], Allocation._make(field[chosen : chosen + 1] for field in allocation)
 
-    def decision(self, observation: Observation, cuts: CutArray, allocation: Allocation) -> Decision:
-        """The contract's form. Residual shares are left to the rule that simulator and testbed apply: what the active
-        UEs get here sums to the total, and is scaled down by that rule to what was optimised."""
-        radio = self.scenario.radio
+    def decision(
+        self, observation: Observation, cuts: CutArray, allocation: Allocation, link: FloatArray, edge: FloatArray
+    ) -> Decision:
+        """The contract's form; ``link`` and ``edge`` (ues,) are the parts of each that older tasks get before others.
+
+        Residual shares are left to the rule that simulator and testbed apply: what the UEs get here sums to the total,
+        and is scaled down by that rule to what was optimised."""
+        radio, edge_cpus = self.scenario.radio, self.scenario.edge.cpus
         idle = cuts == self.tables.local
-        active = int(np.sum(~idle))
+        busy = ~idle | (link > 0) | (edge > 0)
         up, share = allocation.spectrum_hz[0], allocation.edge_share[0]
-        down = np.full(idle.size, radio.downlink_hz / max(active, 1))
-        if active:
-            up, share, down = (np.where(idle, 0.0, x) for x in (up, share, down))
-            up = up * (radio.uplink_hz / up.sum())
-            share = share * self._before_residuals(float(share.sum()), idle.size - active)
-        else:
-            down /= idle.size
+        down = np.full(idle.size, radio.downlink_hz / idle.size)
+        if busy.any():
+            up, share = (np.where(idle, 0.0, x) for x in (up, share))
+            up = radio.uplink_hz * _after(link, up)
+            # the convex step kept a residual share for each idle UE; those with older tasks need none
+            kept, needed = (1.0 + RESIDUAL_SHARE * np.sum(x) for x in (idle, ~busy))
+            used = float(share.sum() * kept / needed) if not idle.all() else edge_cpus / needed
+            share = used * _after(edge, share) * self._before_residuals(used, int(np.sum(~busy)))
+            down = np.where(busy, radio.downlink_hz / np.sum(busy), 0.0)
         return Decision(
             sequence=observation.slot,
             slot=observation.slot,
@@ -197,6 +212,13 @@ class DriftPlusPenalty:
         residuals = RESIDUAL_SHARE * idle * self.scenario.edge.cpus
         room = self.scenario.edge.cpus - used
         return max(1.0, residuals / room) if room > 0 else self.scenario.edge.cpus / used
+
+
+def _after(parts: FloatArray, weights: FloatArray) -> FloatArray:
+    """Parts that sum to 1: those given, and the rest in proportion to the weights."""
+    if weights.any():
+        parts = parts + weights / weights.sum() * (1.0 - parts.sum())
+    return np.asarray(parts / max(parts.sum(), 1e-300))
 
 
 def edge_joules(kappa: float, outcome: SlotOutcome) -> float:
