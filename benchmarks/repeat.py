@@ -2,7 +2,8 @@
 
     python -m benchmarks.repeat [--runs 5] [--seconds 20] [--runtime netns] [LAB.yaml]
 
-Counts valid runs and gives the spread of the mean end-to-end delay. About half a minute for each run of 20 s.
+Counts valid runs, gives the spread of the mean end-to-end delay, and how late trace steps were. About half a minute for
+each run of 20 s.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ from benchmarks._links import row
 QUICKSTART = ROOT / "topologies" / "quickstart.yaml"
 
 
+#: Held by every run on a host that does not stand still: name -> target, s.
+LATENESS = {"step_lateness_p99_seconds": 0.5e-3, "step_lateness_max_seconds": 2e-3}
+
+
 def result_of(directory: Path) -> dict[str, Any]:
     summary = read(directory, "summary")
+    figures = {figure["name"]: figure["value"] for figure in read(directory, "fidelity")["figures"]}
     return {
         "valid": summary["valid"],
         "invalid_reasons": summary["invalid_reasons"],
@@ -31,6 +37,7 @@ def result_of(directory: Path) -> dict[str, Any]:
         "mean_e2e_seconds": summary["e2e_delay_seconds"]["mean"],
         "stages_seconds": summary["stages_seconds"],
         "fidelity": summary["fidelity"],
+        **{name: figures[name] for name in (*LATENESS, "longest_pause_seconds")},
     }
 
 
@@ -54,6 +61,16 @@ def figures(asked: argparse.Namespace, results: list[dict[str, Any]]) -> list[di
     return [
         row(f"{what}: not valid", len(results) - sum(result["valid"] for result in results), "count", 0),
         row(f"{what}: largest mean E2E delay over the smallest, of any five", most, "ratio", 0.05),
+        *(
+            row(
+                f"{what}: step lateness, {name.split('_')[2]}, {which} run",
+                float(quantile([result[name] for result in results])),
+                "s",
+                target,
+            )
+            for name, target in LATENESS.items()
+            for which, quantile in (("median", np.median), ("worst", np.max))
+        ),
     ]
 
 
