@@ -99,6 +99,7 @@ def one_lab(part: str, model: str, speeds: tuple[float, ...], seconds: float, pl
     arguments = ("--name", f"slowdown-{part}", "--runtime", runtime)
     run(lab, out, seconds, *arguments, lock=place.lock, environment=environment, cwd=place.folder, **options)
     fidelity = read(out, "fidelity")
+    pauses = [figure["value"] for figure in fidelity["figures"] if figure["name"] == "longest_pause_seconds"]
     tasks = read_tables(out).tasks
     rows = []
     for speed, ue in (*((speed, f"s{round(speed * 100):03d}") for speed in speeds), (EDGE_CPUS, None)):
@@ -118,6 +119,7 @@ def one_lab(part: str, model: str, speeds: tuple[float, ...], seconds: float, pl
                 "target_seconds": float(np.median(target[judged])),
                 **quantiles(achieved[judged] / target[judged] - 1),
                 "overrun_ratio": sum(one["overruns"] for one in counted) / sum(one["stages"] for one in counted),
+                "longest_pause_seconds": pauses[0],  # of the host's CPUs: a stage that has less to spare overruns
                 "valid": fidelity["valid"],
                 "invalid_reasons": fidelity["invalid_reasons"],
             }
