@@ -39,6 +39,7 @@ class UploadUeAgent(UeAgent):
             config.edge_endpoint,
             config.round_trip_seconds,
             self._backend.split,
+            self._link.record,
             cold=config.uploading.cache == "per_query",
         )
         self._busy_before = 0.0
@@ -70,8 +71,6 @@ class UploadUeAgent(UeAgent):
             data.begin(run)
         while stage.released:
             data.release(*stage.released.popleft())
-        while data.records:
-            self._link.record(data.records.popleft())
         self._conclude_if_over()
 
     def _conclude_if_over(self) -> None:
@@ -83,8 +82,6 @@ class UploadUeAgent(UeAgent):
         data, task, sums = self._data, run.task, self._sums
         values, wire_bytes = data.values, data.run_wire_bytes
         data.end(run)
-        while data.records:
-            self._link.record(data.records.popleft())
         draw = self._config.compute_watts * (task.speed / self._config.max_speed) ** 3
         segments = run.timeline.segments
         task.compute_joules = draw * sum(segment.end_seconds - segment.start_seconds for segment in segments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -40,7 +41,7 @@ _MESSAGES_PER_TURN = 64
 
 
 class UploadLink:
-    """Used by the I/O thread only. Records that are due wait in :attr:`records`."""
+    """Used by the I/O thread only."""
 
     def __init__(
         self,
@@ -49,11 +50,14 @@ class UploadLink:
         endpoint: str,
         round_trip_seconds: float,
         split: SplitModel,
+        record: Callable[[messages.UploadRecord], None],
         *,
         cold: bool,
     ) -> None:
-        """``cold``: the edge has nothing when a task begins, so nobody waits to be told so."""
+        """``record`` takes what became of each transfer. ``cold``: the edge has nothing when a task begins, so nobody
+        waits to be told so."""
         self._node = node
+        self._to_records = record
         self._cold = cold
         self._shapes = {one.name: one.output_shape for one in split.graph.nodes}
         self._layers = Layers(split)
@@ -68,7 +72,6 @@ class UploadLink:
         self.values: dict[str, Transfer] = {}
         self._void_bytes = 0  # layer 2, of what the run sent in vain
         self.result_wire_bytes = 0
-        self.records: deque[messages.UploadRecord] = deque()
         self.uploaded_bytes = 0
         self.late_results = self.malformed = self.disconnects = self.resumed = self.refused = self.corrupt = 0
         self.blocked = False
@@ -382,6 +385,6 @@ class UploadLink:
     def _record(self, transfer: Transfer, status: str, reason: str = "", *, checksum_ok: bool = True) -> None:
         transfer.status = status
         version = self._layers.version
-        self.records.append(
+        self._to_records(
             upload_books.upload_record(transfer, self._node, version, status, reason, checksum_ok=checksum_ok)
         )
