@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from testbed.links.stamps import ask_for_stamps, stamp_seconds
+from testbed.links.stamps import ask_for_stamps, stamped_packets
 from testbed.runtime.namespaces import run_inside
 
 _REQUEST, _REPLY = 8, 0
@@ -101,18 +101,12 @@ class _Probe:
         self.echoes.sent += 1
 
     def receive(self) -> None:
-        while True:
-            try:
-                packet, ancillary, _, _ = self.socket.recvmsg(2048, 64)
-            except BlockingIOError:
-                return
+        for packet, arrived in stamped_packets(self.socket):
             header = (packet[0] & 0xF) * 4  # the IP header comes with it
             kind, _, _, identifier, number = _ICMP.unpack_from(packet, header)
             sent = self._sent_seconds.pop(number, None) if kind == _REPLY and identifier == self._identifier else None
             if sent is None:  # of somebody else, or a duplicate
                 continue
-            arrived = stamp_seconds(ancillary)
-            assert arrived is not None  # they were asked for
             self.echoes.round_trips_seconds.append(arrived - sent)
 
 

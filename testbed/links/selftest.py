@@ -18,7 +18,7 @@ from typing import Literal
 
 from testbed.links.impairment import Impairment
 from testbed.links.shaping import FRAME_BYTES
-from testbed.links.stamps import ask_for_stamps, stamp_seconds
+from testbed.links.stamps import ask_for_stamps, stamped_packets
 from testbed.links.wire import WireSpec
 from testbed.runtime.namespaces import run_inside
 
@@ -189,13 +189,8 @@ def _listen(
 
 
 def _take(receiver: socket.socket, arrivals: Arrivals) -> None:
-    while True:
-        try:
-            packet, ancillary, _, _ = receiver.recvmsg(2048, 64)
-        except BlockingIOError:
-            return
-        arrived = stamp_seconds(ancillary)
-        if arrived is None or len(packet) < _HEADER.size:
+    for packet, arrived in stamped_packets(receiver):
+        if len(packet) < _HEADER.size:
             continue
         number, sent = _HEADER.unpack_from(packet)
         arrivals.seconds.setdefault(number, arrived - sent)
