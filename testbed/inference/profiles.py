@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def profile_cache_path(model: str) -> Path:
     """Where this host keeps its own measurement of a model: ``$XDG_CACHE_HOME/testbed/profiles/NAME.json``."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "testbed" / "profiles" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', model)}.json"
+
+
+def host_cpu() -> str:
+    """Name of this host's processor; a profile of the same one needs no scaling."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _one_line_lists(text: bytes) -> bytes:

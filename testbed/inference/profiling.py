@@ -13,7 +13,6 @@ one takes 20-45 % longer than back-to-back ones do.
 from __future__ import annotations
 
 import itertools
-import platform
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -29,23 +28,7 @@ from controller.contract import ALL_ON_EDGE, Codec, CodecTimes, Cut, ModelProfil
 from testbed.inference import calibration, tensors
 from testbed.inference.graph import INPUT
 from testbed.inference.partition import SplitModel, load_split_model
-from testbed.inference.profiles import (
-    PROFILE_VERSION,
-    REFERENCE_CORE_FRACTION,
-    profile_cache_path,
-    read_profile,
-    write_profile,
-)
-
-__all__ = [
-    "Effort",
-    "host_cpu",
-    "profile_cache_path",
-    "profile_model",
-    "profile_split",
-    "read_profile",
-    "write_profile",
-]
+from testbed.inference.profiles import PROFILE_VERSION, REFERENCE_CORE_FRACTION, host_cpu
 
 Progress = Callable[[str, float], None]
 Floats = NDArray[np.float64]
@@ -128,14 +111,6 @@ def profile_split(split: SplitModel, *, reference_fraction: float, effort: Effor
         holdout_error_ratio=round(holdout_error, 4),
         p99_over_median_ratio=round(passes.spread(), 3),
     )
-
-
-def host_cpu() -> str:
-    """Name of this host's processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _rounded(seconds: Iterable[float]) -> tuple[float, ...]:

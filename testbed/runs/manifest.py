@@ -17,6 +17,7 @@ import msgspec
 from controller.contract import Scenario
 from testbed.checks import HostRecord
 from testbed.errors import InputError
+from testbed.inference.profiles import host_cpu
 
 MANIFEST_VERSION = 1
 #: ``runtime`` of a run that was simulated.
@@ -111,7 +112,7 @@ def describe_run(
         },
         versions=_versions(),
         kernel=platform.release(),
-        cpu_model=_cpu_model(),
+        cpu_model=host_cpu(),
         cores=os.cpu_count() or 1,
         cgroup_version=2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1,
         thread_counts={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
@@ -164,13 +165,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _git_revision() -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from testbed.inference.profiles import REFERENCE_CORE_FRACTION
+from testbed.inference.profiles import REFERENCE_CORE_FRACTION, host_cpu
 from testbed.runtime import realtime
 from testbed.runtime.cgroups import Version, detect
 from testbed.runtime.discovery import system_lock
@@ -51,7 +51,7 @@ def facts() -> HostFacts:
     return HostFacts(
         kernel=platform.release(),
         preemption=_preemption(),
-        cpu=_cpu(),
+        cpu=host_cpu(),
         cpus=tuple(sorted(os.sched_getaffinity(0))),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cgroup_version=groups.version,
@@ -85,10 +85,3 @@ def _preemption() -> str:
         return next((word.strip("()") for word in chosen.read_text().split() if word.startswith("(")), "unknown")
     words = [word for word in platform.version().split() if word.startswith("PREEMPT")]
     return words[0] if words else "unknown"
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
