@@ -93,12 +93,10 @@ class DriftPlusPenalty:
         self.limits = self.limits._replace(edge_square_price=price)
         state = SlotState.observed(self.tables, observation, self.pricing_queues())
         cuts, allocation = self.best(state, self.propose(state, observation))
-        link = edge = older = older_tasks(self.tables, observation, self._last_cuts, cuts)
-        if older.any():
-            work = under_way(self.tables, state, older, self._last_cuts, cuts)
-            link, edge = (self.older_parts(resource) for resource in work)
+        older = older_tasks(self.tables, observation, self._last_cuts, cuts)
+        link, edge = under_way(self.tables, state, older, self._last_cuts, cuts)
         self._last, self._last_cuts = allocation, cuts
-        return self.decision(observation, cuts, allocation, link, edge)
+        return self.decision(observation, cuts, allocation, self.older_parts(link), self.older_parts(edge))
 
     def feedback(self, outcome: SlotOutcome) -> None:
         """Virtual queues take the measured energy of the slot."""
