@@ -414,8 +414,8 @@ def _set(raw: dict[str, Any], override: str) -> None:
         else:
             raise InputError(f"{part!r} is inside a plain value", where=f"--set {key}", value=target)
     value = yaml.safe_load(text)
-    if key == "policy" and isinstance(raw.get("policy"), dict) and raw["policy"].get("name") == value:
-        return  # the lab's own policy asked for by name keeps its options
+    if key == "policy" and isinstance(value, str):
+        value = _policy_instead_of(raw.get("policy"), value)
     if isinstance(target, list):
         if not last.isdigit() or int(last) >= len(target):
             raise InputError(f"no element {last!r}", where=f"--set {key}", allowed=f"0 to {len(target) - 1}")
@@ -424,6 +424,21 @@ def _set(raw: dict[str, Any], override: str) -> None:
         target[last] = value
     else:
         raise InputError(f"{last!r} is inside a plain value", where=f"--set {key}", value=target)
+
+
+def _policy_instead_of(policy: object, name: str) -> object:
+    """A policy asked for by its name keeps those options of the lab's that it has, too; the lab's own keeps all."""
+    if not isinstance(policy, dict):
+        return name
+    if policy.get("name") == name:
+        return policy
+    from controller import registry
+
+    try:
+        taken = registry.options(name)
+    except ValueError:  # there is no such policy: refused with the rest of the lab
+        return name
+    return {"name": name, **{key: value for key, value in policy.items() if key in taken}}
 
 
 def _input_error(error: ValidationError, where: str) -> InputError:

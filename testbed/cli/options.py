@@ -63,7 +63,7 @@ class LabChoice:
         more = [f"{key}={value}" for key, value in named if value is not None]
         # a user's models and policies may lie beside the lab file; the lab's processes inherit this path
         sys.path.append(str(self.folder))
-        # a policy by name drops the options of the lab's own, so what --set says of the policy must come after it
+        # what --set says of the policy is about the one that --policy names
         topology = load(self.file, (*more, *self.overrides))
         checks.check_models(topology, str(self.file), self.file.parent)
         for warning in checks.warnings(topology):
@@ -84,7 +84,7 @@ def lab_file(function: F) -> F:
         (
             click.argument("file", type=click.Path(path_type=Path)),
             click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the lab."),
-            click.option("--policy", metavar="P", help="Use this policy instead of the lab's."),
+            click.option("--policy", metavar="P", help="Use this policy instead; options that both have stay."),
             click.option("--seed", type=int, metavar="S", help="Use this root seed instead of the lab's."),
             click.option("--name", metavar="N", help="Use this name instead of the lab's."),
         )

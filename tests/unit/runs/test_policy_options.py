@@ -1,4 +1,4 @@
-"""Options of ``testbed policy set`` that name a file."""
+"""Options of a policy that takes another's place: ``--policy``, and files that ``testbed policy set`` names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,42 @@ from pathlib import Path
 
 import pytest
 
+from testbed.cli.options import LabChoice
 from testbed.cli.policy import share_checkpoint
 from testbed.errors import InputError
+
+LABS = Path(__file__).parents[3] / "topologies"
+ACTOR = str(LABS / "checkpoints" / "lymdo-mobilenet_v2.npz")
+
+
+@pytest.mark.parametrize(
+    ("policy", "overrides", "options"),
+    [
+        ("lymdo", (), {"V": 0.2, "checkpoint": ACTOR}),
+        ("lymdo-equal", (), {"V": 0.2, "checkpoint": ACTOR}),
+        ("random+convex", (), {"V": 0.2}),
+        ("random+convex", ("policy.V=0.7", "policy.solver=cvxpy"), {"V": 0.7, "solver": "cvxpy"}),
+        ("neurosurgeon", (), {}),
+        ("lymdo-equal", ("policy.checkpoint=",), {"V": 0.2, "checkpoint": None}),
+        (None, ("policy=device-only+convex",), {"V": 0.2}),
+        (None, ("policy={name: lymdo}",), {}),
+        (None, ("policy=lymdo-cd", "policy=random", "policy=lymdo"), {}),
+    ],
+)
+def test_a_policy_in_the_place_of_the_lab_s_keeps_the_options_that_both_have(
+    policy: str | None, overrides: tuple[str, ...], options: dict[str, object]
+) -> None:
+    topology = LabChoice(LABS / "lymdo-mobilenet_v2.yaml", overrides, policy).read()
+    assert topology.policy.options == options
+
+
+def test_a_policy_in_the_place_of_a_mere_name_has_no_options() -> None:
+    assert LabChoice(LABS / "dds.yaml", (), "dads").read().policy.options == {}
+
+
+def test_an_unknown_policy_is_refused_by_its_name() -> None:
+    with pytest.raises(InputError, match="unknown policy 'lymdoo'"):
+        LabChoice(LABS / "lymdo.yaml", (), "lymdoo").read()
 
 
 def test_a_relative_checkpoint_is_of_the_present_directory_and_copied_to_where_every_node_sees_it(
