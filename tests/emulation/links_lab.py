@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,6 +242,21 @@ class Carried:
             for begin, end in (*windows, (begin_seconds, end_seconds)):
                 window = (self.origin_seconds + begin, self.origin_seconds + end)
                 assert_carried(counter, window, lambda a, b, rate=rate: float(rate.bits_between(a, b)), self.pauses)
+
+    def check_traces(
+        self, traces: Mapping[str, Trace], seconds: float, width_seconds: float, tolerance_ratio: float = 0.01
+    ) -> None:
+        """Each uplink that was given all the spectrum, over every window of a width, against its trace of rates."""
+        for ue, counter in self.counters.items():
+
+            def asked_bits(start: float, end: float, trace: Trace = traces[ue]) -> float:
+                start, end = start - self.origin_seconds, end - self.origin_seconds
+                early = max(0.0, min(0.0, end) - start)  # the first rate is in force before the trace begins
+                late = trace.mean(max(0.0, start), end).up * (end - max(0.0, start)) if end > 0 else 0.0
+                return float(trace.value_at(0.0).up * early + late)
+
+            for begin in np.arange(self.origin_seconds, self.origin_seconds + seconds - width_seconds + 0.1):
+                assert_carried(counter, (begin, begin + width_seconds), asked_bits, self.pauses, tolerance_ratio)
 
 
 def play_on_full_wires(

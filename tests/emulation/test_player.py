@@ -17,14 +17,13 @@ from controller.model.channel import Channel
 from controller.model.radio import rates
 from controller.testing import example_scenario
 from testbed.links.netlink import QdiscStatistics
-from testbed.links.probes import Counter, Flow
+from testbed.links.probes import Flow
 from testbed.links.shaping import Shaper
 from testbed.links.wire import WireSpec
 from testbed.messages import Apply, ChannelDrops, Reply, SetLink
 from testbed.runtime.namespaces import run_inside
-from testbed.runtime.pauses import PauseProbe
 from testbed.traces import Trace, generate, read_mahimahi
-from tests.emulation.links_lab import PlayerRun, WiredLab, assert_carried, play_on_full_wires, rate_scenario, wired
+from tests.emulation.links_lab import PlayerRun, WiredLab, play_on_full_wires, rate_scenario, wired
 
 pytestmark = pytest.mark.root
 
@@ -214,28 +213,11 @@ def test_a_wire_is_back_in_service_after_an_outage(tmp_path: Path, outage: str, 
 @pytest.mark.quiet
 def test_a_mahimahi_trace_carries_its_bytes(tmp_path: Path) -> None:
     """Over every 5 s, the first included, and over all: the trace's own bytes, through outages of up to 1.9 s."""
-    seconds = 20.0
-    trace = read_mahimahi(TRACE)
-    with (
-        wired("pl-mahi", wires(1)) as lab,
-        PlayerRun(lab, tmp_path, rate_scenario(["ue0"]), {"ue0": trace}) as run,
-        Counter(lab.name("edge"), "w0") as counter,
-        Flow(lab.name("ue0"), lab.name("edge"), lab.wires[0].edge_address, send_buffer=1 << 18),
-        PauseProbe() as probe,
-    ):
-        time.sleep(0.5)  # TCP fills the leaf
-        origin = time.monotonic() + 0.2
-        run.start(origin)
-        run.poll(seconds + 0.4)
-        pauses = probe.close()
-        run.stop()
-
-    def asked_bits(start: float, end: float) -> float:
-        return float(trace.mean(max(0.0, start - origin), end - origin).up * (end - start))
-
-    for begin in np.arange(origin, origin + seconds - 4.9):
-        assert_carried(counter, (begin, begin + 5.0), asked_bits, pauses)
-    assert_carried(counter, (origin, origin + seconds), asked_bits, pauses, tolerance_ratio=0.002)
+    seconds, traces = 20.0, {"ue0": read_mahimahi(TRACE)}
+    with wired("pl-mahi", wires(1)) as lab, PlayerRun(lab, tmp_path, rate_scenario(["ue0"]), traces) as run:
+        carried = play_on_full_wires(run, seconds)
+    carried.check_traces(traces, seconds, 5.0)
+    carried.check_traces(traces, seconds, seconds, tolerance_ratio=0.002)
     assert run.steps("ahead"), "HTB is led over to the next rate"
 
 

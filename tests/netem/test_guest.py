@@ -22,7 +22,7 @@ SUITE = (
     "tests/emulation/test_player.py",
 )
 #: Of the tests above, those that only repeat on one more kernel what takes long or does not depend on it.
-#: Traces on full wires at tens of Mbit/s want more than a core; guest_tests has one at a few.
+#: Traces on full wires at tens of Mbit/s want more than a core; guest_tests has two at a few.
 LEFT_OUT = (
     "not within_one_percent and not outage and not two_labs_side_by_side and not names_that_could_lead_elsewhere"
     " and not mahimahi and not three_links_at_once and not superposed"
