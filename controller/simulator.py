@@ -37,7 +37,7 @@ from controller.model.queueing import stage_waits_seconds
 from controller.model.radio import is_coupled, rates_over
 from controller.model.stage_fading import stage_gain_tables
 from controller.simulation import tandem
-from controller.simulation.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
+from controller.simulation.channels import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND, ChannelStates
 from controller.simulation.result import Mode, SimulationResult, tasks_of
 from controller.simulation.uploading import UploadingLab
 from controller.solvers.chain import ChainTables
@@ -210,6 +210,7 @@ def simulate(
         linear=lab.tables.ues.linear | lab.coupled,
         floor=floor,
         staged=lab.staged_quality(times, seed),
+        foresight_seconds=0.0 if lab.coupled else FORESIGHT_SECONDS,
     )
     uploading = None
     if scenario.uploading is not None:

@@ -14,8 +14,12 @@ from controller.solvers.chain import ChainTables
 
 FloatArray = NDArray[np.float64]
 
-#: What a wire in outage carries (``outage: hold``): packets are held, the rate cannot be 0.
+#: What a wire carries in an outage whose end is not in sight (``outage: hold``): its rate cannot be 0.
 OUTAGE_BITS_PER_SECOND = 16e3
+#: An end of an outage that is nearer than this after the step is in sight: nothing leaves until then ...
+FORESIGHT_SECONDS = 10.0
+#: ... but one packet that finds the wire empty.
+FRAME_BITS = 1514 * 8.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.simulation.channels import OUTAGE_BITS_PER_SECOND
+from controller.simulation.channels import FORESIGHT_SECONDS, FRAME_BITS, OUTAGE_BITS_PER_SECOND
 from controller.solvers.compiled import compiled
 
 FloatArray = NDArray[np.float64]
@@ -81,13 +81,33 @@ class InForce(NamedTuple):
 
 
 @compiled
+def _planned(quality: float, power: float, linear: bool, spectrum: float) -> float:
+    """bit/s before the outage floor."""
+    return spectrum * quality if linear else spectrum * np.log1p(quality * power / spectrum) / LN2
+
+
+@compiled
 def _rate(quality: float, power: float, linear: bool, spectrum: float, floor: float) -> float:
-    rate = spectrum * quality if linear else spectrum * np.log1p(quality * power / spectrum) / LN2
+    rate = _planned(quality, power, linear, spectrum)
     return rate if rate >= floor else OUTAGE_BITS_PER_SECOND
 
 
 @compiled
-def _transmit(start, end, bits, held, quality, power, column, linear, spectrum, floor, step_seconds):  # type: ignore[no-untyped-def]
+def _outage_end(number, quality, power, column, linear, spectrum, floor, step_seconds, foresight_seconds):  # type: ignore[no-untyped-def]
+    """When the outage that step ``number`` is in ends, at this spectrum; inf if that is not in sight."""
+    if foresight_seconds <= 0.0:
+        return np.inf
+    steps = quality.shape[0]
+    for ahead in range(1, 2 + int(foresight_seconds / step_seconds + 1e-9)):
+        if _planned(quality[(number + ahead) % steps, column], power, linear, spectrum) >= floor:
+            return (number + ahead) * step_seconds
+    return np.inf
+
+
+@compiled
+def _transmit(  # type: ignore[no-untyped-def]
+    start, end, bits, held, quality, power, column, linear, spectrum, floor, step_seconds, foresight_seconds,
+):  # fmt: skip
     """Send ``bits`` from ``start`` until ``end`` at most, over the trace or, where it is not nan, at the quality
     ``held``. Returns (time reached, bits left)."""
     if held == held:
@@ -100,7 +120,14 @@ def _transmit(start, end, bits, held, quality, power, column, linear, spectrum, 
     now = start
     while now < end and bits > 0.0:
         until = min(end, (number + 1) * step_seconds)
-        rate = _rate(quality[number % steps, column], power, linear, spectrum, floor)
+        rate = _planned(quality[number % steps, column], power, linear, spectrum)
+        if rate < floor:
+            rate = OUTAGE_BITS_PER_SECOND
+            back = _outage_end(number, quality, power, column, linear, spectrum, floor, step_seconds, foresight_seconds)
+            if back < np.inf:
+                now = min(end, back)
+                number = int(now / step_seconds + 1e-9)
+                continue
         needed = bits / rate
         if now + needed <= until:
             return now + needed, 0.0
@@ -127,7 +154,7 @@ def _stop(ue, j, start, points, staged, quality, speed, step_seconds):  # type: 
 
 @compiled
 def _advance(  # type: ignore[no-untyped-def]
-    slot, begin, end, tasks, first, pointers, free, quality, downlink, step_seconds, linear, floor, kappa,
+    slot, begin, end, tasks, first, pointers, free, quality, downlink, step_seconds, linear, floor, foresight, kappa,
     watts, up_delay, down_delay, cut, head_seconds, wire_bits, tail_seconds, down_bits, speed, share, spectrum,
     down_ratio, power, column, points, staged, out,
 ):  # fmt: skip
@@ -206,6 +233,7 @@ def _advance(  # type: ignore[no-untyped-def]
                 spectrum[ue],
                 floor[ue],
                 step_seconds,
+                foresight,
             )
             free[ue, BITS_LEFT] = left
             if left > 0.0:
@@ -241,10 +269,22 @@ def _advance(  # type: ignore[no-untyped-def]
             start = max(tasks[TAIL_END, j], free[ue, DOWNLINK])
             if start >= end:
                 break
-            rate = downlink[int(start / step_seconds + 1e-9) % steps, ue] * down_ratio[ue]
+            number = int(start / step_seconds + 1e-9)
+            rate = downlink[number % steps, ue] * down_ratio[ue]
+            sent = start
             if rate < floor[ue]:
                 rate = OUTAGE_BITS_PER_SECOND
-            free[ue, DOWNLINK] = start + tasks[DOWN_BITS, j] / rate
+                back = _outage_end(number, downlink, 1.0, ue, True, down_ratio[ue], floor[ue], step_seconds, foresight)
+                if back < np.inf:
+                    # its first packet leaves, where nothing left just before, and is paid for when the outage is over
+                    if start > free[ue, DOWNLINK] and tasks[DOWN_BITS, j] <= FRAME_BITS:
+                        tasks[DONE, j] = start + down_delay[ue]
+                        free[ue, DOWNLINK] = back
+                        j += 1
+                        continue
+                    sent = back
+                    rate = downlink[int(back / step_seconds + 1e-9) % steps, ue] * down_ratio[ue]
+            free[ue, DOWNLINK] = sent + tasks[DOWN_BITS, j] / rate
             tasks[DONE, j] = free[ue, DOWNLINK] + down_delay[ue]
             j += 1
         pointers[ue, NEXT_DOWN] = j
@@ -319,7 +359,7 @@ class Tandem:
 
     def __init__(self, arrivals: list[FloatArray], up_delay: FloatArray, down_delay: FloatArray, kappa: FloatArray,
                  transmit_watts: FloatArray, linear: NDArray[np.bool_], floor: FloatArray,
-                 staged: FloatArray | None = None) -> None:  # fmt: skip
+                 staged: FloatArray | None = None, foresight_seconds: float = FORESIGHT_SECONDS) -> None:  # fmt: skip
         """``arrivals`` holds one sorted array of times per UE; the rest is (ues,). Raises ValueError if not sorted.
 
         ``staged`` (tasks, cuts): link quality of each task at each cut of its chain, where it is drawn per stage; nan
@@ -337,17 +377,17 @@ class Tandem:
         self.pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 7, axis=1)
         self.pointers[:, SENDING] = 0
         self.free: FloatArray = np.zeros((ues, 5))
-        self._constants = (linear, floor, kappa, transmit_watts, up_delay, down_delay)
+        self._constants = (linear, floor, foresight_seconds, kappa, transmit_watts, up_delay, down_delay)
         self._staged: FloatArray = np.empty((0, 1)) if staged is None else staged
 
     def advance(self, slot: int, begin: float, end: float, decision: InForce, quality: FloatArray,
                 downlink: FloatArray, step_seconds: float) -> FloatArray:  # fmt: skip
         """One slot. ``quality`` and ``downlink`` are (steps, ues), see ChainTables. Returns (ues, SLOT_FIELDS)."""
         out = np.empty((self.free.shape[0], SLOT_FIELDS))
-        linear, floor, kappa, watts, up_delay, down_delay = self._constants
+        linear, floor, foresight, kappa, watts, up_delay, down_delay = self._constants
         _advance(
             slot, begin, end, self.tasks, self.first, self.pointers, self.free, quality, downlink, step_seconds,
-            linear, floor, kappa, watts, up_delay, down_delay, *decision, self._staged, out,
+            linear, floor, foresight, kappa, watts, up_delay, down_delay, *decision, self._staged, out,
         )  # fmt: skip
         return out
 

@@ -115,7 +115,7 @@ def test_a_transfer_sees_every_step_of_the_trace_and_the_slot_of_its_energy() ->
     stamps = result.tasks.stamps[0]
     left, now, step = bits, stamps[3], 0
     while True:
-        rate = max(rates[step % 4, 0], OUTAGE_BITS_PER_SECOND)
+        rate = max(rates[step % 4, 0], 1e-9)  # nothing passes until the outage is over
         until = (step + 1) * 0.5
         if left <= rate * (until - now):
             now += left / rate
@@ -126,6 +126,49 @@ def test_a_transfer_sees_every_step_of_the_trace_and_the_slot_of_its_energy() ->
     charged = np.flatnonzero(result.transmit_joules[:, 0])
     assert charged.tolist() == [int(now)]
     assert result.transmit_joules[charged[0], 0] == pytest.approx(scenario.ues[0].transmit_watts * (now - stamps[3]))
+
+
+def _outage(seconds: int) -> ChannelStates:
+    """8 Mbit/s but for an outage from 1 s on, both ways, in steps of 0.5 s."""
+    rates = np.full((80, 1), 8e6)
+    rates[2 : 2 + 2 * seconds] = 0.0
+    return ChannelStates(0.5, rates, rates.copy())
+
+
+def test_an_outage_whose_end_is_in_sight_lets_nothing_through_and_a_longer_one_16_kbit_per_second() -> None:
+    """As on a wire (docs/links.md): nothing passes in the last 10 s, and the step before them, of an outage."""
+    scenario = rate_scenario()
+    bits = ChainTables.of(scenario, every_cut=True).wire_bits[0, 0]
+    script = Scripted([(("input",), 0.25, 0.5)])
+    for seconds, leaking in ((9, 0.0), (14, 3.5)):
+        result = run(scenario, script, [1.0], 30, channel=_outage(seconds))
+        assert result.tasks is not None
+        started, received = result.tasks.stamps[0, 3:5]
+        left = bits - OUTAGE_BITS_PER_SECOND * max(0.0, leaking - (started - 1.0))
+        assert 0 < left < bits or leaking == 0
+        assert received == pytest.approx(1.0 + seconds + left / 8e6 + 0.01)
+
+
+@pytest.mark.parametrize("result_bytes", [400, 4000])
+def test_in_an_outage_a_result_of_one_packet_passes_an_empty_wire_and_others_wait(result_bytes: int) -> None:
+    scenario = rate_scenario()
+    profile = msgspec.structs.replace(scenario.ues[0].profile, result_bytes=result_bytes)
+    scenario = with_arrivals(scenario, scenario.ues[0].arrivals, profile=profile)
+    rates = np.full((80, 1), 8e6)
+    down = rates.copy()
+    down[2:12] = 0.0  # from 1 s to 6 s
+    channel = ChannelStates(0.5, rates, down)
+    result = run(scenario, Scripted([(("input",), 0.25, 0.5)]), [2.0, 3.0, 4.0], 12, channel=channel)
+    assert result.tasks is not None
+    tail_end, done = result.tasks.stamps[:, 6], result.tasks.stamps[:, 7]
+    assert np.all((tail_end > 1.0) & (tail_end < 6.0))
+    delay = scenario.ues[0].downlink_delay_seconds
+    passing = result_bytes == 400
+    if passing:
+        assert done[0] == pytest.approx(tail_end[0] + delay)
+    waiting = done[passing:]
+    assert np.all((waiting > 6.0 + delay) & (waiting < 6.05))
+    assert np.all(np.diff(waiting) > 0)
 
 
 @pytest.mark.parametrize("cut", ["local", "input", "block3"])
