@@ -76,3 +76,20 @@ def test_up_ps_exec_and_down_without_root(folder: Path) -> None:
     assert json.loads(verb_as_user(folder, "ps", "--json").stdout) == []
     report = verb_as_user(folder, "report", str(folder / "up"))
     assert report.returncode == 0, report.stderr
+
+
+@pytest.mark.quiet
+def test_verify_without_root_tries_every_wire_and_node_and_leaves_nothing(folder: Path) -> None:
+    result = verb_as_user(
+        folder,
+        *("verify", str(LABS / "tiny.yaml"), "--name", NAME, "--duration", "5 s", "--runtime", "netns", "--json"),
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["limits"] == "ordinary"
+    tried = {(check["subject"], check["what"]) for check in found["checks"] if check["ok"]}
+    ways = {f"ue{number} {way}" for number in (1, 2) for way in ("uplink", "downlink")}
+    assert tried >= {(way, what) for way in ways for what in ("delay", "loss", "rate")}
+    assert tried >= {(node, what) for node in ("edge", "ue1", "ue2") for what in ("stage", "stage_p90", "overruns")}
+    assert json.loads(verb_as_user(folder, "ps", "--json").stdout) == []
+    assert not (STATE / NAME).exists()
