@@ -8,7 +8,7 @@ import numpy as np
 
 from controller.contract import RESIDUAL_SHARE, Decision, Observation, Scenario, SlotOutcome, UeDecision
 from controller.model.lyapunov import EnergyQueues
-from controller.policies.under_way import UnderWay, older_tasks, optimal_parts, under_way
+from controller.policies.under_way import Decided, UnderWay, optimal_parts, parts_under_way
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables, CutArray, SlotState
 from controller.solvers.cuts import project
@@ -93,10 +93,11 @@ class DriftPlusPenalty:
         self.limits = self.limits._replace(edge_square_price=price)
         state = SlotState.observed(self.tables, observation, self.pricing_queues())
         cuts, allocation = self.best(state, self.propose(state, observation))
-        older = older_tasks(self.tables, observation, self._last_cuts, cuts)
-        link, edge = under_way(self.tables, state, older, self._last_cuts, cuts)
+        now = Decided(cuts, allocation)
+        last = Decided(self._last_cuts, allocation if self._last is None else self._last)
+        link, edge = parts_under_way(self.tables, observation, state, last, now, self.older_parts)
         self._last, self._last_cuts = allocation, cuts
-        return self.decision(observation, cuts, allocation, self.older_parts(link), self.older_parts(edge))
+        return self.decision(observation, now, link, edge)
 
     def feedback(self, outcome: SlotOutcome) -> None:
         """Virtual queues take the measured energy of the slot."""
@@ -167,14 +168,13 @@ class DriftPlusPenalty:
         chosen = int(np.argmin(allocation.cost))
         return cuts[chosen], Allocation._make(field[chosen : chosen + 1] for field in allocation)
 
-    def decision(
-        self, observation: Observation, cuts: CutArray, allocation: Allocation, link: FloatArray, edge: FloatArray
-    ) -> Decision:
+    def decision(self, observation: Observation, decided: Decided, link: FloatArray, edge: FloatArray) -> Decision:
         """The contract's form; ``link`` and ``edge`` (ues,) are the parts of each that older tasks get before others.
 
         Residual shares are left to the rule that simulator and testbed apply: what the UEs get here sums to the total,
         and is scaled down by that rule to what was optimised."""
         radio, edge_cpus = self.scenario.radio, self.scenario.edge.cpus
+        cuts, allocation = decided
         idle = cuts == self.tables.local
         busy = ~idle | (link > 0) | (edge > 0)
         up, share = allocation.spectrum_hz[0], allocation.edge_share[0]

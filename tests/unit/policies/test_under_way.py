@@ -12,7 +12,7 @@ from controller.contract import ALL_ON_DEVICE, Arrivals, Decision, Observation, 
 from controller.model.decision import enforce
 from controller.policies.drift import DriftPlusPenalty
 from controller.policies.lymdo import LymdoCoordinateDescent, LymdoEqualShares
-from controller.policies.under_way import LARGEST_PART, UnderWay, Work, equal_parts, optimal_parts
+from controller.policies.under_way import LARGEST_PART, UnderWay, equal_parts, optimal_parts
 from controller.simulator import simulate
 from controller.solvers.chain import CutArray, SlotState
 from controller.testing import example_observation, example_scenario
@@ -53,40 +53,50 @@ def totals(decision: Decision) -> tuple[float, float]:
     return sum(ue.spectrum_up_hz for ue in decision.ues), sum(ue.edge_share for ue in decision.ues)
 
 
-def test_parts_make_the_sum_of_delays_least() -> None:
-    own = Work(np.array([2.0, 3.0, 0.0]), np.array([0.02, 0.05, 0.0]))
-    older = Work(np.array([0.0, 0.0, 3.0]), np.array([0.0, 0.0, 0.02]))
-    weight = np.array([1.0, 2.0, 1.5])
-    work = weight * np.array([2 * 0.02, 3 * 0.05, (3 + 2 + 1) * 0.02])
+def work(older: list[float], own: list[float], own_seconds: float = 0.05, own_load: float = 0.0) -> UnderWay:
+    count = len(older)
+    return UnderWay(
+        np.array(older), np.full(count, 0.05), np.array(own), np.full(count, own_seconds), np.full(count, own_load)
+    )
 
+
+def test_parts_make_the_sum_of_delays_least() -> None:
+    weight = np.array([1.0, 2.0, 1.5])
+    cost = weight * 0.05 * np.array([2, 3, (3 + 2 + 1)])
     found = minimize(
-        lambda x: np.sum(work / x), np.full(3, 1 / 3), bounds=[(1e-3, 1)] * 3, options={"ftol": 1e-15},
+        lambda x: np.sum(cost / x), np.full(3, 1 / 3), bounds=[(1e-3, 1)] * 3, options={"ftol": 1e-15},
         constraints={"type": "eq", "fun": lambda x: x.sum() - 1},
     )  # fmt: skip
     assert found.success
-    assert optimal_parts(UnderWay(older, own), weight, 2.0)[2] == pytest.approx(found.x[2], rel=1e-3)
+    parts = optimal_parts(work([0, 0, 3], [2, 3, 0]), weight, 2.0)
+    assert parts[:2].max() == 0
+    assert parts[2] == pytest.approx(found.x[2], rel=1e-3)
+
+
+def test_loaded_resources_leave_older_tasks_less() -> None:
+    parts = [optimal_parts(work([0, 2], [3, 0], own_load=load), np.ones(2), 2.0)[1] for load in (0.0, 0.3, 0.6)]
+    assert parts[0] > parts[1] > parts[2] > 0
 
 
 def test_parts_leave_the_new_tasks_what_they_need() -> None:
-    older = Work(np.array([50.0, 0.0]), np.array([0.05, 0.0]))
-    own = Work(np.array([0.0, 18.0]), np.array([0.0, 0.1]))  # nine tenths of a slot of 2 s
-    part = optimal_parts(UnderWay(older, own), np.ones(2), 2.0)
-    assert part[0] == pytest.approx(LARGEST_PART * 0.1)
-    overloaded = UnderWay(older, Work(own.tasks * 2, own.seconds))
-    assert optimal_parts(overloaded, np.ones(2), 2.0)[0] == 0
+    nine_tenths = optimal_parts(work([50, 0], [0, 14], own_seconds=0.1), np.ones(2), 2.0)
+    assert nine_tenths[0] == pytest.approx(LARGEST_PART * 0.3)
+    assert optimal_parts(work([50, 0], [0, 40], own_seconds=0.1), np.ones(2), 2.0)[0] == 0
+
+
+def test_a_part_below_the_residual_share_is_not_given() -> None:
+    few, many = (optimal_parts(work([0.1, 0], [0, own]), np.ones(2), 2e3)[0] for own in (1.0, 400.0))
+    assert few > 0.05
+    assert many == 0
 
 
 def test_everything_is_theirs_where_nobody_offloads() -> None:
-    older = Work(np.array([2.0, 1.0]), np.array([0.05, 0.05]))
-    nothing = Work(np.zeros(2), np.zeros(2))
-    parts = optimal_parts(UnderWay(older, nothing), np.ones(2), 2.0)
+    parts = optimal_parts(work([2, 1], [0, 0]), np.ones(2), 2.0)
     np.testing.assert_allclose(parts, np.sqrt([3, 1]) / np.sqrt([3, 1]).sum())
 
 
 def test_equal_parts_count_every_ue_with_work() -> None:
-    older = Work(np.array([2.0, 0.0, 0.0, 0.0]), np.full(4, 0.05))
-    own = Work(np.array([0.0, 1.0, 4.0, 0.0]), np.array([0.0, 0.1, 0.1, 0.0]))
-    np.testing.assert_allclose(equal_parts(UnderWay(older, own)), [1 / 3, 0, 0, 0])
+    np.testing.assert_allclose(equal_parts(work([2, 0, 0, 0], [0, 1, 4, 0])), [1 / 3, 0, 0, 0])
 
 
 @pytest.mark.parametrize("offloading", [1, 2])
