@@ -15,6 +15,7 @@ from testbed.runtime import docker as docker_runtime
 from testbed.runtime.base import NodeSpec, ProcessSpec
 from testbed.runtime.docker import DockerRuntime
 from testbed.runtime.docker_build import connect
+from tests.emulation.conftest import Bench
 
 #: Programs by the name of their module; they are found because a user's folders on sys.path are mounted.
 PROGRAMS = {
@@ -121,3 +122,9 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.05)
+
+
+@pytest.fixture
+def docker_bench(tmp_path: Path) -> Iterator[Bench]:
+    with Bench(tmp_path, "docker") as bench:
+        yield bench

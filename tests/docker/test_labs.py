@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,6 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 TINY = str(LABS / "tiny.yaml")
 RESTART_SECONDS = 60.0
-
-
-@pytest.fixture
-def docker_bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path, "docker")
-    yield bench
-    for name in bench.names:
-        bench.call("down", name)
 
 
 def left(name: str) -> list[object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,14 +14,6 @@ from testbed.inference.weights import bytes_of
 from tests.emulation.conftest import Bench
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
-
-
-@pytest.fixture
-def docker_bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path, "docker")
-    yield bench
-    for name in bench.names:
-        bench.call("down", name)
 
 
 def answer_checksum(ue_index: int, task: int) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +12,6 @@ from testbed.runtime.host import facts
 from tests.emulation.conftest import LABS, Bench
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
-
-
-@pytest.fixture
-def docker_bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path, "docker")
-    yield bench
-    for name in bench.names:
-        bench.call("down", name)
 
 
 def test_wires_and_containers_are_tried_and_removed(docker_bench: Bench) -> None:

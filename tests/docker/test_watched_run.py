@@ -81,9 +81,8 @@ def kept_data(run_directory: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
     """The run directory of a minute of the quickstart lab in containers, and the panels that were empty."""
-    bench = Bench(tmp_path_factory.mktemp("watched"), "docker")
-    name = bench.name()
-    try:
+    with Bench(tmp_path_factory.mktemp("watched"), "docker") as bench:
+        name = bench.name()
         answer = bench.call("up", QUICKSTART, "--name", name, "--runtime", "docker", "--policy", "lymdo", "--json")
         lab = json.loads(answer.stdout)
         assert lab["urls"]["prometheus"].startswith("http://127.0.0.1:")
@@ -96,8 +95,6 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, li
         run_directory = Path(lab["run_dir"])
         bench.call("report", str(run_directory), code=None)
         yield run_directory, sorted(waiting)
-    finally:
-        bench.call("down", name)
 
 
 def test_every_panel_has_data(watched: tuple[Path, list[str]]) -> None:
@@ -140,13 +137,13 @@ def test_the_manifest_says_what_the_edge_computed_on(watched: tuple[Path, list[s
 @pytest.mark.quiet
 def test_both_runtimes_give_the_same_mean_delay(tmp_path: Path) -> None:
     """Same lab, same seed: within 10 %, both runs valid."""
-    bench = Bench(tmp_path)
     means = {}
-    for runtime in ("netns", "docker"):
-        name = bench.name()
-        monitoring = ("--set", "monitoring.prometheus=off", "--set", "monitoring.grafana=off")
-        answer = bench.call(
-            *("run", QUICKSTART, "--name", name, "--runtime", runtime, "--duration", "30 s", "--json", *monitoring)
-        )
-        means[runtime] = json.loads(answer.stdout)["e2e_delay_seconds"]["mean"]
+    with Bench(tmp_path) as bench:
+        for runtime in ("netns", "docker"):
+            name = bench.name()
+            monitoring = ("--set", "monitoring.prometheus=off", "--set", "monitoring.grafana=off")
+            answer = bench.call(
+                *("run", QUICKSTART, "--name", name, "--runtime", runtime, "--duration", "30 s", "--json", *monitoring)
+            )
+            means[runtime] = json.loads(answer.stdout)["e2e_delay_seconds"]["mean"]
     assert means["docker"] == pytest.approx(means["netns"], rel=0.1)

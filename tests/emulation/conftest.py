@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -18,12 +18,27 @@ LABS = Path(__file__).parent / "labs"
 
 
 class Bench:
-    """Runs ``testbed`` for one test, in its own folder, with lab names nobody else has."""
+    """Runs ``testbed`` for one test, in its own folder, with lab names nobody else has.
+
+    As a context, it ends what it started and removes its labs, whatever the test found.
+    """
 
     def __init__(self, folder: Path, runtime: str = "netns") -> None:
         self.folder = folder
         self.runtime = runtime
         self.names: list[str] = []
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        for name in self.names:
+            self.call("down", name)
 
     def name(self) -> str:
         name = f"t{uuid.uuid4().hex[:8]}"
@@ -31,7 +46,7 @@ class Bench:
         return name
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "testbed", *arguments],
             cwd=self.folder,
             stdout=subprocess.PIPE,
@@ -46,6 +61,8 @@ class Bench:
                 "XDG_STATE_HOME": str(self.folder / "state"),
             },
         )
+        self._processes.append(process)
+        return process
 
     def call(self, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         with self.start(*arguments) as process:
@@ -78,7 +95,5 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    for name in bench.names:
-        bench.call("down", name)
+    with Bench(tmp_path) as bench:
+        yield bench
