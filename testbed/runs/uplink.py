@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.contract import cut_label
+from testbed.links.frames import FRAME_BITS
 from testbed.runs.finalise import RunTables, column
 from testbed.runs.rates import AppliedRate
 
@@ -47,11 +48,13 @@ class Uplink:
     Those are long enough, lose nothing and are not the first.
     """
 
-    tasks: int
-    bits: float
-    integral_bits: float
-    stage_seconds: float
-    predicted_seconds: float
+    tasks: int = 0
+    bits: float = 0.0
+    integral_bits: float = 0.0
+    #: of the judged transfers that found the link idle: HTB lets it go at once, and the transfer is early by it
+    first_frame_bits: float = 0.0
+    stage_seconds: float = 0.0
+    predicted_seconds: float = 0.0
 
 
 def _delays(tables: RunTables, ue: str, received: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -131,6 +134,7 @@ def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, *, lossy: bool = Fa
         tasks=len(transfers.start),
         bits=float(transfers.bits[judged].sum()),
         integral_bits=float(transfers.integral_bits[judged].sum()),
+        first_frame_bits=float(np.minimum(transfers.bits, FRAME_BITS)[judged & ~transfers.follows].sum()),
         stage_seconds=float((transfers.seconds + transfers.delay).sum()),
         predicted_seconds=float((sending + transfers.delay).sum()),
     )

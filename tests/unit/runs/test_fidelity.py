@@ -78,6 +78,15 @@ def test_a_rate_that_is_not_the_applied_one_is_found(tmp_path: Path, truth: floa
     assert any("uplink_integral_error" in reason for reason in fidelity.invalid_reasons)
 
 
+@pytest.mark.parametrize(("truth", "kept"), [(1.1, True), (1.25, False), (0.9, False)])
+def test_short_transfers_may_be_early_by_their_first_frame(tmp_path: Path, truth: float, kept: bool) -> None:
+    """10 kB on an idle link: HTB lets one of seven frames go at once, 15 %. Nothing explains that they are late."""
+    lab = Lab(duration=20, rate_per_second=1, wire_bytes=10_000, true_rate_ratio=truth)
+    fidelity = assessed(tmp_path, lab, simulate(lab))
+    assert fidelity.value("uplink_integral_error") == pytest.approx(abs(1 / truth - 1), rel=1e-6)
+    assert kept == (not any("uplink_integral_error" in reason for reason in fidelity.invalid_reasons))
+
+
 def test_a_link_that_was_never_saturated_has_no_rate_error(tmp_path: Path) -> None:
     lab = Lab(duration=10, rate_per_second=0.5)
     fidelity = assessed(tmp_path, lab, simulate(lab))
