@@ -9,9 +9,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks._as_user import command_as_user, environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,24 +41,23 @@ def run(
     seconds: float,
     *arguments: str,
     lock: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    **process: Any,
+    as_user: bool = False,
 ) -> None:
     """``testbed run``, unless ``out`` holds a finished run. An invalid run (exit code 4) is a result, too.
 
+    ``as_user``: without root; ``out`` has to be in a folder of :data:`benchmarks._as_user.USER`.
     Raises SystemExit when it ends otherwise.
     """
     if (out / "summary.json").exists():
         return
     command = [sys.executable, "-P", "-m", "testbed", "run", str(lab), "--duration", f"{seconds:g}s", "--out", str(out)]
+    command += arguments
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if as_user:
+        command = command_as_user(*command)
+        variables = {**environment(), "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(out.parent)}
     with alone(lock):
-        done = subprocess.run(
-            [*command, *arguments],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-            stdout=subprocess.DEVNULL,
-            check=False,
-            **process,
-        )
+        done = subprocess.run(command, env=variables, stdout=subprocess.DEVNULL, check=False)
     if done.returncode not in (0, 4):
         raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}")
 

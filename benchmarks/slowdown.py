@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pwd
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._as_user import USER
 from benchmarks._labs import ROOT, add_options, alone, read, run
 from benchmarks._links import row
 from testbed.checks import JUDGED_STAGE_SECONDS
@@ -38,7 +38,6 @@ CUTS = {"mobilenet_v2": "features_2_conv_2", "resnet18": "add_2"}
 SPEEDS = ((0.1, 0.2, 0.25), (0.5,), (1.0,))
 EDGE_CPUS = 0.8
 LOAD = 0.8
-USER = "nobody"
 #: A plain stage that ends later than this part of its target after it has overrun.
 LATE_RATIO = 0.0005
 
@@ -88,16 +87,11 @@ def one_lab(part: str, model: str, speeds: tuple[float, ...], seconds: float, pl
     label = f"{part}-{model}-{'-'.join(f'{speed:g}' for speed in speeds)}"
     lab, out = place.folder / f"{label}.yaml", place.folder / label
     lab.write_text(lab_text(model, speeds))
-    options: dict[str, Any] = {}
-    environment: dict[str, str] = {}
     if part == "rootless":
-        user = pwd.getpwnam(USER)
-        os.chown(place.folder, user.pw_uid, user.pw_gid)
-        options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        environment = dict.fromkeys(("HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME"), str(place.folder))
+        os.chown(place.folder, USER.pw_uid, USER.pw_gid)
     runtime = "docker" if part == "docker" else "netns"
     arguments = ("--name", f"slowdown-{part}", "--runtime", runtime)
-    run(lab, out, seconds, *arguments, lock=place.lock, environment=environment, cwd=place.folder, **options)
+    run(lab, out, seconds, *arguments, lock=place.lock, as_user=part == "rootless")
     fidelity = read(out, "fidelity")
     pauses = [figure["value"] for figure in fidelity["figures"] if figure["name"] == "longest_pause_seconds"]
     tasks = read_tables(out).tasks
@@ -249,9 +243,15 @@ def main() -> None:
         folder = asked.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         place = Place(folder.absolute(), asked.lock)
+        failed = []
         for part in asked.part or PARTS:
-            found[part] = plain(asked.seconds, place) if part == "plain" else ours(part, asked.seconds, place)
+            try:
+                found[part] = plain(asked.seconds, place) if part == "plain" else ours(part, asked.seconds, place)
+            except (SystemExit, OSError, subprocess.SubprocessError) as error:  # the other parts are not lost
+                failed.append(part)
+                print(f"{part}: {error}", file=sys.stderr)
     json.dump({**found, "figures": figures(found)}, sys.stdout, indent=1)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

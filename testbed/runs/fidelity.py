@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from testbed.runs.fidelity_host import causes, host_samples, mean_of, quantile_of, throttled_ratio
+from testbed.runs.fidelity_host import causes, host_samples, mean_of, paused_ratio, quantile_of, throttled_ratio
 from testbed.runs.fidelity_limits import NOT_MEASURED, ORDINARY, REALTIME, Limits, Value
 from testbed.runs.fidelity_links import (
     LinkFidelity,
@@ -356,6 +356,9 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, parts: _Part
         quantile_of(host, "longest_pause_seconds", 1.0),
         "s",
         "the longest time for which a CPU of the host stood still",
+    )
+    yield figure(
+        "paused_ratio", paused_ratio(host), "ratio", "the part of the time in which a CPU of the host stood still"
     )
     running = quantile_of(host, "running_tasks", 0.9)
     yield figure(

@@ -92,11 +92,17 @@ def causes(tables: RunTables, manifest: Manifest) -> list[str]:
     ]
 
 
+def paused_ratio(host: pa.Table) -> Value:
+    """For how much of the time any CPU of the host stood still."""
+    paused = _known(host, "paused_seconds")
+    return float(paused.sum() / _known(host, "elapsed_seconds").sum()) if len(paused) else NOT_MEASURED
+
+
 def _paused(host: pa.Table) -> list[str]:
     longest = quantile_of(host, "longest_pause_seconds", 1.0)
     if longest == NOT_MEASURED or float(longest) < NAMED_PAUSE_SECONDS:
         return []
-    ratio = float(_known(host, "paused_seconds").sum() / _known(host, "elapsed_seconds").sum())
+    ratio = float(paused_ratio(host))
     return [
         f"the host's CPUs stood still for {ratio:.1%} of the time, at most {float(longest) * 1e3:.1f} ms at once: a"
         " virtual machine that others share, firmware, or a kernel that did not let go"

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._as_user import USER, command_as_user, environment
 from testbed.runtime import host
 from tests.emulation.conftest import LABS
-from tests.emulation.test_rootless import STATE, USER, command_as_user, environment
+from tests.emulation.test_rootless import STATE
 
 pytestmark = pytest.mark.root
 

@@ -301,6 +301,16 @@ def test_a_late_run_names_its_cause(tmp_path: Path, fields: dict[str, object], s
     assert said in cause
 
 
+def test_the_time_for_which_the_host_stood_still(tmp_path: Path) -> None:
+    lab = Lab(duration=5)
+    assert assessed(tmp_path, lab, simulate(lab)).value("paused_ratio") == "not_measured"
+    samples: list[Message] = [host(1000.5 + second, paused_seconds=0.01 * second) for second in range(5)]
+    found = assessed(tmp_path / "watched", lab, [*simulate(lab), *samples]).value("paused_ratio")
+    assert found == pytest.approx(
+        0.1 / sum(sample.elapsed_seconds for sample in samples if isinstance(sample, HostHealth))
+    )
+
+
 def test_a_run_that_is_not_late_names_none(tmp_path: Path) -> None:
     lab = Lab(duration=5)
     busy: list[Message] = [host(1001.0, foreign_cores=1.9, foreign_top="stress (pid 7)")]
