@@ -46,7 +46,7 @@ def test_forked_and_launched_processes_are_in_their_place(lab: NetnsRuntime) -> 
         assert said[name]["run_id"] == "run-1"
         assert said[name]["omp"] == "1"
     assert said["ue1"]["first_output"] == 27.0
-    assert lab.logs("ue1").read_text() == "up\n"
+    wait_for(lambda: lab.logs("ue1").read_text() == "up\n", "what the program says after its facts")
     assert lab.cpu_seconds("ue1") > 0
 
 
