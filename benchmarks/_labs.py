@@ -62,6 +62,11 @@ def run(
         raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}")
 
 
+def figures_of(directory: Path) -> dict[str, Any]:
+    """The figures of a run's fidelity report by their names."""
+    return {figure["name"]: figure["value"] for figure in read(directory, "fidelity")["figures"]}
+
+
 def read(directory: Path, name: str) -> Any:
     """One of a run's JSON files."""
     return json.loads((directory / f"{name}.json").read_text())

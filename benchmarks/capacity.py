@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks._labs import ROOT, add_options, read, run
+from benchmarks._labs import ROOT, add_options, figures_of, read, run
 from benchmarks._links import row
 from testbed.checks import HOST_LOAD_LIMIT, host_load
 from testbed.inference.calibration import calibration_of
@@ -42,8 +42,7 @@ def overrides(ues: int) -> tuple[str, ...]:
 def attempt(ues: int, out: Path, seconds: float, runtime: str, lock: Path | None) -> dict[str, Any]:
     settings = [argument for override in overrides(ues) for argument in ("--set", override)]
     run(QUICKSTART, out, seconds, "--runtime", runtime, "--name", "capacity", *settings, lock=lock)
-    summary, fidelity = read(out, "summary"), read(out, "fidelity")
-    figures = {figure["name"]: figure["value"] for figure in fidelity["figures"]}
+    summary, figures = read(out, "summary"), figures_of(out)
     shown = ("overrun_ratio", "stage_time_error_p90", "step_lateness_p99_seconds", "busy_ratio", "lab_cores")
     return {
         "valid": summary["valid"],

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks._labs import figures_of
 from controller.solvers.descent import PER_SLOT, THOROUGH
 from controller.solvers.li_gd import evaluate_seats, solve
 from controller.solvers.relaxation import TABLES, SplitProblem
@@ -165,7 +166,7 @@ def of_runs(directories: list[Path]) -> list[dict[str, object]]:
         seconds = float(np.mean([task["e2e_delay_seconds"] for task in done]))
         joules = sum(edge) / len(done) + float(np.mean([t["compute_joules"] + t["transmit_joules"] for t in done]))
         fidelity = json.loads((directory / "fidelity.json").read_text())
-        measured = {figure["name"]: figure["value"] for figure in fidelity["figures"]}
+        measured = figures_of(directory)
         rows.append({
             "run": directory.name, "policy": manifest["policy"], "runtime": manifest["runtime"], "tasks": len(done),
             "seconds": round(seconds, 4), "joules": round(joules, 4),

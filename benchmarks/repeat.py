@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._labs import ROOT, add_options, read, run
+from benchmarks._labs import ROOT, add_options, figures_of, read, run
 from benchmarks._links import row
 from testbed.runs.fidelity_limits import NOT_MEASURED
 
@@ -32,7 +32,7 @@ QUIET_RATIO = 0.005
 
 def result_of(directory: Path) -> dict[str, Any]:
     summary = read(directory, "summary")
-    figures = {figure["name"]: figure["value"] for figure in read(directory, "fidelity")["figures"]}
+    figures = figures_of(directory)
     return {
         "valid": summary["valid"],
         "invalid_reasons": summary["invalid_reasons"],

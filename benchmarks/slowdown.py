@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks._as_user import USER
-from benchmarks._labs import ROOT, add_options, alone, read, run
+from benchmarks._labs import ROOT, add_options, alone, figures_of, read, run
 from benchmarks._links import row
 from testbed.checks import JUDGED_STAGE_SECONDS
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, read_profile
@@ -93,7 +93,8 @@ def one_lab(part: str, model: str, speeds: tuple[float, ...], seconds: float, pl
     arguments = ("--name", f"slowdown-{part}", "--runtime", runtime)
     run(lab, out, seconds, *arguments, lock=place.lock, as_user=part == "rootless")
     fidelity = read(out, "fidelity")
-    pauses = [figure["value"] for figure in fidelity["figures"] if figure["name"] == "longest_pause_seconds"]
+    # of the host's CPUs: a stage that has less to spare overruns
+    longest_pause_seconds = figures_of(out)["longest_pause_seconds"]
     tasks = read_tables(out).tasks
     rows = []
     for speed, ue in (*((speed, f"s{round(speed * 100):03d}") for speed in speeds), (EDGE_CPUS, None)):
@@ -113,7 +114,7 @@ def one_lab(part: str, model: str, speeds: tuple[float, ...], seconds: float, pl
                 "target_seconds": float(np.median(target[judged])),
                 **quantiles(achieved[judged] / target[judged] - 1),
                 "overrun_ratio": sum(one["overruns"] for one in counted) / sum(one["stages"] for one in counted),
-                "longest_pause_seconds": pauses[0],  # of the host's CPUs: a stage that has less to spare overruns
+                "longest_pause_seconds": longest_pause_seconds,
                 "valid": fidelity["valid"],
                 "invalid_reasons": fidelity["invalid_reasons"],
             }

@@ -25,18 +25,18 @@ import pyarrow.parquet as pq
 
 from benchmarks.lymdo.labs import ROOT, simulated_lab
 
-#: name in the table -> what the lab file is overridden with (policies that reach the budget first)
-POLICIES: dict[str, tuple[str, ...]] = {
-    "lymdo": ("policy=lymdo",),
-    "lymdo-equal": ("policy=lymdo-equal", "policy.checkpoint=checkpoints/lymdo.npz", "policy.V=0.3"),
-    "myopic": ("policy=myopic", "policy.V=0.3"),
-    "neurosurgeon+convex": ("policy=neurosurgeon+convex", "policy.V=0.3"),
-    "device-only+convex": ("policy=device-only+convex", "policy.V=0.3"),
-    "random+convex": ("policy=random+convex", "policy.V=0.3"),
-    "fixed+convex": ("policy=fixed+convex", "policy.V=0.3"),  # and the best cut vector, see best_fixed
-    "neurosurgeon": ("policy=neurosurgeon",),
-    "delay-only": ("policy=delay-only", "policy.V=0.3"),
-}
+#: Each keeps those of the lab's options (V, checkpoint) that it has, too. Those that reach the budget first.
+POLICIES = (
+    "lymdo",
+    "lymdo-equal",
+    "myopic",
+    "neurosurgeon+convex",
+    "device-only+convex",
+    "random+convex",
+    "fixed+convex",  # with the best cut vector, see overrides_of
+    "neurosurgeon",
+    "delay-only",
+)
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,12 @@ class Pair:
 
 
 def overrides_of(policy: str, lab: str) -> tuple[str, ...]:
-    chosen = POLICIES[policy]
-    if policy == "fixed+convex":
-        from benchmarks.lymdo.evaluate import best_fixed_cuts
+    if policy != "fixed+convex":
+        return (f"policy={policy}",)
+    from benchmarks.lymdo.evaluate import best_fixed_cuts
 
-        cuts = best_fixed_cuts(simulated_lab(lab), 1000, 1)
-        chosen = (*chosen, f"policy.cut={json.dumps(cuts)}")
-    return chosen
+    cuts = best_fixed_cuts(simulated_lab(lab), 1000, 1)
+    return (f"policy={policy}", f"policy.cut={json.dumps(cuts)}")
 
 
 def testbed(verb: str, lab: str, seed: int, overrides: Sequence[str], out: Path, *more: str) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from controller.contract import ALL_ON_DEVICE, Decision, Observation, Scenario, 
 from controller.model.radio import DIRECTIONS, spread
 from controller.policies.base import BasicPolicy
 from controller.seeds import Purpose, generator, integer
-from controller.solvers.chain import ChainTables
+from controller.solvers.chain import ChainTables, in_order
 from controller.solvers.descent import PER_SLOT
 from controller.solvers.li_gd import SplitPlan, evaluate_seats, solve
 from controller.solvers.relaxation import DOWN, TABLES, UP, Access, SplitProblem
@@ -73,8 +73,7 @@ class LiGd(BasicPolicy):
         """The slot's cell. Edge work is in seconds of a reference core."""
         scenario, tables = self.scenario, self._tables
         radio, edge = scenario.radio, scenario.edge
-        by_name = {ue.name: ue for ue in observation.ues}
-        seen = [by_name[ue.name] for ue in scenario.ues]
+        seen = in_order(scenario, observation)
         gains = np.stack([
             [spread(radio, ue, one.gain_up if way == "up" else one.gain_down, way) for ue, one in zip(
                 scenario.ues, seen, strict=True)]

@@ -15,8 +15,8 @@ import numpy as np
 
 from controller.contract import RESIDUAL_SHARE, Observation
 from controller.solvers.allocation import LEAST_ARRIVAL_RATE
-from controller.solvers.chain import ChainTables, CutArray, SlotState
-from controller.solvers.problem import MAXIMUM_LOAD, Allocation, BoolArray, FloatArray
+from controller.solvers.chain import ChainTables, CutArray, SlotState, in_order
+from controller.solvers.problem import MAXIMUM_LOAD, Allocation, BoolArray, FloatArray, link_rate
 
 #: Of what the slot's own tasks do not need of a resource, the most that older tasks are given.
 LARGEST_PART = 0.5
@@ -63,18 +63,18 @@ def under_way(
     rate = np.maximum(state.arrival_rate, LEAST_ARRIVAL_RATE)
     own_tasks = np.where(now.cuts == tables.local, 0.0, rate * tables.scenario.slot_seconds)
 
-    def resource(older: FloatArray, table: FloatArray, whole: FloatArray, granted: FloatArray) -> UnderWay:
+    def resource(older: FloatArray, table: FloatArray, whole: FloatArray | float, granted: FloatArray) -> UnderWay:
         """``table``: each cut's work; ``whole``, ``granted``: work per second with all of it, with a UE's share."""
         before, after = table[columns, last.cuts], table[columns, now.cuts]
         load = np.minimum(rate * after / np.maximum(granted, 1e-9), MAXIMUM_LOAD)
         return UnderWay(older, before / whole, own_tasks, after / whole, load)
 
     spectrum_hz, edge_cpus = tables.scenario.radio.uplink_hz, tables.scenario.edge.cpus
-    all_bits = np.maximum(bits_per_second(tables, np.full(columns.size, spectrum_hz), state.link_quality), 1.0)
-    own_bits = bits_per_second(tables, now.allocation.spectrum_hz[0], state.link_quality)
+    all_bits = np.maximum(link_rate(tables.ues, spectrum_hz, state.link_quality), 1.0)
+    own_bits = link_rate(tables.ues, np.maximum(now.allocation.spectrum_hz[0], 1e-3), state.link_quality)
     return (
         resource(to_link, tables.wire_bits, all_bits, own_bits),
-        resource(to_edge, tables.tail_seconds, np.full(columns.size, edge_cpus), now.allocation.edge_share[0]),
+        resource(to_edge, tables.tail_seconds, edge_cpus, now.allocation.edge_share[0]),
     )
 
 
@@ -86,8 +86,7 @@ def expected_tasks(
     A task whose head has not started takes the new cut, and a tail that has started keeps its share. What is in flight
     and in no queue is in its head or its tail, as likely as each takes long.
     """
-    by_name = {ue.name: ue for ue in observation.ues}
-    ues = [by_name[ue.name] for ue in tables.scenario.ues]
+    ues = in_order(tables.scenario, observation)
     on_link, at_edge = (np.array([getattr(ue, key) for ue in ues]) for key in ("tx_queue_tasks", "edge_queue_tasks"))
     working = np.array([ue.in_flight_tasks - ue.device_queue_tasks for ue in ues]) - on_link - at_edge
     columns = np.arange(turned.size)
@@ -95,12 +94,6 @@ def expected_tasks(
     tail = tables.tail_seconds[columns, last.cuts] / np.maximum(last.allocation.edge_share[0], 1e-9)
     in_head = np.minimum(np.maximum(working, 0) * head / np.maximum(head + tail, 1e-9), 1.0)
     return np.where(turned, in_head + on_link, 0.0), np.where(turned, in_head + on_link + at_edge, 0.0)
-
-
-def bits_per_second(tables: ChainTables, spectrum_hz: FloatArray, link_quality: FloatArray) -> FloatArray:
-    """Of each UE's uplink with so much spectrum; (ues,)."""
-    wide = np.maximum(spectrum_hz, 1e-3)
-    return np.where(tables.ues.linear, wide * link_quality, wide * np.log2(1.0 + link_quality / wide))
 
 
 def optimal_parts(work: UnderWay, weight: FloatArray, slot_seconds: float) -> FloatArray:

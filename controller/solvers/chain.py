@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.contract import RESIDUAL_SHARE, Cut, ModelProfile, Observation, Scenario
+from controller.contract import RESIDUAL_SHARE, Cut, ModelProfile, Observation, Scenario, UeObservation
 from controller.model.delay import chain_work
 from controller.model.radio import shannon_bits_per_second
 from controller.solvers.problem import Demands, FloatArray, Limits, UeConstants
@@ -117,6 +117,12 @@ class ChainTables:
         )  # fmt: skip
 
 
+def in_order(scenario: Scenario, observation: Observation) -> list[UeObservation]:
+    """What is seen of each UE, in the scenario's order."""
+    by_name = {ue.name: ue for ue in observation.ues}
+    return [by_name[ue.name] for ue in scenario.ues]
+
+
 @dataclass(frozen=True)
 class SlotState:
     """What a slot's decision depends on; arrays are (environments, ues) or (ues,)."""
@@ -129,8 +135,7 @@ class SlotState:
     @classmethod
     def observed(cls, tables: ChainTables, observation: Observation, queue_joules: FloatArray) -> SlotState:
         """From what a policy sees, UEs in the scenario's order: (ues,) arrays."""
-        by_name = {ue.name: ue for ue in observation.ues}
-        ues = [by_name[ue.name] for ue in tables.scenario.ues]
+        ues = in_order(tables.scenario, observation)
         return cls(
             arrival_rate=np.array([ue.nominal_arrival_rate_per_second for ue in ues]),
             link_quality=tables.link_quality(np.array([ue.gain_up[0] for ue in ues])),

@@ -6,7 +6,7 @@ import numpy as np
 
 from controller.model.queueing import tandem_delay_seconds
 from controller.solvers.allocation import LEAST_ARRIVAL_RATE
-from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray, Limits, UeConstants
+from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray, Limits, UeConstants, link_rate
 
 
 def evaluate(
@@ -14,9 +14,8 @@ def evaluate(
 ) -> Allocation:
     """The same shares with delay, energy, cost and load recomputed from the formulas; infeasible slots keep ``inf``."""
     rate = np.maximum(demands.arrival_rate_per_second, LEAST_ARRIVAL_RATE)
-    spectrum, quality = allocation.spectrum_hz, demands.link_quality
-    link_rate = np.where(ues.linear, spectrum * quality, spectrum * np.log2(1.0 + quality / spectrum))
-    transfer = np.divide(demands.wire_bits, link_rate, out=np.zeros(rate.shape), where=demands.wire_bits > 0)
+    bits_per_second = link_rate(ues, allocation.spectrum_hz, demands.link_quality)
+    transfer = np.divide(demands.wire_bits, bits_per_second, out=np.zeros(rate.shape), where=demands.wire_bits > 0)
     service = np.stack(
         [demands.head_seconds / allocation.device_speed, transfer, demands.tail_seconds / allocation.edge_share],
         axis=-1,

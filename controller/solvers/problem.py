@@ -38,6 +38,12 @@ class UeConstants(NamedTuple):
     linear: BoolArray  # the link's state is a spectral efficiency, not p h / N0
 
 
+def link_rate(ues: UeConstants, spectrum_hz: FloatArray | float, link_quality: FloatArray) -> FloatArray:
+    """R(b) above, in bit/s; (..., ues)."""
+    shannon = spectrum_hz * np.log2(1.0 + link_quality / spectrum_hz)
+    return np.where(ues.linear, spectrum_hz * link_quality, shannon)
+
+
 class Limits(NamedTuple):
     """What the UEs share, and the trade-off."""
 
