@@ -1,22 +1,37 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. `make check` is for every change.
 SHELL := /bin/bash
 TESTBED := .venv/bin/testbed
-.PHONY: demo test test-netem lint engine bench clean setup-demo setup-test
+PYTEST := .venv/bin/python -m pytest
+# neither root nor an engine nor a clock
+UNIT := not root and not docker and not netem and not gpu and not quiet
+# labs wait more than they compute: more of them at once than there are cores
+LABS_AT_ONCE ?= $(shell echo $$(( $$(nproc) + 2 )))
+.PHONY: demo check test test-netem test-pythons lint engine bench clean setup-demo setup-test
 
 ## demo: set up, then run the quickstart lab: real split inference across fading links, with a report
 demo: setup-demo
 	$(TESTBED) run topologies/quickstart.yaml --duration 30s
 
-## test: set up, then run every test that this machine can run
+## check: lint, types, and the tests that need neither root nor a clock: two minutes
+check: setup-test lint
+	$(PYTEST) -n auto --dist loadgroup -m '$(UNIT)' tests/unit tests/golden
+
+## test: set up, then run every test that this machine can run: those of function several at a time, then those that
+## judge the clock, or want the machine for themselves, one by one
 test: setup-test lint engine
-	@status=0; \
-	.venv/bin/python -m pytest -m parallel -n auto tests/unit || status=$$?; \
-	.venv/bin/python -m pytest -m 'not parallel' || status=$$?; \
+	@export HYPOTHESIS_PROFILE=thorough; status=0; \
+	$(PYTEST) -n $(LABS_AT_ONCE) --dist loadgroup -m 'not quiet and not alone' \
+	    tests/netem tests/docker tests/emulation tests/unit tests/golden || status=$$?; \
+	$(PYTEST) -m 'quiet or alone' tests/unit tests/emulation tests/docker tests/netem || status=$$?; \
 	exit $$status
 
 ## test-netem: the tests that need a kernel with netem and cgroup v2, in a User-Mode Linux guest
 test-netem: setup-test
-	.venv/bin/python -m pytest tests/netem/test_guest.py
+	$(PYTEST) tests/netem/test_guest.py
+
+## test-pythons: the tests of `make check` on every Python from 3.11 to 3.14 that is here (each downloads PyTorch)
+test-pythons: setup-test
+	@scripts/test-pythons -m '$(UNIT)' tests/unit tests/golden
 
 ## lint: ruff and mypy
 lint: setup-test

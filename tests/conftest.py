@@ -1,19 +1,28 @@
-"""Skips what this machine cannot run, with the reason; ``--require docker,root,netem`` makes such a skip a failure."""
+"""Skips what this machine cannot run, with the reason; ``--require docker,root,netem,quiet`` makes that a failure.
+
+``HYPOTHESIS_PROFILE=thorough`` (``make test``) tries more examples than the default, which is for every save.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from testbed.runtime.gpu import device_files
+from tests.host_watch import HostWatch
+from tests.quiet import QuietTests
 
-UNIT = Path(__file__).parent / "unit"
+hypothesis.settings.register_profile("quick", max_examples=15, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @cache
@@ -57,27 +66,29 @@ LACKING: dict[str, Callable[[], str]] = {"root": _no_root, "docker": _no_docker,
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="comma-separated: a skip for lack of these is a failure")
+    parser.addoption("--unwatched", action="store_true", help="somebody else watches the host (in a guest)")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is judged by the clock is tried again on a machine that was not quiet; a fault fails every time.
+def required(config: pytest.Config) -> set[str]:
+    return {part for part in str(config.getoption("--require")).split(",") if part}
 
-    The other unit tests may share the machine: ``-m parallel -n auto``.
-    """
-    for item in items:
-        if item.get_closest_marker("quiet") is not None:
-            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
-        elif UNIT in item.path.parents:
-            item.add_marker(pytest.mark.parallel)
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--unwatched"):
+        return
+
+    def start_watch() -> HostWatch:
+        return HostWatch(Path(tempfile.mkdtemp(prefix="host-watch-")))
+
+    config.pluginmanager.register(QuietTests(start_watch, "quiet" in required(config)), "quiet-tests")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    required = {part for part in str(item.config.getoption("--require")).split(",") if part}
     for mark, lacking in LACKING.items():
         if item.get_closest_marker(mark) is None:
             continue
         reason = lacking()
-        if reason and mark in required:
+        if reason and mark in required(item.config):
             pytest.fail(f"--require {mark}: {reason}")
         if reason:
             pytest.skip(reason)

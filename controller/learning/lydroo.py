@@ -43,6 +43,7 @@ class LydrooConfig:
     queue_scale: float = 5.0
     episode_slots: int = 200
     evaluate_every: int = 250
+    final_slots: int = 200  # as of PpoConfig
 
 
 def train_lydroo(
@@ -114,7 +115,7 @@ def train_lydroo(
         seed=seed,
         steps=config.steps * environments,
         curve=curve,
-        final=evaluate(actor, test, 200, 8, seed),
+        final=evaluate(actor, test, config.final_slots, 8, seed),
         fewest_ues=ues,
         most_ues=ues,
     )

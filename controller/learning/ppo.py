@@ -56,6 +56,7 @@ class PpoConfig:
     episode_slots: int = 200  # mean length between resets of the virtual queues
     evaluate_every: int = 25  # updates
     candidates: int = 8  # of the decision that is evaluated
+    final_slots: int = 200  # of the last evaluation, from empty queues; its second half says where queues settle
 
 
 class Game(Protocol):
@@ -150,7 +151,7 @@ def learn(
     resume: Path | None = None,
     training_state: Path | None = None,
 ) -> tuple[Actor, LearningCurve, Evaluation]:
-    """Play until the updates are done: the actor, its curve, and its evaluation over 200 slots from empty queues."""
+    """Play until the updates are done: the actor, its curve, and its evaluation from empty queues."""
     sampling = seed_torch(seed)
     batch, heads = game.batch, game.heads
     outputs = sum(heads)
@@ -227,7 +228,7 @@ def learn(
                 _save_state(training_state, actor, critic, optimiser, config, update + 1)
     game.test.queue_scale = 0.0
     game.test.reset()
-    return actor, curve, game.evaluate(actor, 200, seed)
+    return actor, curve, game.evaluate(actor, config.final_slots, seed)
 
 
 def _log_prob(logits: torch.Tensor, actions: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from testbed.messages import HostHealth
@@ -27,17 +27,28 @@ _PARENT, _FLAGS, _USER, _SYSTEM, _START, _PRIORITY, _POLICY = 1, 6, 11, 12, 19, 
 
 _Key = tuple[int, str]  # pid and start time: a pid may come again
 
+#: Whether a process, by its pid and its environment ("NAME=value" each), is one of ours.
+Ours = Callable[[int, Collection[bytes]], bool]
+
+
+def of_lab(lab: str, run_id: str) -> Ours:
+    """A lab's processes: forked or launched ones carry its name, those in containers the run's id."""
+    markers = frozenset({f"{LAB_VARIABLE}={lab}".encode(), f"TESTBED_RUN_ID={run_id}".encode()})
+    return lambda _, environment: not markers.isdisjoint(environment)
+
 
 class HostSampler:
     """Samples the host; the first sample is about the time since it was made.
+
+    ``ours`` tells which processes count as the lab's, besides this one and those that it comes from.
 
     CPU time by process is exact, but one that ended since the last sample is not seen: many short ones count for
     less than they took.
     """
 
-    def __init__(self, lab: str, run_id: str) -> None:
-        self._markers = (f"{LAB_VARIABLE}={lab}".encode(), f"TESTBED_RUN_ID={run_id}".encode())
-        self._ours = _ancestors()
+    def __init__(self, ours: Ours) -> None:
+        self._ours = ours
+        self._ancestors = _ancestors()
         self._owned: dict[_Key, bool] = {}
         self._last_ticks = cpu_ticks()
         self._last_scan, self._next_scan = time.monotonic(), 0.0
@@ -95,13 +106,13 @@ class HostSampler:
         return used
 
     def _is_ours(self, pid: int, lab_pids: Collection[int]) -> bool:
-        if pid in lab_pids or pid in self._ours:
+        if pid in lab_pids or pid in self._ancestors:
             return True
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:  # it has ended, or is somebody else's
             return False
-        return any(marker in environment for marker in self._markers)
+        return self._ours(pid, environment)
 
     def _compare(self, used: dict[_Key, int], elapsed_seconds: float) -> tuple[float, float, str, float]:
         before, self._last_used = self._last_used, used

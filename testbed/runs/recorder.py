@@ -19,7 +19,7 @@ import zmq
 
 from testbed.configs import RecorderConfig, read_config
 from testbed.messages import Record, decode_record, encode, live_endpoint, records_endpoint
-from testbed.runs.host_health import HostSampler
+from testbed.runs.host_health import HostSampler, of_lab
 from testbed.runs.node_health import NodeSampler
 from testbed.runs.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
 
@@ -75,7 +75,7 @@ def record(config: RecorderConfig, config_path: Path) -> None:
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
     recorder = Recorder(Path(config.run_directory))
-    host = HostSampler(config.lab, config.run_id)
+    host = HostSampler(of_lab(config.lab, config.run_id))
     nodes = NodeSampler(lambda: read_config(config_path, RecorderConfig).cpu_groups)  # a repair of the lab rewrites it
     with (
         contextlib.closing(host),

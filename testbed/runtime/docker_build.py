@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +27,39 @@ from testbed.errors import HostError, TestbedError
 Flavor = Literal["cpu", "cuda"]
 Progress = Callable[[str], None]
 
-#: Python of the base; wheels are downloaded for it whatever Python the host runs.
-BASE_PYTHON = "3.11"
-DEBIAN_SUITE = "bookworm"
+
+@dataclass(frozen=True)
+class Base:
+    """What a base image is made of. Wheels are downloaded for its Python, whatever Python the host runs."""
+
+    suite: str  # as mmdebstrap names the release
+    components: str
+    python: str  # of that release
+    debian: str  # the release in the name of Python's own image
+
+
+#: By the host's release: its package sources and keys are those that mmdebstrap has at hand.
+BASES = {
+    "bookworm": Base("bookworm", "main", "3.11", "bookworm"),
+    "trixie": Base("trixie", "main", "3.13", "trixie"),
+    "noble": Base("noble", "main,universe", "3.12", "bookworm"),
+}
+
+
+def base_for(codename: str) -> Base:
+    """The base on a host of this release; Debian 12's on one that we do not know."""
+    return BASES.get(codename, BASES["bookworm"])
+
+
+def host_codename() -> str:
+    """``bookworm``, ``noble``, ...; empty where the host does not say."""
+    try:
+        return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    except OSError:
+        return ""
+
+
+BASE = base_for(host_codename())
 REGISTRY_TIMEOUT_SECONDS = 4
 #: PyTorch's own indexes: PyPI's Linux wheels of torch pull several GB of CUDA, the ``+cpu`` ones only exist there.
 TORCH_INDEX: dict[Flavor, str] = {
@@ -98,7 +130,10 @@ def pull(reference: str, tag: str) -> bool:
 
 
 def import_debian(client: docker.DockerClient, packages: tuple[str, ...], tag: str, progress: Progress) -> None:
-    """Make a small Debian root with ``packages`` and import it as ``tag``. Raises HostError without mmdebstrap."""
+    """Make a small root of :data:`BASE`'s release with ``packages`` and import it as ``tag``.
+
+    Raises HostError without mmdebstrap.
+    """
     program = shutil.which("mmdebstrap")
     if program is None:
         raise HostError(
@@ -106,12 +141,12 @@ def import_debian(client: docker.DockerClient, packages: tuple[str, ...], tag: s
             missing="mmdebstrap",
             fix="Install it (`apt-get install mmdebstrap`), or give the engine a registry that it can reach.",
         )
-    progress(f"base {tag}: Debian {DEBIAN_SUITE} with {', '.join(packages)} (mmdebstrap)")
+    progress(f"base {tag}: {BASE.suite} with {', '.join(packages)} (mmdebstrap)")
     with tempfile.TemporaryDirectory(prefix="testbed-base-") as folder:
         root = Path(folder) / "root.tar"
-        command = [program, "--variant=essential", f"--include={','.join(packages)}"]
+        command = [program, "--variant=essential", f"--include={','.join(packages)}", f"--components={BASE.components}"]
         command += [f"--dpkgopt=path-exclude=/usr/share/{unread}/*" for unread in ("man", "doc", "locale", "info")]
-        _run([*command, "--quiet", DEBIAN_SUITE, str(root)], f"mmdebstrap could not make {tag}")
+        _run([*command, "--quiet", BASE.suite, str(root)], f"mmdebstrap could not make {tag}")
         name, _, version = tag.partition(":")
         client.api.import_image_from_file(str(root), repository=name, tag=version)
 
@@ -121,10 +156,10 @@ def download_wheels(requirements: Path, constraints: Path, target: Path, flavor:
 
     Raises HostError when no index has them, or has torch only for CPU and ``flavor`` is "cuda".
     """
-    progress(f"wheels: downloading for Python {BASE_PYTHON} ({flavor})")
+    progress(f"wheels: downloading for Python {BASE.python} ({flavor})")
     target.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--only-binary=:all:", "--python-version", BASE_PYTHON, "--dest", str(target)]
+    command += ["--only-binary=:all:", "--python-version", BASE.python, "--dest", str(target)]
     command += ["--constraint", str(constraints), "--requirement", str(requirements), "pip"]
     if _answers(TORCH_INDEX[flavor]):
         command += ["--extra-index-url", TORCH_INDEX[flavor]]

@@ -16,8 +16,7 @@ from docker.errors import APIError
 
 from testbed.errors import HostError
 from testbed.runtime.docker_build import (
-    BASE_PYTHON,
-    DEBIAN_SUITE,
+    BASE,
     Flavor,
     Progress,
     build,
@@ -34,7 +33,7 @@ from testbed.runtime.docker_build import (
 REPOSITORIES = ("testbed/base", "testbed/packages", "testbed/node", "testbed/prometheus")
 #: What torch links to beside libc; Python's own images hold it already.
 NODE_PACKAGES = ("python3", "libstdc++6")
-PYTHON_REFERENCE = f"python:{BASE_PYTHON}-slim-{DEBIAN_SUITE}"
+PYTHON_REFERENCE = f"python:{BASE.python}-slim-{BASE.debian}"
 PROMETHEUS_REFERENCE = "prom/prometheus:v2.53.3"
 GRAFANA_REFERENCE = "grafana/grafana-oss:11.4.0"
 #: The user of every container of ours; also the group of the sockets that host and containers share.
@@ -53,7 +52,7 @@ class Image:
 
 
 def base_tag(packages: tuple[str, ...], reference: str) -> str:
-    recipe = f"{reference} {DEBIAN_SUITE} {' '.join(packages)}"
+    recipe = f"{reference} {BASE.suite} {' '.join(packages)}"
     return f"testbed/base:{content_hash({'recipe': recipe.encode()})}"
 
 

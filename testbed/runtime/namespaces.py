@@ -8,6 +8,7 @@ import fcntl
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,7 @@ _MNT_DETACH = 2
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
 
-# Python 3.11 has no os.setns and no os.unshare (3.12 has); mount is in neither.
+# Python has no mount, and before 3.12 no os.setns and no os.unshare.
 _libc = ctypes.CDLL(None, use_errno=True)
 _REFUSED_FIX = "Run as root, or allow unprivileged user namespaces; see `testbed doctor`."
 
@@ -35,6 +36,22 @@ def _check(result: int, what: str) -> None:
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def _unshare(flags: int, what: str) -> None:
+    """unshare(2) for the calling thread. Raises OSError."""
+    if sys.version_info >= (3, 12):
+        os.unshare(flags)
+    else:
+        _check(_libc.unshare(flags), f"unshare {what}")
+
+
+def _setns(descriptor: int, path: Path) -> None:
+    """setns(2) for the calling thread. Raises OSError."""
+    if sys.version_info >= (3, 12):
+        os.setns(descriptor, _CLONE_NEWNET)
+    else:
+        _check(_libc.setns(descriptor, _CLONE_NEWNET), f"setns {path}")
 
 
 def mount(source: str, target: Path, flags: int, filesystem: str = "", options: str = "") -> None:
@@ -57,7 +74,7 @@ def become_root_of_user_namespace() -> None:
     The calling process ends with exit code 0 in a child that carries on. It must be single-threaded. Raises OSError.
     """
     user, group = os.geteuid(), os.getegid()
-    _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET), "unshare user namespace")
+    _unshare(_CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET, "user namespace")
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {user} 1")
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
@@ -71,7 +88,7 @@ def enter(path: Path) -> None:
     """Move the calling thread into the network namespace at ``path``. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _check(_libc.setns(descriptor, _CLONE_NEWNET), f"setns {path}")
+        _setns(descriptor, path)
     finally:
         os.close(descriptor)
 
@@ -141,7 +158,7 @@ def run_in_new(action: Callable[[], Result]) -> Result:
 
     def inside() -> Result:
         try:
-            _check(_libc.unshare(_CLONE_NEWNET), "unshare network namespace")
+            _unshare(_CLONE_NEWNET, "network namespace")
         except OSError as error:
             raise HostError(f"cannot make a network namespace ({error})", fix=_REFUSED_FIX) from error
         return action()
@@ -160,7 +177,7 @@ def _create_here(missing: Sequence[str]) -> None:
     for name in missing:
         path = NETNS_DIRECTORY / name
         path.touch(mode=0o444)
-        _check(_libc.unshare(_CLONE_NEWNET), "unshare network namespace")
+        _unshare(_CLONE_NEWNET, "network namespace")
         _set_up_namespace()
         bind_mount("/proc/thread-self/ns/net", path)
 

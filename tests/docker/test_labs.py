@@ -147,6 +147,7 @@ def test_labs_of_both_runtimes_side_by_side_do_not_meet(docker_bench: Bench) -> 
     assert everyone <= set(docker_bench.processes(third))
 
 
+@pytest.mark.alone
 def test_down_of_all_labs_twice(docker_bench: Bench) -> None:
     if others := existing():
         pytest.skip(f"needs a machine without other labs; up are {', '.join(others)}")
@@ -230,6 +231,7 @@ def _state(pid: int) -> str:
         return "X"
 
 
+@pytest.mark.alone
 def test_an_engine_restarted_in_the_middle_of_a_run(docker_bench: Bench, client: docker.DockerClient) -> None:
     if reason := _engine_is_ours_to_restart(client):
         pytest.skip(reason)

@@ -14,6 +14,7 @@ from tests.emulation.conftest import LABS, Bench
 pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 
+@pytest.mark.quiet
 def test_wires_and_containers_are_tried_and_removed(docker_bench: Bench) -> None:
     name = docker_bench.name()
     split = ("--set", "host.cpusets=split") if facts().cpusets and facts().cores > 1 else ()

@@ -56,6 +56,11 @@ def _convolve() -> float:
     return float(torch.nn.functional.conv2d(torch.ones(1, 3, 64, 64), torch.ones(8, 3, 3, 3)).mean())
 
 
+def of_this_process(name: str) -> str:
+    """A lab name that no other test process has."""
+    return f"{name}-{os.getpid()}"
+
+
 def runtime(lab: str) -> NetnsRuntime:
     return NetnsRuntime(lab, discovery.state_root() / lab, "run-1")
 

@@ -13,14 +13,14 @@ from testbed.errors import TestbedError
 from testbed.runtime import discovery, realtime
 from testbed.runtime.base import NodeSpec
 from testbed.runtime.netns import NetnsRuntime
-from tests.emulation.netns_lab import bring_up, facts, number, runtime
+from tests.emulation.netns_lab import bring_up, facts, number, of_this_process, runtime
 
 pytestmark = pytest.mark.root
 
 
 @pytest.fixture
 def lab() -> Iterator[NetnsRuntime]:
-    made = runtime("netnsrt-fifo")
+    made = runtime(of_this_process("netnsrt-fifo"))
     made.remove()
     assert made.features["realtime"], "this host refuses SCHED_FIFO, or another program has taken its run time"
     yield made
@@ -59,6 +59,7 @@ def test_a_thread_that_has_gone_is_an_error(lab: NetnsRuntime) -> None:
         lab.make_realtime("ue1", 2**22 - 1, 5)
 
 
+@pytest.mark.quiet
 def test_a_runaway_stage_leaves_a_tenth_of_its_core(lab: NetnsRuntime) -> None:
     bring_up(lab, [NodeSpec("ue1", "ue")], action="spin")
     tid = number(facts(lab, "ue1")["tid"])

@@ -16,7 +16,7 @@ from testbed.runtime import discovery, namespaces
 from testbed.runtime.base import NodeSpec
 from testbed.runtime.cgroups import detect
 from testbed.runtime.netns import NetnsRuntime
-from tests.emulation.netns_lab import bring_up, facts, number, runtime, wait_for
+from tests.emulation.netns_lab import bring_up, facts, number, of_this_process, runtime, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -26,7 +26,8 @@ NODES = [NodeSpec("ue1", "ue", quota_host_cores=0.2), NodeSpec("controller", "co
 @pytest.fixture
 def labs() -> Iterator[tuple[NetnsRuntime, NetnsRuntime, NetnsRuntime]]:
     """Three labs whose names start alike."""
-    made = runtime("netnsrt"), runtime("netnsrt-a"), runtime("netnsrt-a-b")
+    name = of_this_process("netnsrt")
+    made = runtime(name), runtime(f"{name}-a"), runtime(f"{name}-a-b")
     for lab in made:
         lab.remove()
     yield made
@@ -64,7 +65,7 @@ def test_foreign_namespaces_and_processes_stay(
     labs: tuple[NetnsRuntime, NetnsRuntime, NetnsRuntime], tmp_path: Path
 ) -> None:
     lab = labs[1]
-    foreign = ["netnsrt-foreign", f"xtb.{lab.lab}.ue1", f"tb.{lab.lab}x.ue1", f"tb-{lab.lab}"]
+    foreign = [f"{lab.lab}-foreign", f"xtb.{lab.lab}.ue1", f"tb.{lab.lab}x.ue1", f"tb-{lab.lab}"]
     bystander = subprocess.Popen(
         ["sleep", "60"], env={**os.environ, "TESTBED_LAB": f"{lab.lab}x", "OTHER": f"TESTBED_LAB={lab.lab}"}
     )
@@ -121,12 +122,13 @@ def test_after_programs_and_records_were_lost(labs: tuple[NetnsRuntime, NetnsRun
     wait_for(lambda: not Path(f"/proc/{controller}").exists(), "the controller has gone")
 
 
-def test_a_shell_opened_by_exec_goes_with_its_lab(labs: tuple[NetnsRuntime, NetnsRuntime, NetnsRuntime]) -> None:
-    lab = labs[0]
+def test_a_shell_opened_by_exec_goes_with_its_lab(
+    labs: tuple[NetnsRuntime, NetnsRuntime, NetnsRuntime], tmp_path: Path
+) -> None:
+    lab, note = labs[0], tmp_path / "pid"
     lab.create(NODES)
-    assert lab.exec("ue1", ["sh", "-c", "sleep 3600 & echo $! > /tmp/netnsrt-sleeper"]) == 0
-    sleeper = int(Path("/tmp/netnsrt-sleeper").read_text())
-    Path("/tmp/netnsrt-sleeper").unlink()
+    assert lab.exec("ue1", ["sh", "-c", f"sleep 3600 & echo $! > {note}"]) == 0
+    sleeper = int(note.read_text())
     assert sleeper in discovery.processes(lab.lab)
     lab.remove()
     wait_for(lambda: sleeper not in discovery.processes(), "the shell's child has gone")

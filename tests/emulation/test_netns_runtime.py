@@ -15,7 +15,7 @@ from testbed.runtime.base import NodeSpec, ProcessSpec
 from testbed.runtime.cgroups import CgroupsV1, detect
 from testbed.runtime.netns import NetnsRuntime
 from testbed.runtime.zygote import Call
-from tests.emulation.netns_lab import PROGRAM, bring_up, facts, number, process, runtime, wait_for
+from tests.emulation.netns_lab import PROGRAM, bring_up, facts, number, of_this_process, process, runtime, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -26,7 +26,7 @@ CONTROLLER = NodeSpec("controller", "controller", network=False)
 
 @pytest.fixture
 def lab() -> Iterator[NetnsRuntime]:
-    made = runtime("netnsrt-work")
+    made = runtime(of_this_process("netnsrt-work"))
     made.remove()
     yield made
     made.remove()
@@ -41,7 +41,7 @@ def test_forked_and_launched_processes_are_in_their_place(lab: NetnsRuntime) -> 
     assert said["controller"]["namespace"] == host
     assert len({host, said["ue1"]["namespace"], said["edge"]["namespace"]}) == 3
     for name in ("ue1", "edge"):
-        assert f"/testbed/netnsrt-work/{name}\n" in str(said[name]["cgroups"])
+        assert f"/testbed/{lab.lab}/{name}\n" in str(said[name]["cgroups"])
         assert said[name]["node"] == name
         assert said[name]["run_id"] == "run-1"
         assert said[name]["omp"] == "1"
@@ -122,7 +122,7 @@ def test_exec_runs_inside_the_node(lab: NetnsRuntime, tmp_path: Path) -> None:
     text = out.read_text()
     assert "1: lo: <LOOPBACK,UP,LOWER_UP>" in text
     assert "2:" not in [line[:2] for line in text.splitlines() if "mtu" in line]
-    assert "/testbed/netnsrt-work/ue1\n" in text
+    assert f"/testbed/{lab.lab}/ue1\n" in text
     assert lab.exec("controller", ["true"]) == 0
     assert lab.exec("ue1", ["no-such-command"]) == 127
     with pytest.raises(InputError, match="controller, ue1"):

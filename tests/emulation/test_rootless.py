@@ -18,7 +18,8 @@ import pytest
 from benchmarks._as_user import USER, command_as_user, environment
 from testbed.runtime import discovery, host, rootless
 
-pytestmark = pytest.mark.root
+# both files' labs are one user's, who sees all of them
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("rootless")]
 
 STATE = Path(f"/tmp/testbed-{USER.pw_uid}")
 LAB = "rootless-a"

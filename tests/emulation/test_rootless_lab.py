@@ -17,7 +17,8 @@ from testbed.runtime import host
 from tests.emulation.conftest import LABS
 from tests.emulation.test_rootless import STATE
 
-pytestmark = pytest.mark.root
+# both files' labs are one user's, who sees all of them
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("rootless")]
 
 NAME = "rootless-lab"
 

@@ -57,6 +57,7 @@ def test_a_lab_of_that_name_is_left_alone(bench: Bench) -> None:
     assert namespaces.exists(namespace_name(name, "edge"))
 
 
+@pytest.mark.quiet
 def test_a_wire_that_carries_less_than_it_was_told_is_found() -> None:
     with wired("selftest", [WireSpec(0, "ue0", 8e6, 4e6)]) as lab:
         ways = selftest.directions(lab.wires, lab.name)
@@ -70,6 +71,7 @@ def test_a_wire_that_carries_less_than_it_was_told_is_found() -> None:
             assert arrivals.rate_bits_per_second < 0.6 * told
 
 
+@pytest.mark.quiet
 def test_delay_and_loss_of_each_direction_are_told_apart() -> None:
     from testbed.links import capabilities
 

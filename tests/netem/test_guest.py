@@ -65,14 +65,13 @@ def test_a_guest_that_crashes_is_a_failure(guest: None, folder: Path) -> None:
     assert not _processes_with(str(folder))
 
 
-@pytest.mark.timeout(LIMIT_SECONDS + 30)
-def test_the_suite_passes_on_a_kernel_with_netem_and_cgroup_v2(
-    guest: None, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def run_suite(folder: Path, capsys: pytest.CaptureFixture[str], which: str) -> None:
+    """Run those of the suite that ``which`` chooses by their marks, in one boot of the guest."""
     report = folder / "report.xml"
     command = [
         *(sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "--durations=5"),
-        *("--require", "root,netem", "-k", LEFT_OUT, f"--junitxml={report}", *SUITE),
+        # the host is watched from outside: in here nobody sees what it does
+        *("--require", "root,netem", "--unwatched", "-m", which, "-k", LEFT_OUT, f"--junitxml={report}", *SUITE),
     ]
 
     def echo(line: str) -> None:
@@ -85,6 +84,21 @@ def test_the_suite_passes_on_a_kernel_with_netem_and_cgroup_v2(
     own = [case for case in cases if "guest_tests" in case.get("classname", "")]
     assert own, "no test of the guest's own was run"
     assert not [case.get("name") for case in own if case.find("skipped") is not None]
+
+
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+def test_the_suite_passes_on_a_kernel_with_netem_and_cgroup_v2(
+    guest: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_suite(folder, capsys, "not quiet")
+
+
+@pytest.mark.quiet
+@pytest.mark.timeout(LIMIT_SECONDS + 30)
+def test_what_judges_the_clock_passes_on_a_kernel_with_netem(
+    guest: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_suite(folder, capsys, "quiet")
 
 
 def _processes_with(text: str) -> list[str]:

@@ -64,6 +64,7 @@ def test_a_command_changes_delay_and_loss_until_it_is_reset(tmp_path: Path, made
     assert sum(record.dropped_packets for record in drops) == 0
 
 
+@pytest.mark.quiet
 def test_delay_and_loss_traces_are_played_in_both_directions(tmp_path: Path) -> None:
     def two(kind: Kind, up: tuple[float, float], down: tuple[float, float]) -> Trace:
         return Trace(np.array([0.0, 1.0]), np.array(up), np.array(down), kind, 60.0)
@@ -93,6 +94,7 @@ def test_delay_and_loss_traces_are_played_in_both_directions(tmp_path: Path) -> 
     assert (last_down.delay_seconds, last_down.loss_ratio) == (5e-3, 0.0)
 
 
+@pytest.mark.quiet
 def test_an_outage_by_loss_with_a_netem_leaf(tmp_path: Path) -> None:
     impairment = Impairment(delay_seconds=5e-3)
     wire = WireSpec(0, "ue0", RATE, RATE, up=impairment, down=impairment)

@@ -17,6 +17,7 @@ BURSTS = Impairment(0.03, 0.003, bursts=GilbertElliott(0.02, 0.2))
 DAMAGE = Impairment(0.02, loss_ratio=0.1, corrupt_ratio=0.05, duplicate_ratio=0.05)
 
 
+@pytest.mark.quiet
 def test_each_direction_does_what_it_was_told() -> None:
     with wired("verify", [WireSpec(0, "ue0", 2e6, 1e6, up=BURSTS, down=DAMAGE, seed=3)]) as lab:
         backend = link_backend(lab.wires)

@@ -239,6 +239,7 @@ def test_changes_of_the_rate_leave_the_delay_and_every_packet(lab: WiredLab) -> 
     assert after.sent_packets - before.sent_packets == 300
 
 
+@pytest.mark.quiet
 def test_a_backlog_leaves_at_the_new_rate(lab: WiredLab) -> None:
     """netem's own rate would fix each packet's departure when it is queued: the backlog would keep the old rate."""
     wire = first(lab, delay_seconds=5e-3)

@@ -16,11 +16,11 @@ from testbed.inference.partition import Partition, SplitModel
 Load = Callable[[str], SplitModel]
 
 MODELS = [
-    "torchvision:alexnet",
-    "torchvision:resnet18",
-    "torchvision:mobilenet_v2",
-    "torchvision:googlenet",
-    "torchvision:vit_b_16",
+    "small:alexnet",
+    "small:resnet18",
+    "small:mobilenet_v2",
+    "small:googlenet",
+    "small:vision_transformer",
     "branching:Branching",
 ]
 
@@ -67,7 +67,7 @@ def test_every_single_tensor_cut_over_the_wire(name: str, load: Load) -> None:
     assert torch.equal(answer, model.answer)
 
 
-@pytest.mark.parametrize("name", ["torchvision:googlenet", "branching:Branching", "torchvision:shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["small:googlenet", "branching:Branching", "small:shufflenet"])
 def test_random_cuts_of_several_tensors(name: str, load: Load) -> None:
     split = load(name)
     nodes = split.graph.nodes

@@ -25,7 +25,7 @@ from controller.simulation.channels import ChannelStates
 from controller.simulator import simulate
 from controller.testing import example_observation, example_scenario
 
-QUICK = PpoConfig(updates=12, environments=64, rollout_slots=16, evaluate_every=6)
+QUICK = PpoConfig(updates=12, environments=64, rollout_slots=16, evaluate_every=6, final_slots=20)
 
 
 def lab(ues: int = 3) -> tuple[Scenario, ChannelStates]:
@@ -63,7 +63,7 @@ def test_ppo_closes_most_of_the_gap_to_coordinate_descent(trained: Trained) -> N
 
 def test_the_imitating_actor_learns_too() -> None:
     scenario, channel = lab()
-    config = LydrooConfig(steps=60, environments=64, candidates=6, evaluate_every=30, batch_size=256)
+    config = LydrooConfig(steps=60, environments=64, candidates=6, evaluate_every=30, batch_size=256, final_slots=20)
     found = train_lydroo(scenario, channel, 0.3, 5, config)
     assert found.curve.likely_gap[-1] < 0.05
     assert found.curve.best_gap[-1] <= found.curve.likely_gap[-1]
@@ -208,7 +208,9 @@ def test_both_solvers_decide_alike() -> None:
 
 def test_an_actor_for_everything_learns_speeds_and_shares_and_drives_its_policy(tmp_path: Path) -> None:
     scenario, channel = lab()
-    config = EverythingConfig(updates=20, environments=64, rollout_slots=16, evaluate_every=20, batch_size=256)
+    config = EverythingConfig(
+        updates=20, environments=64, rollout_slots=16, evaluate_every=20, batch_size=256, final_slots=20
+    )
     found = train_everything(scenario, channel, 0.3, 5, config)
     torch.manual_seed(1)
     game = EverythingGame(*training_batches(scenario, channel, 8, 0.3, 5, 1.0))

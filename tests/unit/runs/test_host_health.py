@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from testbed.runs.host_health import HostSampler, describe
+from testbed.runs.host_health import HostSampler, describe, of_lab
 from testbed.runtime.child import stat_fields
 from testbed.runtime.discovery import LAB_VARIABLE
 
@@ -34,7 +34,7 @@ def test_cpu_time_is_the_labs_or_that_of_others(
     spinners: tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]],
 ) -> None:
     mine, other = spinners
-    sampler = HostSampler("sampled", "run-1")
+    sampler = HostSampler(of_lab("sampled", "run-1"))
     used, deadline = 0.0, time.monotonic() + 20
     while used < 0.1 and time.monotonic() < deadline:
         time.sleep(0.3)
@@ -52,7 +52,7 @@ def test_processes_that_are_known_to_be_the_labs_need_no_mark(
     spinners: tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]],
 ) -> None:
     _, other = spinners
-    sampler = HostSampler("nothing", "run-1")
+    sampler = HostSampler(of_lab("nothing", "run-1"))
     for _ in range(3):
         time.sleep(0.3)
         assert f"(pid {other.pid})" not in sampler.sample([other.pid], 0).foreign_top
