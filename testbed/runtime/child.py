@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -86,12 +87,19 @@ def stat_fields(pid: int) -> list[str]:
 def record(lab_directory: Path, event: ProcessEvent) -> None:
     """Append one line. Short appends are atomic, so that several parents may write."""
     with (lab_directory / "processes.jsonl").open("ab") as stream:
-        stream.write(msgspec.json.encode(event) + b"\n")
+        # begun by a line feed, too: a line that was torn (a full disk) must not take this one with it
+        stream.write(b"\n" + msgspec.json.encode(event) + b"\n")
 
 
 def read_records(lab_directory: Path) -> list[ProcessEvent]:
-    """All lines so far; none if nothing was started."""
-    path = lab_directory / "processes.jsonl"
-    if not path.exists():
+    """All lines so far that can be read; none if nothing was started."""
+    try:
+        lines = (lab_directory / "processes.jsonl").read_bytes().splitlines()
+    except FileNotFoundError:
         return []
-    return msgspec.json.Decoder(ProcessEvent).decode_lines(path.read_bytes())
+    decoder = msgspec.json.Decoder(ProcessEvent)
+    found: list[ProcessEvent] = []
+    for line in filter(None, lines):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):  # torn, or written by another version
+            found.append(decoder.decode(line))
+    return found

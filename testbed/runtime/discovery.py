@@ -14,8 +14,9 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from testbed.errors import HostError, InputError, TestbedError
@@ -105,27 +106,70 @@ def list_owned(lab: str | None = None) -> list[Owned]:
 def remove(lab: str, timeout_seconds: float = 5.0) -> None:
     """Kill and delete everything of a lab; nothing happens if there is nothing. Results are elsewhere and stay.
 
-    Raises TestbedError if a process survives its kill for ``timeout_seconds``.
+    What cannot be removed does not keep the rest. Raises TestbedError that tells it, such as a process that survives
+    its kill for ``timeout_seconds``.
     """
     check_lab_name(lab)
-    kill_processes(lab, timeout_seconds)
-    for name in _namespaces(f"tb.{lab}."):
-        namespaces.delete(name)
+    trouble: list[str] = []
+    steps: list[Callable[[], object]] = [lambda: kill_processes(lab, timeout_seconds)]
+    steps += [partial(namespaces.delete, name) for name in _namespaces(f"tb.{lab}.")]
+    steps += [lambda: _remove_groups(lab), lambda: _remove_directory(state_root() / lab)]
+    for step in steps:
+        try:
+            step()
+        except (TestbedError, OSError) as error:
+            trouble.append(str(error))
+    if trouble:
+        raise TestbedError("; ".join(trouble))
+
+
+def _remove_groups(lab: str) -> None:
     with system_lock():
         detect().remove(lab)
-    shutil.rmtree(state_root() / lab, ignore_errors=True)
+    for group in detect().lab_groups(lab):
+        inside = ", ".join((group / "cgroup.procs").read_text().split()) or "none"
+        raise TestbedError(f"the cgroup {group} cannot be removed (processes in it: {inside})")
+
+
+def _remove_directory(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
 
 
 def kill_processes(lab: str, timeout_seconds: float) -> None:
     """Kill until none is left: one may fork while we look. Raises TestbedError when that takes too long."""
     deadline = time.monotonic() + timeout_seconds
-    while living := processes(lab):
+    while living := {*processes(lab), *strays(lab)}:
         for pid in living:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
             raise TestbedError(f"processes {sorted(living)} of lab {lab!r} do not end although they were killed")
         time.sleep(0.01)
+
+
+def strays(lab: str) -> set[int]:
+    """Living processes in the lab's cgroups or namespaces, marker or not; this process and its ancestors are left out.
+
+    A program that was started with an environment of its own has no marker.
+    """
+    found: set[int] = set()
+    for group in detect().lab_groups(lab):
+        with suppress(OSError):
+            found.update(int(line) for line in (group / "cgroup.procs").read_text().split())
+    inodes = {
+        (namespaces.NETNS_DIRECTORY / name).stat().st_ino
+        for name in _namespaces(f"tb.{lab}.")
+        if namespaces.exists(name)
+    }
+    if inodes:
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    if (entry / "ns/net").stat().st_ino in inodes:
+                        found.add(int(entry.name))
+    # 0: in a process namespace that is not ours
+    return {pid for pid in found - _self_and_ancestors() - {0} if stat_fields(pid)[:1] not in ([], ["Z"], ["X"])}
 
 
 def _namespaces(prefix: str) -> list[str]:

@@ -1,5 +1,5 @@
-"""``python -m testbed.runtime.launch LAB_DIRECTORY SPEC``: one program without torch, and a parent that outlives the
-command line to record how it ended.
+"""``python -m testbed.runtime.launch LAB_DIRECTORY SPEC STARTED``: one program without torch, and a parent that
+outlives the command line to record how it ended. ``STARTED`` is a descriptor: a byte tells that the start is recorded.
 
 ``python -m testbed.runtime.launch --exec PLACE COMMAND...``: become a command inside a node.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -22,15 +23,19 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cgroups: tuple[str, ...]
 
 
-def supervise(lab_directory: Path, spec: ChildSpec) -> None:
+def supervise(lab_directory: Path, spec: ChildSpec, started: int) -> None:
     """Fork; the child runs the program, the parent waits for it and records its end."""
     pid = os.fork()
     if pid == 0:
+        os.close(started)
         become(spec)
         run_program(spec)
         return
     ticks = start_ticks(pid)
     record(lab_directory, ProcessEvent("start", spec.node, spec.program, pid, ticks))
+    with suppress(BrokenPipeError):  # whoever started us has ended
+        os.write(started, b"\n")
+    os.close(started)
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     if lab_directory.is_dir():
@@ -53,4 +58,4 @@ def execute(place: Place, command: list[str]) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "--exec":
         sys.exit(execute(msgspec.json.decode(sys.argv[2], type=Place), sys.argv[3:]))
-    supervise(Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=ChildSpec))
+    supervise(Path(sys.argv[1]), msgspec.json.decode(sys.argv[2], type=ChildSpec), int(sys.argv[3]))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from testbed.errors import InputError
+from testbed.errors import InputError, TestbedError
 from testbed.runtime import discovery, namespaces, realtime
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
 from testbed.runtime.cgroups import detect
@@ -23,6 +25,17 @@ from testbed.runtime.zygote import Call, Preparation, ZygoteClient
 
 #: Read by OpenMP, MKL and OpenBLAS when they load: each would start a thread per core of the host.
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+#: A host that is very busy takes seconds to start an interpreter.
+LAUNCH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """A program on its way, and the descriptor that tells once it is recorded."""
+
+    spec: ChildSpec
+    started: int
 
 
 class NetnsRuntime:
@@ -72,30 +85,50 @@ class NetnsRuntime:
             namespaces.create([self.netns_name(node.name) for node in nodes if node.network])
 
     def start(self, processes: Sequence[ProcessSpec]) -> None:
-        """Start programs: those that need torch by fork, the others by themselves. Raises TestbedError."""
-        specs = [self._child(process) for process in processes]
-        for process, spec in zip(processes, specs, strict=True):
-            if not process.needs_torch:
-                self._launched.append(self._launch(spec))
-        forked = [spec for process, spec in zip(processes, specs, strict=True) if process.needs_torch]
-        if forked:
-            if not self._zygote.alive():
-                self._zygote.spawn(self._environment(), self._preparation)
-            self._zygote.fork(forked)
+        """Start programs: those that need torch by fork, the others by themselves.
 
-    def _launch(self, spec: ChildSpec) -> subprocess.Popen[bytes]:
+        Returns when :meth:`processes` knows all of them. Raises TestbedError.
+        """
+        forked = [self._child(process) for process in processes if process.needs_torch]
+        launched = [self._launch(self._child(process)) for process in processes if not process.needs_torch]
+        try:
+            if forked:
+                if not self._zygote.alive():
+                    self._zygote.spawn(self._environment(), self._preparation)
+                self._zygote.fork(forked)
+            for launch in launched:
+                self._await_start(launch)
+        finally:
+            for launch in launched:
+                os.close(launch.started)
+
+    def _launch(self, spec: ChildSpec) -> _Launch:
+        started, tell = os.pipe()
         with Path(spec.log).open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "testbed.runtime.launch"),
-                    *(str(self.lab_directory), msgspec.json.encode(spec).decode()),
+                    *(str(self.lab_directory), msgspec.json.encode(spec).decode(), str(tell)),
                 ],
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                pass_fds=(tell,),
                 start_new_session=True,
             )
+        os.close(tell)
+        self._launched.append(process)
+        return _Launch(spec, started)
+
+    def _await_start(self, launch: _Launch) -> None:
+        """Until the launcher has recorded its program: before, nobody could tell that there is one."""
+        spec = launch.spec
+        if not select.select([launch.started], [], [], LAUNCH_SECONDS)[0]:
+            raise TestbedError(f"{spec.program} of {spec.node!r} was not started within {LAUNCH_SECONDS:g} s")
+        if not os.read(launch.started, 1):
+            lines = Path(spec.log).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise TestbedError(f"{spec.program} of {spec.node!r} could not be started: {' | '.join(lines[-3:])}")
 
     def _child(self, process: ProcessSpec) -> ChildSpec:
         place = self._place(process.node)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.errors import InputError
+from testbed.errors import InputError, TestbedError
 from testbed.runtime import discovery, namespaces
 from testbed.runtime.base import NodeSpec
 from testbed.runtime.cgroups import detect
@@ -116,6 +116,7 @@ def test_after_programs_and_records_were_lost(labs: tuple[NetnsRuntime, NetnsRun
     bring_up(lab, NODES)
     os.kill(number(facts(lab, "ue1")["pid"]), signal.SIGKILL)
     controller = number(facts(lab, "controller")["pid"])
+    wait_for(lambda: any(status.exit_code is not None for status in lab.processes()), "the end is recorded")
     subprocess.run(["rm", "-r", str(lab.lab_directory)], check=True)
     runtime(lab.lab).remove()
     assert discovery.list_owned(lab.lab) == []
@@ -132,6 +133,42 @@ def test_a_shell_opened_by_exec_goes_with_its_lab(
     assert sleeper in discovery.processes(lab.lab)
     lab.remove()
     wait_for(lambda: sleeper not in discovery.processes(), "the shell's child has gone")
+
+
+def test_a_process_without_the_marker_goes_with_its_lab(labs: tuple[NetnsRuntime, NetnsRuntime, NetnsRuntime]) -> None:
+    lab, other, _ = labs
+    for one in (lab, other):
+        one.create(NODES)
+    sleepers: dict[str, int] = {}
+    for one in (lab, other):
+        note = Path(f"/tmp/netnsrt-{os.getpid()}")
+        assert one.exec("ue1", ["env", "-i", "/bin/sh", "-c", f"sleep 3600 & echo $! > {note}"]) == 0
+        sleepers[one.lab] = int(note.read_text())
+        note.unlink()
+    assert sleepers[lab.lab] not in discovery.processes()
+    try:
+        runtime(lab.lab).remove()
+        assert discovery.list_owned(lab.lab) == []
+        wait_for(lambda: not Path(f"/proc/{sleepers[lab.lab]}").exists(), "it has gone")
+        assert Path(f"/proc/{sleepers[other.lab]}").exists()
+    finally:
+        other.remove()
+
+
+def test_what_cannot_be_removed_keeps_nothing_else_and_is_told(
+    labs: tuple[NetnsRuntime, NetnsRuntime, NetnsRuntime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = labs[0]
+    bring_up(lab, NODES)
+
+    def refuse(name: str) -> None:
+        raise OSError(f"umount {name}: busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(namespaces, "delete", refuse)
+        with pytest.raises(TestbedError, match=rf"umount tb\.{lab.lab}\.ue1: busy"):
+            discovery.remove(lab.lab)
+    assert kinds(lab.lab) == ["namespace"]
 
 
 def test_left_over_names_of_a_reboot_are_removed(labs: tuple[NetnsRuntime, NetnsRuntime, NetnsRuntime]) -> None:

@@ -91,6 +91,37 @@ def test_ends_are_recorded(lab: NetnsRuntime, needs_torch: bool) -> None:
     assert "RuntimeError: the program's own error" in lab.logs("raises").read_text()
 
 
+def test_what_was_started_is_known_at_once_however_slow_its_launcher(
+    lab: NetnsRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = "import sys, time\ntime.sleep(0.7 * ('testbed.runtime.launch' in sys.orig_argv))\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lab.create([UE, CONTROLLER])
+    lab.start([process(lab, "ue1"), process(lab, "controller", "exit", code=5)])
+    assert {status.node for status in lab.processes()} == {"ue1", "controller"}
+
+
+def test_a_program_that_cannot_be_launched_is_told_with_its_reason(
+    lab: NetnsRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = "import os, sys\nif 'testbed.runtime.launch' in sys.orig_argv:\n    os.write(2, b'no\\n'); os._exit(1)\n"
+    (tmp_path / "sitecustomize.py").write_text(broken)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lab.create([UE])
+    with pytest.raises(TestbedError, match="'ue1' could not be started: no"):
+        lab.start([process(lab, "ue1")])
+
+
+def test_a_torn_record_of_processes_hides_nothing_else(lab: NetnsRuntime) -> None:
+    lab.create([UE, EDGE])
+    lab.start([process(lab, "ue1")])
+    with (lab.lab_directory / "processes.jsonl").open("ab") as stream:
+        stream.write(b'{"kind":"start","node":"\xff')  # a full disk, or the host's end
+    lab.start([process(lab, "edge")])
+    assert {status.node for status in lab.processes() if status.running} == {"ue1", "edge"}
+
+
 def test_a_lab_outlives_its_zygote_and_gets_a_new_one(lab: NetnsRuntime) -> None:
     bring_up(lab, [UE], needs_torch=True)
     first = number(facts(lab, "ue1")["pid"])
