@@ -8,16 +8,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import msgspec
 import zmq
 
-from testbed.errors import TestbedError
+from testbed.errors import TestbedError, first_line
 from testbed.messages import Begin, Control, Reply, Status, StatusRequest, control_endpoint, decode_control, encode
 
 Answer = TypeVar("Answer", Reply, Status)
 
 
 class ControllerSilentError(TestbedError):
-    """The controller did not answer in time."""
+    """The controller did not answer in time, or not in a way that this version understands."""
 
 
 class ControlClient:
@@ -45,16 +46,23 @@ class ControlClient:
     def _ask(self, message: Control, kind: type[Answer], timeout_seconds: float) -> Answer:
         while self._socket.poll(0):  # answers to questions that were given up
             self._socket.recv()
-        self._socket.send(encode(message))
         deadline = time.monotonic() + timeout_seconds
+        unread = ""
+        # a controller that has not come up yet leaves no room after a hundred questions
+        if self._socket.poll(max(1, int(timeout_seconds * 1000)), zmq.POLLOUT):
+            self._socket.send(encode(message), zmq.NOBLOCK)
         while (left := deadline - time.monotonic()) > 0:
             if not self._socket.poll(max(1, int(left * 1000))):
                 continue
-            answer = decode_control(self._socket.recv())
+            try:
+                answer = decode_control(self._socket.recv())
+            except msgspec.DecodeError as error:
+                unread = f" (what came cannot be read, as from another version of the testbed: {first_line(error)})"
+                continue
             if isinstance(answer, kind):
                 return answer
         raise ControllerSilentError(
-            f"the lab's controller did not answer {type(message).__name__} within {timeout_seconds:g} s; "
+            f"the lab's controller did not answer {type(message).__name__} within {timeout_seconds:g} s{unread}; "
             f"see its log with: testbed logs controller"
         )
 

@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,11 @@ import zmq
 
 from controller import registry
 from controller.contract import DecentralisedPolicy
+from testbed import interrupts
 from testbed.channels import peak_states
 from testbed.configs import RecorderConfig, read_config, write_config, write_scenario
 from testbed.control import ControlClient, ControllerSilentError
-from testbed.errors import InputError, TestbedError
+from testbed.errors import HostError, InputError, TestbedError, first_line
 from testbed.lab_configs import ConfigMaker
 from testbed.links.plumbing import connect
 from testbed.messages import Message, Status, encode, records_endpoint
@@ -43,9 +45,11 @@ from testbed.plan import (
 from testbed.prepare import Ingredients, Notify
 from testbed.runtime import rootless
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, Runtime
-from testbed.runtime.discovery import list_owned, remove, state_root
-from testbed.runtime.engine import list_containers, remove_containers
+from testbed.runtime.discovery import check_lab_name, list_owned, remove, state_root
+from testbed.runtime.engine import list_containers, may_answer, remove_containers
 from testbed.runtime.gpu import check_host
+from testbed.runtime.lab_lock import lab_lock
+from testbed.runtime.netns import NetnsRuntime
 from testbed.runtime.rootless import Holder
 from testbed.runtime.zygote import Call
 from testbed.topology import Topology, Wanted
@@ -74,6 +78,10 @@ class LabState(msgspec.Struct, frozen=True):
     nodes: tuple[NodeSpec, ...]
     realtime: bool = True  # until a thread could not be made so
     urls: dict[str, str] = {}
+
+
+class LabUnreadableError(TestbedError):
+    """What a lab was made from cannot be read; what it put on the system can still be found and removed."""
 
 
 class ElsewhereError(TestbedError):
@@ -126,7 +134,7 @@ class Lab:
             match action:
                 case CreateNodes(nodes):
                     notify(f"creating {len(nodes)} nodes")
-                    self.runtime.prewarm(_agent_imports(topology), _preload(topology))
+                    self.prewarm(topology)
                     self.runtime.create(nodes)
                     self._write_state()
                     write_scenario(ingredients.scenario, self.directory / "config" / "scenario.json")
@@ -143,6 +151,10 @@ class Lab:
                     self._await_monitoring(notify)
                 case MakeRealtime(nodes, priority):
                     self._make_realtime(nodes, priority)
+
+    def prewarm(self, topology: Topology) -> None:
+        """Start loading what the agents need."""
+        self.runtime.prewarm(_agent_imports(topology), _preload(topology))
 
     def _begin_monitoring(self, topology: Topology, notify: Notify) -> None:
         """In a thread: the lab does not wait for Prometheus, nor for the registry that may have Grafana."""
@@ -253,23 +265,26 @@ class Lab:
     def find(cls, name: str | None = None) -> Lab:
         """A lab that exists; without a name, the only one.
 
-        Raises InputError that lists what there is, ElsewhereError if it has to be entered first.
+        Raises InputError that lists what there is, ElsewhereError if it has to be entered first, LabUnreadableError if
+        it is there but nobody can tell what it was made from, HostError if its engine does not answer.
         """
-        labs = existing()
         if name is None:
+            labs = existing()
             if len(labs) == 1:
                 return cls.find(labs[0])
             what = "no lab is up" if not labs else "several labs are up: name one"
             raise InputError(what, allowed=", ".join(labs), fix="" if labs else "Bring one up with: testbed up FILE")
+        check_lab_name(name)
         if rootless.needed() and (holders := rootless.holders(name)):
             raise ElsewhereError(holders[0])
-        path = state_root() / name / STATE_FILE
-        try:
-            state = msgspec.json.decode(path.read_bytes(), type=LabState)
-        except FileNotFoundError:
-            raise InputError("no such lab is up", value=name, allowed=", ".join(labs) or "none is up") from None
-        gpu = state.resolved_lab["edge"]["gpu"]  # what it was made with: a repair makes the same edge
-        return cls(state, runtime_of(state.runtime, state.name, state.run_id, gpu=gpu))
+        state, gpu = _read_state(name)
+        return cls(state, runtime_of(state.runtime, name, state.run_id, gpu=gpu))
+
+    @classmethod
+    def find_on_host(cls, name: str) -> Lab:
+        """What of a docker lab is on this host, for its removal while its engine does not answer."""
+        state, _ = _read_state(name)
+        return cls(state, NetnsRuntime(name, state_root() / name, state.run_id))
 
     @property
     def client(self) -> ControlClient:
@@ -312,14 +327,14 @@ class Lab:
     # ------------------------------------------------------------------------------------------------------- repair
 
     def dead_programs(self, plan: Plan) -> list[Program]:
-        """Programs of the plan of which no process runs."""
-        running = {process.node for process in self.runtime.processes() if process.running}
+        """Programs of the plan of which no process runs; one that waits to be told its program does not."""
+        running = {process.node for process in self.runtime.processes() if process.running and process.program}
         programs = next(action.programs for action in plan.actions if isinstance(action, StartPrograms))
         return [program for program in programs if program.node not in running]
 
     def restart(self, programs: Sequence[Program], priority: int) -> None:
         """Start programs again from the configs that are there, and wait until they are ready. Raises TestbedError."""
-        before = {hello.node: hello.pid for hello in self.client.status().hellos}
+        before = self._instances()
         self.runtime.start(
             [
                 ProcessSpec(
@@ -334,15 +349,32 @@ class Lab:
         path = self.directory / "config" / "recorder.json"
         write_config(msgspec.structs.replace(read_config(path, RecorderConfig), cpu_groups=self._cpu_groups()), path)
         staged = [program.node for program in programs if program.role in ("ue", "edge")]
+        greeting = [program.node for program in programs if program.role in ("ue", "edge", "player")]
         deadline = time.monotonic() + RESTART_SECONDS
         while time.monotonic() < deadline:
-            hellos = {hello.node: hello.pid for hello in self.client.status().hellos}
-            if all(hellos.get(node) not in (None, before.get(node)) for node in staged):
+            now = self._instances()
+            if all(now.get(node) not in (None, before.get(node)) for node in greeting):
                 if self.state.realtime:
                     self._make_realtime(tuple(staged), priority)
                 return
             time.sleep(0.05)
-        raise TestbedError(f"not ready {RESTART_SECONDS:g} s after their restart: {', '.join(staged)}")
+        raise TestbedError(f"not ready {RESTART_SECONDS:g} s after their restart: {', '.join(greeting)}")
+
+    def _instances(self) -> dict[str, tuple[int, float]]:
+        """Which process of each node has said Hello last."""
+        return {hello.node: (hello.pid, hello.began_seconds) for hello in self.client.status().hellos}
+
+    def end(self, node: str, timeout_seconds: float = 3.0) -> None:
+        """End a node's program, by force if it does not by itself. Raises TestbedError if that does not help either."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + timeout_seconds
+            while time.monotonic() < deadline:
+                process = self.process_of(node)
+                if process is None or not process.running:
+                    return
+                _send(process.pid, number)
+                time.sleep(0.02)
+        raise TestbedError(f"the program of {node} does not end although it was killed")
 
     # ---------------------------------------------------------------------------------------------------- the end
 
@@ -394,7 +426,14 @@ class Lab:
                 (target / f"{node}.log").write_text(text, encoding="utf-8")
 
     def remove(self) -> None:
-        """Remove everything of this lab from the system, after its logs and records are safe. Idempotent."""
+        """Remove everything of this lab from the system, after its logs and records are safe. Idempotent.
+
+        A signal that comes meanwhile is raised at the end. Raises TestbedError for what could not be removed.
+        """
+        with interrupts.held():
+            self._remove()
+
+    def _remove(self) -> None:
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -437,13 +476,35 @@ def _preload(topology: Topology) -> list[Call]:
 
 def terminate(pid: int) -> None:
     """SIGTERM; nothing happens if the process has ended."""
+    _send(pid, signal.SIGTERM)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, number)
+
+
+def _read_state(name: str) -> tuple[LabState, Wanted]:
+    """What a lab was made from, and whether its edge has a GPU. Raises InputError, LabUnreadableError."""
+    path = state_root() / name / STATE_FILE
+    try:
+        state = msgspec.json.decode(path.read_bytes(), type=LabState)
+        gpu: Wanted = state.resolved_lab["edge"]["gpu"]
+    except FileNotFoundError:
+        raise InputError("no such lab is up", value=name, allowed=", ".join(existing()) or "none is up") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError, LookupError, TypeError) as error:
+        raise LabUnreadableError(
+            f"what lab {name!r} was made from cannot be read ({path}: {first_line(error)}), as after a full disk or by "
+            f"another version of the testbed. Take it down with: testbed down {name}"
+        ) from error
+    return state, gpu
 
 
 def existing() -> list[str]:
     """Names of all labs that have anything on this system, alive or in pieces."""
-    labs = {owned.lab for owned in (*list_owned(), *list_containers())}
+    labs = {owned.lab for owned in list_owned()}
+    with contextlib.suppress(TestbedError):  # labs are known by their directories, too
+        labs |= {owned.lab for owned in list_containers()}
     if rootless.needed():
         labs |= {holder.lab for holder in rootless.holders()}
     return sorted(labs)
@@ -467,25 +528,77 @@ def runtime_of(
         from testbed.runtime.docker import DockerRuntime
 
         return DockerRuntime(lab, state_root() / lab, run_id, gpu=gpu, progress=notify)
-    from testbed.runtime.netns import NetnsRuntime
-
     return NetnsRuntime(lab, state_root() / lab, run_id)
 
 
-def remove_labs(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Remove labs one by one, healthy or in pieces; yields (name, what was done)."""
+@dataclass(frozen=True)
+class Removal:
+    """What became of a lab that was to be removed."""
+
+    lab: str
+    done: str  # empty: nothing to tell
+    left: str = ""  # what could not be removed, and why
+
+
+def remove_labs(names: Sequence[str]) -> Iterator[Removal]:
+    """Remove labs one by one, whatever state they are in. What one cannot be rid of does not stop the next."""
     for name in names:
         try:
-            lab = Lab.find(name)
-        except ElsewhereError as elsewhere:
-            rootless.run_in_lab(elsewhere.holder, (sys.executable, "-m", "testbed", "down", name))
-            rootless.remove(name)
-            continue
-        except (InputError, msgspec.DecodeError):
-            remove_containers(name)
-            remove(name)
-            yield name, "its pieces were removed"
-            continue
-        lab.remove()
-        remove_containers(name)  # Grafana's, of a netns lab whose creator was killed
-        yield name, f"removed; its records are in {lab.state.run_directory}"
+            with lab_lock(name, "taking this lab down") as lock:
+                removal = remove_lab(name, lock)
+        except (TestbedError, OSError) as error:
+            removal = Removal(name, "", str(error))
+        yield removal
+
+
+def remove_lab(name: str, lock: int | None = None) -> Removal:
+    """Remove what this system has of a lab whose lock the caller holds."""
+    trouble: list[str] = []
+
+    def attempt(step: Callable[[], object]) -> None:
+        try:
+            step()
+        except (TestbedError, OSError) as error:
+            trouble.append(str(error))
+
+    lab: Lab | None = None
+    try:
+        lab = Lab.find(name)
+    except ElsewhereError as elsewhere:
+        down = (sys.executable, "-m", "testbed", "down", name)  # tells what it does
+        code = rootless.run_in_lab(elsewhere.holder, down, lock)
+        attempt(lambda: rootless.remove(name))
+        attempt(lambda: _require_gone(name))
+        return Removal(name, "its pieces were removed" if code else "", "; ".join(trouble))
+    except HostError as error:
+        trouble.append(f"containers that it may have: {error}")
+        lab = Lab.find_on_host(name)
+    except (InputError, LabUnreadableError):
+        if _was_docker(name) and not may_answer():
+            trouble.append("containers that it may have: no Docker Engine answers")
+    if lab is not None:
+        attempt(lab.remove)
+    if lab is None or trouble:
+        attempt(lambda: remove(name))
+    attempt(lambda: remove_containers(name))  # Grafana's too, of a netns lab whose creator was killed
+    attempt(lambda: _require_gone(name))
+    done = f"removed; its records are in {lab.state.run_directory}" if lab else "its pieces were removed"
+    return Removal(name, done, "; ".join(dict.fromkeys(trouble)))
+
+
+def _require_gone(name: str) -> None:
+    left = [f"{owned.kind} {owned.name}" for owned in (*list_owned(name), *list_containers(name))]
+    if left:
+        raise TestbedError(f"still there: {', '.join(left)}")
+
+
+class _Runtime(msgspec.Struct):
+    runtime: str = ""
+
+
+def _was_docker(name: str) -> bool:
+    """As far as a state file that cannot be read tells."""
+    try:
+        return msgspec.json.decode((state_root() / name / STATE_FILE).read_bytes(), type=_Runtime).runtime == "docker"
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError):
+        return False

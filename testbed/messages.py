@@ -31,11 +31,12 @@ class Hello(Message, frozen=True):
 
     node: str
     role: str  # "ue" | "edge" | "player"
-    pid: int
+    pid: int  # as the node sees it: always 1 in a container
     stage_tid: int = 0  # thread that computes stages, to be made SCHED_FIFO from outside
     extra_tids: tuple[int, ...] = ()  # threads that end stages on time and do I/O: the same, or one above it
     device: str = ""  # what computes its stages: "cpu", or "cuda: NAME"
     device_reason: str = ""  # why it is the CPU
+    began_seconds: float = 0.0  # when it first said so: tells a node that was started again from the one before
 
 
 class UeReport(Message, frozen=True):

@@ -120,6 +120,7 @@ class HelloTimer:
         self._link = link
         self._hello = hello
         self._next_seconds: float | None = 0.0
+        self._began_seconds = time.monotonic()
 
     def welcomed(self) -> None:
         self._next_seconds = None
@@ -127,6 +128,6 @@ class HelloTimer:
     def poll(self, now_seconds: float) -> float | None:
         """Send one if it is time; when the next one is due, None once welcomed."""
         if self._next_seconds is not None and now_seconds >= self._next_seconds:
-            self._link.send(self._hello())
+            self._link.send(msgspec.structs.replace(self._hello(), began_seconds=self._began_seconds))
             self._next_seconds = now_seconds + HELLO_INTERVAL_SECONDS
         return self._next_seconds

@@ -215,7 +215,7 @@ class ControllerProgram:
         for consultation in self._consultations.values():
             consultation.greet(hello.node)
         self._port.send(identity, Welcome(lab=self._config.lab, run_id=self._config.run_id))
-        restarted = known is None or known.pid != hello.pid
+        restarted = known is None or (known.pid, known.began_seconds) != (hello.pid, hello.began_seconds)
         if restarted and hello.node == PLAYER:  # what the old player was asked, the new one will not answer
             self._link_requests.clear()
         if restarted and self._state in ("running", "draining"):  # a node that came back takes part again

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from testbed.runtime import rootless
+from testbed.runtime.lab_lock import lab_lock
 
 
 def again(arguments: Sequence[str] | None = None) -> list[str]:
@@ -13,12 +14,15 @@ def again(arguments: Sequence[str] | None = None) -> list[str]:
     return [sys.executable, "-m", "testbed", *(sys.argv[1:] if arguments is None else arguments)]
 
 
-def enter(lab: str) -> None:
+def enter(lab: str, doing: str) -> None:
     """For verbs that make a lab: without root, run again in the lab's user namespace (made if need be), and end.
 
-    Returns where that is not needed. Raises HostError where no user namespace can be made.
+    Returns where that is not needed. ``doing`` is what others are told (:func:`lab_lock`). Raises HostError where no
+    user namespace can be made, LabBusyError while another command works on this lab.
     """
     if not rootless.needed():
         return
-    holders = rootless.holders(lab)
-    sys.exit(rootless.run_in_lab(holders[0], again()) if holders else rootless.run_in_new(lab, again()))
+    with lab_lock(lab, doing) as lock:
+        holders = rootless.holders(lab)
+        code = rootless.run_in_lab(holders[0], again(), lock) if holders else rootless.run_in_new(lab, again(), lock)
+    sys.exit(code)

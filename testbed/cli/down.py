@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from testbed.errors import InputError
+from testbed.errors import InputError, TestbedError
 from testbed.lab import existing, remove_labs
+from testbed.runtime.discovery import check_lab_name
+from testbed.runtime.engine import list_containers
 
 
 @click.command("down")
@@ -13,6 +15,8 @@ from testbed.lab import existing, remove_labs
 @click.option("--all", "everything", is_flag=True, help="Remove every lab of ours.")
 def command(lab: str | None, everything: bool) -> None:
     """Remove a lab: everything of ours that it put on this system, and nothing else. Idempotent."""
+    if lab is not None:
+        check_lab_name(lab)
     labs = existing()
     if everything and lab:
         raise InputError("give a lab's name or --all, not both", where="down", value=lab)
@@ -20,6 +24,13 @@ def command(lab: str | None, everything: bool) -> None:
         raise InputError("several labs are up: name one, or say --all", where="down", allowed=", ".join(labs))
     names = [lab] if lab else labs
     if not names:
+        list_containers()  # raises where an engine does not tell
         click.echo("no lab is up")
-    for name, what in remove_labs(names):
-        click.echo(f"lab {name}: {what}")
+    left: list[str] = []
+    for removal in remove_labs(names):
+        if removal.left:
+            left.append(f"lab {removal.lab}: {removal.left}")
+        elif removal.done:
+            click.echo(f"lab {removal.lab}: {removal.done}")
+    if left:
+        raise TestbedError(f"not everything could be removed: {'. '.join(left)}")

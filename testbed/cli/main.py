@@ -1,7 +1,7 @@
 """``testbed VERB ...``: loads verbs lazily (so that ``ps`` does not import torch) and turns errors into exit codes.
 
 Exit codes: 0 done, 1 failed while running, 2 bad input (nothing was started), 3 the host lacks something,
-4 the run finished but is invalid, 130 interrupted.
+4 the run finished but is invalid, 130, 143 or 129 ended by Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import traceback
 import click
 
 import testbed
+from testbed import interrupts
 from testbed.cli.again import again
 from testbed.errors import TestbedError
 from testbed.lab import ElsewhereError
@@ -69,6 +70,7 @@ def group(context: click.Context, debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command ``testbed``."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    interrupts.install()
     try:
         code = group.main(args=arguments, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -80,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(interrupts.exit_code())
     except ElsewhereError as elsewhere:
         sys.exit(rootless.run_in_lab(elsewhere.holder, again(arguments)))
     except TestbedError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections.abc import Callable
@@ -104,5 +105,6 @@ def runtime(function: F) -> F:
 
 
 def notify(text: str) -> None:
-    """Progress goes to stderr."""
-    click.echo(f"- {text}", err=True)
+    """Progress goes to stderr. Nobody who has stopped reading it stops what is told."""
+    with contextlib.suppress(OSError):
+        click.echo(f"- {text}", err=True)

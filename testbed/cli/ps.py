@@ -11,8 +11,8 @@ from rich.table import Table
 
 from testbed.cli.again import again
 from testbed.control import ControllerSilentError
-from testbed.errors import InputError
-from testbed.lab import ElsewhereError, Lab, existing
+from testbed.errors import HostError, InputError, TestbedError
+from testbed.lab import ElsewhereError, Lab, LabUnreadableError, existing
 from testbed.runtime import rootless
 
 
@@ -32,6 +32,7 @@ class Row(TypedDict):
     run_id: str
     run_dir: str
     processes: list[Process]
+    note: str  # why there is no more to tell; empty: there is
 
 
 @click.command("ps")
@@ -57,14 +58,20 @@ def command(lab: str | None, as_json: bool) -> None:
             )
             table.add_row(*head, *(str(value) for value in process.values()))
     Console().print(table)
+    for row in rows:
+        if row["note"]:
+            click.echo(f"lab {row['lab']}: {row['note']}", err=True)
 
 
 def _rows(name: str) -> list[Row]:
     try:
         return [_describe(name)]
     except ElsewhereError as elsewhere:
-        text = rootless.output_in_lab(elsewhere.holder, again(["ps", name, "--json"]))
-        rows: list[Row] = json.loads(text)
+        try:
+            text = rootless.output_in_lab(elsewhere.holder, again(["ps", name, "--json"]))
+            rows: list[Row] = json.loads(text)
+        except (TestbedError, ValueError) as error:
+            return [_bare(name, "in pieces", str(error))]
         return rows
 
 
@@ -74,29 +81,38 @@ def _describe(name: str) -> Row:
     except InputError:
         if name not in existing():
             raise
-        return Row(lab=name, state="in pieces", policy="", runtime="", slot=None, run_id="", run_dir="", processes=[])
-    state, policy = "no controller", lab.state.policy
-    slot: int | None = None
-    try:
-        status = lab.client.status(timeout_seconds=1.0)
-        state, slot, policy = status.state, status.slot, status.policy
-    except ControllerSilentError:
-        pass
-    return {
-        "lab": name,
-        "state": state,
-        "policy": policy,
+        return _bare(name, "in pieces", f"take it down with: testbed down {name}")
+    except LabUnreadableError as error:
+        return _bare(name, "unreadable", str(error))
+    except HostError as error:
+        return _bare(name, "no engine", str(error))
+    row = _bare(name, "no controller", "")
+    row |= {
+        "policy": lab.state.policy,
         "runtime": lab.state.runtime,
-        "slot": slot,
         "run_id": lab.state.run_id,
         "run_dir": lab.state.run_directory,
-        "processes": [
-            {
-                "node": process.node,
-                "program": process.program.rpartition(".")[2],
-                "pid": process.pid,
-                "status": "running" if process.running else f"ended ({process.exit_code})",
-            }
-            for process in lab.runtime.processes()
-        ],
     }
+    try:
+        status = lab.client.status(timeout_seconds=1.0)
+        row |= {"state": status.state, "slot": status.slot, "policy": status.policy}
+    except ControllerSilentError as error:
+        row["note"] = str(error)
+    try:
+        processes = lab.runtime.processes()
+    except TestbedError as error:
+        row["note"], processes = str(error), []
+    row["processes"] = [
+        {
+            "node": process.node,
+            "program": process.program.rpartition(".")[2],
+            "pid": process.pid,
+            "status": "running" if process.running else f"ended ({process.exit_code})",
+        }
+        for process in processes
+    ]
+    return row
+
+
+def _bare(name: str, state: str, note: str) -> Row:
+    return Row(lab=name, state=state, policy="", runtime="", slot=None, run_id="", run_dir="", processes=[], note=note)

@@ -11,7 +11,7 @@ import msgspec
 from testbed.cli import options
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
-from testbed.runs.execute import Order, execute
+from testbed.runs.execute import RUNNING, Order, execute
 from testbed.runs.fidelity_limits import NOT_MEASURED
 from testbed.runs.live import LiveTable
 from testbed.runs.report import figure_value, si_seconds
@@ -41,7 +41,7 @@ def command(
 ) -> None:
     """Bring a lab up, measure, report, take it down."""
     topology = lab.read()
-    enter(topology.name)
+    enter(topology.name, RUNNING)
     order = Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, duration)
     summary = execute(
         order, options.notify, lambda running: LiveTable(str(running.directory), duration, policy=running.state.policy)

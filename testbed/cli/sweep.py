@@ -14,7 +14,7 @@ from rich.table import Table
 from testbed.cli import options
 from testbed.cli.again import enter
 from testbed.errors import InputError, InvalidRunError
-from testbed.runs.execute import Order, execute
+from testbed.runs.execute import RUNNING, Order, execute
 from testbed.runs.live import LiveTable
 from testbed.runs.report import si_seconds
 from testbed.runs.simulate import SimulationOrder, simulate_lab
@@ -87,7 +87,7 @@ def command(
             simulate_lab(order, options.notify)
 
     else:
-        enter(first.name)
+        enter(first.name, RUNNING)
         kind = select(runtime, options.notify)
 
         def measure(value: str, directory: Path) -> None:

@@ -10,7 +10,7 @@ import click
 from testbed.cli import options
 from testbed.cli.again import enter
 from testbed.runs.execute import Order
-from testbed.runs.serve import serve
+from testbed.runs.serve import BRINGING_UP, serve
 from testbed.runtime.select import select
 
 
@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """Bring a lab up and serve until `down`. Idempotent: repairs what is missing, says what differs."""
     topology = lab.read()
-    enter(topology.name)
+    enter(topology.name, BRINGING_UP)
     order = Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, None)
     running, did = serve(order, options.notify)
     if as_json:

@@ -12,7 +12,7 @@ from rich.table import Table
 from testbed.cli import options
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
-from testbed.runs.verify import Check, Order, Verification, verify
+from testbed.runs.verify import VERIFYING, Check, Order, Verification, verify
 from testbed.runtime.select import select
 from testbed.units import DURATION
 
@@ -31,7 +31,7 @@ from testbed.units import DURATION
 def command(lab: options.LabChoice, runtime: str, duration: float, as_json: bool) -> None:
     """Try a lab's wires and nodes on this host, before a long experiment: delay, loss, rate, stage times."""
     topology = lab.read()
-    enter(topology.name)
+    enter(topology.name, VERIFYING)
     found = verify(
         Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), duration), options.notify
     )

@@ -24,8 +24,11 @@ from testbed.runs.conclude import conclude
 from testbed.runs.idle_round_trips import record_round_trips
 from testbed.runs.manifest import Manifest, close_manifest, describe_run, write_manifest
 from testbed.runs.summary import Summary
+from testbed.runtime.lab_lock import lab_lock
 from testbed.topology import Topology
 
+#: What others are told meanwhile.
+RUNNING = "running this lab"
 #: After the arrivals end, what is in flight may finish; what has not by then is counted as in flight.
 DRAIN_SECONDS = 10.0
 POLL_SECONDS = 0.25
@@ -105,7 +108,15 @@ class View(AbstractContextManager["View"], Protocol):
 
 
 def execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Summary:
-    """The whole run; the view is updated a few times a second. Ctrl-C (KeyboardInterrupt) tears the lab down."""
+    """The whole run; the view is updated a few times a second. Ctrl-C (KeyboardInterrupt) tears the lab down.
+
+    Raises LabBusyError while another command works on a lab of this name, and what :func:`bring_up` raises.
+    """
+    with lab_lock(order.topology.name, RUNNING):
+        return _execute(order, notify, view_of)
+
+
+def _execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Summary:
     assert order.duration_seconds is not None
     lab = bring_up(order, notify)
     try:

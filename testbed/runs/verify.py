@@ -19,7 +19,7 @@ import numpy as np
 import zmq
 from scipy.stats import binomtest
 
-from testbed import checks
+from testbed import checks, interrupts
 from testbed.agents import selftest as agent
 from testbed.channels import make_traces, peak_states
 from testbed.configs import write_config
@@ -37,8 +37,11 @@ from testbed.runs.fidelity_limits import ORDINARY, REALTIME, Limits
 from testbed.runtime.base import NodeSpec, ProcessSpec, Runtime
 from testbed.runtime.discovery import state_root
 from testbed.runtime.host import facts
+from testbed.runtime.lab_lock import lab_lock
 from testbed.topology import Topology
 
+#: What others are told meanwhile.
+VERIFYING = "verifying this lab"
 PROGRAM = "testbed.agents.selftest"
 READY_SECONDS = 60.0
 #: Of the measuring time: small packets, full queues, stages.
@@ -101,8 +104,14 @@ class Order:
 def verify(order: Order, notify: Notify) -> Verification:
     """Bring the lab's nodes and wires up, try them, take them down.
 
-    Raises InputError if a lab of that name is up, HostError for what the host lacks, TestbedError if a node fails.
+    Raises InputError if a lab of that name is up, LabBusyError while another command works on it, HostError for what
+    the host lacks, TestbedError if a node fails.
     """
+    with lab_lock(order.topology.name, VERIFYING):
+        return _verify(order, notify)
+
+
+def _verify(order: Order, notify: Notify) -> Verification:
     started = time.monotonic()
     topology = order.topology
     if topology.name in existing():
@@ -141,7 +150,8 @@ def verify(order: Order, notify: Notify) -> Verification:
                     station.close()
     finally:
         notify("taking the lab down")
-        runtime.remove()
+        with interrupts.held():
+            runtime.remove()
     return Verification(
         lab=topology.name,
         runtime=order.runtime,

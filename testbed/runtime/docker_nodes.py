@@ -52,11 +52,11 @@ def find(client: docker.DockerClient, lab: str | None = None) -> list[Container]
         raise TestbedError(f"the Docker Engine did not list containers: {error}") from error
 
 
-def list_owned(client: docker.DockerClient, lab: str | None = None) -> list[Owned]:
+def list_owned(client: docker.DockerClient, lab: str | None = None, *, running: bool = False) -> list[Owned]:
     """What ``discovery`` cannot see in /proc and /run: containers. One request, whatever their number."""
     labels = [f"{LABEL_OWNER}={owner()}", LABEL_LAB if lab is None else f"{LABEL_LAB}={lab}"]
     try:
-        found = client.api.containers(all=True, filters={"label": labels})
+        found = client.api.containers(all=not running, filters={"label": labels})
     except (DockerException, OSError) as error:
         raise TestbedError(f"the Docker Engine did not list containers: {error}") from error
     return sorted(

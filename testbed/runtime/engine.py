@@ -41,15 +41,18 @@ def client_if_any() -> docker.DockerClient | None:
         return None
 
 
-def list_containers(lab: str | None = None) -> list[Owned]:
-    """Containers of one lab, or of all. Raises TestbedError when an engine answers, and then fails."""
+def list_containers(lab: str | None = None, *, running: bool = False) -> list[Owned]:
+    """Containers of one lab, or of all; also those that have ended, unless ``running``.
+
+    Raises TestbedError when an engine answers, and then fails.
+    """
     client = client_if_any()
     if client is None:
         return []
     from testbed.runtime.docker_nodes import list_owned
 
     try:
-        return list_owned(client, lab)
+        return list_owned(client, lab, running=running)
     finally:
         client.close()
 

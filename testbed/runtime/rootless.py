@@ -13,20 +13,23 @@ There is no cgroup and no SCHED_FIFO in there: nothing is capped, and stages are
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.errors import HostError, TestbedError
+from testbed.interrupts import ENDING
 from testbed.runtime import discovery, namespaces
-from testbed.runtime.child import start_ticks
+from testbed.runtime.child import start_ticks, stat_fields
 from testbed.runtime.host import user_namespace_error
+from testbed.runtime.lab_lock import LOCK_VARIABLE, handed_on
 
 HOLDER_VARIABLE = "TESTBED_HOLDER"
 _COMMAND_NAME = "tb-holder"
@@ -91,11 +94,11 @@ def holders(lab: str | None = None) -> list[Holder]:
     return sorted(found, key=lambda holder: holder.lab)
 
 
-def run_in_new(lab: str, command: Sequence[str]) -> int:
+def run_in_new(lab: str, command: Sequence[str], lock: int | None = None) -> int:
     """Run a command (``up``, ``run``) in a new holder for ``lab``; returns its exit code.
 
-    The holder stays after the command while programs of the lab run. SIGINT and SIGTERM go to the command.
-    Raises HostError, TestbedError (there is a holder already).
+    The holder stays after the command while programs of the lab run. SIGINT, SIGTERM and SIGHUP go to the command,
+    and so does the descriptor ``lock`` of the lab's lock. Raises HostError, TestbedError (there is a holder already).
     """
     discovery.check_lab_name(lab)
     require()
@@ -103,43 +106,80 @@ def run_in_new(lab: str, command: Sequence[str]) -> int:
         raise TestbedError(f"lab {lab!r} is up; `testbed down {lab}` first")
     state = discovery.state_root()
     read_end, write_end = os.pipe()
-
-    def forward(number: int, _: object) -> None:
-        for holder in holders(lab):
-            with suppress(ProcessLookupError):
-                os.kill(holder.pid, number)
-
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        # Closing the terminal must not end the lab: a session of its own.
+    with _collected(ENDING) as came:
+        # Closing the terminal must not end a lab that is up: a session of its own.
         starter = subprocess.Popen(
             [sys.executable, "-P", "-m", "testbed.runtime.rootless", lab, str(state), str(write_end), *command],
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
                 HOLDER_VARIABLE: lab,
+                **({} if lock is None else handed_on(lab, lock)),
             },
-            pass_fds=(write_end,),
+            pass_fds=(write_end,) if lock is None else (write_end, lock),
             start_new_session=True,
         )
         os.close(write_end)
         starter.wait()
+        while not select.select([read_end], [], [], _POLL_SECONDS)[0]:
+            if came and (found := holders(lab)):  # there is none for a moment after the start
+                _tell([holder.pid for holder in found], came)
         with os.fdopen(read_end) as result:
             answer = result.read()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     if not answer:
         raise TestbedError(f"the holder of lab {lab!r} ended before its command did")
     return int(answer)
 
 
-def run_in_lab(holder: Holder, command: Sequence[str]) -> int:
+def run_in_lab(holder: Holder, command: Sequence[str], lock: int | None = None) -> int:
     """Run a command inside a holder, with the caller's terminal; returns its exit code.
 
-    Raises TestbedError if the holder has gone.
+    SIGTERM and SIGHUP go to the command (Ctrl-C reaches it from the terminal), and so does the descriptor ``lock`` of
+    the lab's lock. Raises TestbedError if the holder has gone.
     """
-    return subprocess.run(_inside(holder, command), check=False).returncode
+    with _collected((signal.SIGTERM, signal.SIGHUP)) as came:
+        entered = subprocess.Popen(
+            _inside(holder, command),
+            env={**os.environ, **({} if lock is None else handed_on(holder.lab, lock))},
+            pass_fds=() if lock is None else (lock,),
+        )
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                code = entered.wait(_POLL_SECONDS)
+                return code if code >= 0 else 128 - code
+            if came:  # nsenter does not hand signals on to what it started
+                _tell(_children(entered.pid), came)
+
+
+@contextmanager
+def _collected(numbers: Sequence[signal.Signals]) -> Iterator[list[int]]:
+    """Signals that come in here are put into a list; those that this process ignores stay ignored."""
+    came: list[int] = []
+    previous = {
+        number: signal.signal(number, lambda received, _: came.append(received))
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield came
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _tell(pids: Sequence[int], numbers: list[int]) -> None:
+    """Send each process the signals, and forget them once somebody has them."""
+    for pid in pids:
+        for number in numbers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+    if pids:
+        numbers.clear()
+
+
+def _children(parent: int) -> list[int]:
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if (fields := stat_fields(pid)) and int(fields[1]) == parent]
 
 
 def output_in_lab(holder: Holder, command: Sequence[str]) -> str:
@@ -182,6 +222,17 @@ def hold(lab: str, outer_state: str, result: int, command: Sequence[str]) -> Non
     ``result`` is the descriptor that takes the exit code.
     """
     os.set_inheritable(result, False)
+    child: subprocess.Popen[bytes] | None = None
+    came: list[int] = []
+
+    def receive(number: int, _: object) -> None:
+        if child is None:
+            came.append(number)
+        else:
+            child.send_signal(number)
+
+    for number in ENDING:  # before it can be found by its name: process 1 does not get a signal that it does not handle
+        signal.signal(number, receive)
     namespaces.become_root_of_user_namespace()
     # before /run, where it may be, is covered; a descriptor of the old mount namespace could not be bound
     state = os.open(outer_state, os.O_PATH | os.O_DIRECTORY)
@@ -190,13 +241,17 @@ def hold(lab: str, outer_state: str, result: int, command: Sequence[str]) -> Non
     # Logs and state stay readable from outside, also when the holder has died.
     namespaces.bind_mount(f"/proc/self/fd/{state}", discovery.state_root())
     os.close(state)
+    lock = os.environ.get(LOCK_VARIABLE, "").rpartition(":")[2]
     # Only the holder itself may carry its marker.
     child = subprocess.Popen(
-        command, env={name: value for name, value in os.environ.items() if name != HOLDER_VARIABLE}
+        command,
+        env={name: value for name, value in os.environ.items() if name != HOLDER_VARIABLE},
+        pass_fds=(int(lock),) if lock else (),
     )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, _: child.send_signal(received))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if lock:
+        os.close(int(lock))  # the command's, not the lab's
+    for early in came:
+        child.send_signal(early)
     code = child.wait()
     # The caller waits for the end of these, not only for the answer.
     null = os.open(os.devnull, os.O_RDWR)

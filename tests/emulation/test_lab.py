@@ -139,15 +139,16 @@ def test_killed_command_line_leaves_a_readable_run_and_a_removable_lab(bench: Be
     assert json.loads((out / "summary.json").read_text())["tasks"]["completed"] > 0
 
 
-def test_interrupt_tears_down_and_concludes(bench: Bench) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_tears_down_and_concludes(bench: Bench, number: signal.Signals, code: int) -> None:
     name = bench.name()
     out = bench.folder / "run"
     lab = str(LABS / "tiny.yaml")
     process = bench.start("run", lab, "--name", name, "--runtime", "netns", "--duration", "60 s", "--out", str(out))
     _wait_for_tasks(str(out), seconds=30.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert not list_owned(name)
     assert (out / "summary.json").is_file()
 
