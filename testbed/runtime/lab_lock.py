@@ -37,9 +37,10 @@ def lab_lock(lab: str, doing: str) -> Iterator[int]:
     lock = _handed(lab, path)
     if lock is None:
         lock = _take(lab, path)
-    try:
+        # not of one that was handed on: its first holder is the one that the user knows, and can end
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()} {doing}".encode(), 0)
+    try:
         yield lock
     finally:
         with suppress(OSError):
@@ -64,7 +65,7 @@ def _take(lab: str, path: Path) -> int:
             pid, _, doing = os.pread(lock, 100, 0).decode(errors="replace").partition(" ")
             os.close(lock)
             raise LabBusyError(
-                f"another command is {doing or 'at work on this lab'}, pid {pid or 'not known yet'} (lab {lab}). "
+                f"another command is {doing or 'at work on this lab'}, pid {pid or 'not known yet'}. "
                 f"Wait until it is done, or end it: kill {pid or 'PID'} takes down what it began."
             ) from None
         # Who held it before may have removed the file after we opened it.

@@ -87,7 +87,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
 
 @pytest.mark.parametrize("verb", ["up", "down"])
 def test_while_a_lab_comes_up_others_are_told_who_brings_it_up(standing: Standing, verb: str) -> None:
-    assert f"another command is bringing this lab up, pid {standing.pid} " in standing.refused[verb]
+    assert f"another command is bringing this lab up, pid {standing.pid}. " in standing.refused[verb]
     assert {"ue1", "ue2", "edge", "controller", "player", "recorder"} <= set(standing.processes())
 
 

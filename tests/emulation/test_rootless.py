@@ -140,7 +140,7 @@ def test_the_exit_code_of_the_command_comes_out_and_no_holder_stays(verb: Run) -
         assert time.monotonic() < deadline
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_the_command_inside(verb: Run, number: signal.Signals) -> None:
     script = str(verb.script)  # type: ignore[attr-defined]
     with subprocess.Popen(
@@ -154,7 +154,7 @@ def test_a_signal_reaches_the_command_inside(verb: Run, number: signal.Signals) 
         assert command.stdout.readline().startswith("{")
         # unshare and setpriv have become the command: the pid is the same
         command.send_signal(number)
-        expected = {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+        expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}[number]
         assert command.wait(timeout=30) == expected
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,15 +40,20 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(STATE, ignore_errors=True)
 
 
-def verb_as_user(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def start_as_user(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         command_as_user(sys.executable, "-P", "-m", "testbed", *arguments),
         env={**environment(), "XDG_CACHE_HOME": str(folder)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
+
+
+def verb_as_user(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    with start_as_user(folder, *arguments) as process:
+        out, error = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, error)
 
 
 def test_run_without_root(folder: Path) -> None:
@@ -95,3 +102,22 @@ def test_verify_without_root_tries_every_wire_and_node_and_leaves_nothing(folder
     assert tried >= {(node, what) for node in ("edge", "ue1", "ue2") for what in ("stage", "stage_p90", "overruns")}
     assert json.loads(verb_as_user(folder, "ps", "--json").stdout) == []
     assert not (STATE / NAME).exists()
+
+
+def test_a_signal_takes_down_what_comes_up_and_others_wait(folder: Path) -> None:
+    up = ("up", str(LABS / "tiny.yaml"), "--name", NAME, "--runtime", "netns", "--out", str(folder / "up"))
+    with start_as_user(folder, *up) as first:
+        while not (STATE / NAME / "config").exists():
+            assert first.poll() is None, first.communicate()[1]
+            time.sleep(0.01)
+        other = verb_as_user(folder, "down", NAME)
+        assert other.returncode == 1
+        # setpriv has become the command: the pid is the same
+        assert f"another command is bringing this lab up, pid {first.pid}. " in other.stderr
+        first.send_signal(signal.SIGTERM)
+        _, error = first.communicate(timeout=60)
+        assert first.returncode == 143, error
+    assert not (STATE / NAME).exists()
+    deadline = time.monotonic() + 10
+    while json.loads(verb_as_user(folder, "ps", "--json").stdout):  # the holder looks a few times a second
+        assert time.monotonic() < deadline
