@@ -165,13 +165,24 @@ def test_up_is_idempotent_and_repairs(docker_bench: Bench, client: docker.Docker
     lab = docker_bench.up(name)
     assert lab["did"] == "up"
     assert docker_bench.up(name)["did"] == "already up"
-    client.containers.get(container_name(name, "ue2")).kill("SIGKILL")
+    for victim in ("ue2", "edge"):
+        client.containers.get(container_name(name, victim)).kill("SIGKILL")
     time.sleep(0.5)
     did = docker_bench.up(name)["did"]
     assert did.startswith("repaired: ")
-    assert "ue2" in did
-    assert "ue2" in docker_bench.processes(name)
+    wires = {"wire of ue1", "wire of ue2"}  # both end at the edge
+    assert set(did.removeprefix("repaired: ").split(", ")) == {*wires, "player", "ue2", "edge"}
+    assert {"ue2", "edge"} <= set(docker_bench.processes(name))
     repaired = time.monotonic()
+
+    def tasks_arrived_since() -> bool:
+        """At ue2, after the repair, and were completed."""
+        tasks = read_stream(streams_directory(Path(lab["run_dir"])), "tasks")
+        done = tasks.filter((pc.field("ue") == "ue2") & (pc.field("status") == "completed"))
+        return bool(done) and pc.max(done["arrival_seconds"]).as_py() > repaired
+
+    wait_until(tasks_arrived_since, 30.0)
+    assert docker_bench.up(name)["did"] == "already up"
 
     def sampled_since() -> bool:
         health = read_stream(streams_directory(Path(lab["run_dir"])), "health").filter(pc.field("node") == "ue2")
