@@ -285,9 +285,9 @@ class UeAgent:
 
     def _next_arrival(self) -> float:
         schedule = self._schedule
-        if schedule is None or self._announced >= len(schedule.times):
+        arrival = None if schedule is None else schedule.arrival_seconds(self._announced)
+        if schedule is None or arrival is None:
             return math.inf
-        arrival = schedule.times[self._announced]
         return arrival if arrival <= schedule.end_seconds else math.inf
 
     def _announce(self, now: float) -> None:
@@ -375,6 +375,7 @@ class UeAgent:
         )
         self._slot += 1
         self._report_seconds = schedule.boundary_seconds(self._slot + 1)
+        schedule.forget(min(self._announced, self._stage.started), self._slot)
 
     def _extra(self) -> dict[str, float]:
         """Counters since the start."""

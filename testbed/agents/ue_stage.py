@@ -110,10 +110,10 @@ class StageThread(AgentThread):
     def _next_arrival(self, number: int) -> float | None:
         """Wait for the task's arrival; None after any other wake-up."""
         schedule = self._schedule
-        if schedule is None or number >= len(schedule.times):
+        arrival = None if schedule is None else schedule.arrival_seconds(number)
+        if schedule is None or arrival is None:
             self._wake.wait()
             return None
-        arrival = schedule.times[number]
         while (left := arrival - time.monotonic()) > 0:
             self._wake.wait(left)
             if self._stopping:

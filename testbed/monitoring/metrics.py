@@ -47,6 +47,10 @@ LATE_STEP_SECONDS = 0.01
 DIRECTIONS = ("up", "down")
 QUEUES = ("device", "tx", "edge", "in_flight")
 
+#: Cuts of a UE that have a series of their own, and the label of all others.
+LABELLED_CUTS = 50
+OTHER_CUTS = "other"
+
 
 class Metrics:
     """The metrics of one lab, fed with its records."""
@@ -57,6 +61,7 @@ class Metrics:
         self._edge = EdgeHealth(0.0, 0.0, 0)  # the last one
         self._last_slot = -1
         self._cut_in_use: dict[str, str] = {}
+        self._cuts: dict[str, set[str]] = {}  # of each UE, that have a series
         self._define()
         self.registry.register(HostCollector())
         self.build.info({"version": testbed.__version__, "python": platform.python_version(), "policy": policy})
@@ -241,7 +246,7 @@ class Metrics:
             return
         self.completed.labels(task.ue).inc()
         self.delay.labels(task.ue).observe(task.result_received_seconds - task.arrival_seconds)
-        self.by_cut.labels(task.ue, task.cut).inc()
+        self.by_cut.labels(task.ue, self._cut_label(task.ue, task.cut)).inc()
         self.boundary_bytes.labels(task.ue).inc(task.boundary_bytes)
         self.wire_bytes.labels(task.ue).inc(task.wire_bytes)
         for stage, seconds in stage_seconds(task).items():
@@ -254,17 +259,26 @@ class Metrics:
             ratio = (task.tail_end_seconds - task.tail_start_seconds) / task.tail_target_seconds
             self.stage_target.labels("tail").observe(ratio)
 
+    def _cut_label(self, ue: str, cut: str) -> str:
+        """A DAG has more cuts than a time series database takes labels: from the fiftieth on they share one."""
+        known = self._cuts.setdefault(ue, set())
+        if cut not in known:
+            if len(known) >= LABELLED_CUTS:
+                return OTHER_CUTS
+            known.add(cut)
+        return cut
+
     def _slot(self, slot: SlotRecord) -> None:
         ue = slot.ue
         queued = (slot.device_queue_tasks, slot.tx_queue_tasks, slot.edge_queue_tasks, slot.in_flight_tasks)
         for queue, tasks in zip(QUEUES, queued, strict=True):
             self.queue.labels(ue, queue).set(tasks)
         self.tx_backlog.labels(ue).set(slot.tx_backlog_bytes)
-        last_cut = self._cut_in_use.get(ue)
-        if last_cut is not None and last_cut != slot.cut:
+        last_cut, cut = self._cut_in_use.get(ue), self._cut_label(ue, slot.cut)
+        if last_cut is not None and last_cut != cut:
             self.cut.labels(ue, last_cut).set(0)
-        self._cut_in_use[ue] = slot.cut
-        self.cut.labels(ue, slot.cut).set(1)
+        self._cut_in_use[ue] = cut
+        self.cut.labels(ue, cut).set(1)
         self.speed_requested.labels(ue).set(slot.speed)
         self.edge_share.labels(ue).set(slot.edge_share)
         self.spectrum.labels(ue, "up").set(slot.spectrum_up_hz)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
 from testbed.errors import InputError
 from testbed.runs.figures import COLOURS, STAGE_LABELS, colour, styled
-from testbed.runs.finalise import column, read_tables
+from testbed.runs.finalise import column, read_table, read_tables
 from testbed.runs.gap import Gap, find_simulation, gap_of
 from testbed.runs.manifest import SIMULATOR
 from testbed.runs.predicted import Predicted, predictions
@@ -63,7 +62,7 @@ def _with_gap(row: ComparedRun, simulations: Sequence[Path]) -> ComparedRun:
 def _row(directory: Path, summary: Summary) -> ComparedRun:
     path = directory / "tasks.parquet"
     try:
-        tasks = pq.read_table(path, columns=["status", "e2e_delay_seconds"])
+        tasks = read_table(path, ["status", "e2e_delay_seconds"])
     except FileNotFoundError as error:
         raise InputError(
             "there is no tasks.parquet", where=str(directory), fix=f"Make it with `testbed report {directory}`."

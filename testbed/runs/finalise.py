@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from controller.contract import STAGES
 from testbed.errors import InputError
 from testbed.runs.streams import SCHEMAS, read_stream, stream_parts, streams_directory
 
+#: Of the tables' columns and their meaning, in the metadata of every file.
+TABLE_VERSION = 1
+_VERSION_KEY = b"testbed.table_version"
 #: Stamps of a task in order; a stage lies between two neighbours, so the stages of a task sum to its E2E delay.
 STAMPS = (
     "arrival_seconds",
@@ -88,18 +92,35 @@ def write_tables(tables: RunTables, run_directory: Path) -> None:
     for name in _TABLES:
         path = run_directory / f"{name}.parquet"
         partial = path.with_suffix(".parquet.partial")
-        pq.write_table(getattr(tables, name), partial, compression="zstd")
+        table: pa.Table = getattr(tables, name)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _VERSION_KEY: str(TABLE_VERSION)})
+        pq.write_table(table, partial, compression="zstd")
         partial.replace(path)
 
 
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """One table, or some of its columns. Raises InputError for one of another version, FileNotFoundError."""
+    table = pq.read_table(path, columns=None if columns is None else list(columns))
+    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"1").decode()  # none: before there were versions
+    if version != str(TABLE_VERSION):
+        raise InputError(
+            "the table was written by another version of the testbed",
+            where=str(path),
+            value=f"version {version}",
+            allowed=str(TABLE_VERSION),
+            fix="If the run's streams/ are there, remove the *.parquet and make them anew: testbed report RUN.",
+        )
+    return table
+
+
 def read_tables(run_directory: Path) -> RunTables:
-    """The tables of a finished run. Raises InputError where they are not."""
+    """The tables of a finished run. Raises InputError where they are not, or are of another version."""
     try:
         paths = {name: run_directory / f"{name}.parquet" for name in _TABLES}
         for later in ("updates", "segments", "uploads"):  # a run may be from before models moved
             if not paths[later].exists():
                 del paths[later]
-        return RunTables(**{name: pq.read_table(path) for name, path in paths.items()})
+        return RunTables(**{name: read_table(path) for name, path in paths.items()})
     except FileNotFoundError as error:
         raise InputError(
             "the run has no records",

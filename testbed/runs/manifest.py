@@ -66,6 +66,10 @@ class Manifest(msgspec.Struct, frozen=True):
     ended_utc: str | None = None
 
 
+class _Version(msgspec.Struct):
+    manifest_version: int
+
+
 def describe_run(
     *,
     run_id: str,
@@ -139,10 +143,20 @@ def close_manifest(run_directory: Path) -> Manifest:
 
 
 def read_manifest(run_directory: Path) -> Manifest:
-    """Raises InputError for a directory that holds no run."""
+    """Raises InputError for a directory that holds no run, or one that another version of the testbed wrote."""
     path = run_directory / "manifest.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        content = path.read_bytes()
+        version = msgspec.json.decode(content, type=_Version).manifest_version
+        if version != MANIFEST_VERSION:
+            raise InputError(
+                "the run was recorded by another version of the testbed",
+                where=str(path),
+                value=f"manifest_version {version}",
+                allowed=str(MANIFEST_VERSION),
+                fix="Read it with the version that its key `versions` names.",
+            )
+        return msgspec.json.decode(content, type=Manifest)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             "this is not a run directory",

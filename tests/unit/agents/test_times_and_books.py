@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import msgspec
@@ -55,10 +56,32 @@ def test_arrivals_are_the_processs_whenever_they_are_asked_for() -> None:
     schedule = ArrivalSchedule(ArrivalProcess(arrivals, 0.5, seed=3, ue_index=1), Start(100.0, 0.5, 8.0))
     for now in (99.5, 100.1, 103.0, 107.9):
         schedule.extend(now)
-    assert schedule.times == [time for time in offsets if time < 108.0]
+    inside = [time for time in offsets if time < 108.0]
+    assert [schedule.arrival_seconds(task) for task in range(len(inside) + 1)] == [*inside, None]
     assert schedule.first_task(99.0) == 0
-    assert schedule.times[schedule.first_task(104.0)] >= 104.0 > schedule.times[schedule.first_task(104.0) - 1]
+    first = schedule.first_task(104.0)
+    assert inside[first] >= 104.0 > inside[first - 1]
+    assert schedule.first_task(108.0) == len(inside)
     assert (schedule.first_boundary(99.0), schedule.first_boundary(100.7)) == (0, 2)
+
+
+def test_arrivals_of_a_long_run_take_no_more_room_than_what_is_ahead() -> None:
+    process = ArrivalProcess(Arrivals("poisson", (20.0,)), 0.5, seed=3, ue_index=1)
+    schedule = ArrivalSchedule(process, Start(100.0, 0.5, None))
+    task = 0
+    tracemalloc.start()
+    for slot in range(2000):
+        schedule.extend(100.0 + 0.5 * slot)
+        while (arrival := schedule.arrival_seconds(task)) is not None and arrival < 100.0 + 0.5 * slot:
+            task += 1
+        assert schedule.rate_per_second(slot) == 20.0
+        schedule.forget(task, slot)
+        if slot == 200:
+            before = tracemalloc.get_traced_memory()[0]
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert task > 15_000
+    assert grown < 20_000, "bytes"
 
 
 def test_a_stale_decision_is_dropped_and_an_early_one_waits() -> None:

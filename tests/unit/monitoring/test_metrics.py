@@ -11,7 +11,7 @@ from imagined_run import slot_record, task
 from controller.contract import STAGES
 from controller.testing import example_scenario
 from testbed.messages import EdgeHealth, Event, LinkStep, ModelUpdate, NodeHealth, TaskArrived, UploadRecord
-from testbed.monitoring.metrics import DELAY_BUCKETS, Metrics, stage_seconds
+from testbed.monitoring.metrics import DELAY_BUCKETS, LABELLED_CUTS, OTHER_CUTS, Metrics, stage_seconds
 
 
 @pytest.fixture
@@ -120,6 +120,18 @@ def test_only_one_cut_of_a_ue_is_in_use(metrics: Metrics) -> None:
     metrics.take(slot_record("ue0", 1, cut="local"))
     assert value(metrics, "testbed_cut_in_use", ue="ue0", cut="block3") == 0
     assert value(metrics, "testbed_cut_in_use", ue="ue0", cut="local") == 1
+
+
+def test_a_dags_many_cuts_do_not_make_a_series_each(metrics: Metrics) -> None:
+    for number in range(LABELLED_CUTS + 20):
+        metrics.take(slot_record("ue0", number, cut=f"a{number}+b"))
+    assert value(metrics, "testbed_cut_in_use", ue="ue0", cut=OTHER_CUTS) == 1
+    assert value(metrics, "testbed_cut_in_use", ue="ue0", cut="a7+b") == 0
+    (cuts,) = (one for one in metrics.registry.collect() if one.name == "testbed_cut_in_use")
+    assert len([sample for sample in cuts.samples if sample.labels["ue"] == "ue0"]) == LABELLED_CUTS + 1
+    metrics.take(slot_record("ue0", 99, cut="a7+b"))
+    assert value(metrics, "testbed_cut_in_use", ue="ue0", cut=OTHER_CUTS) == 0
+    assert value(metrics, "testbed_cut_in_use", ue="ue0", cut="a7+b") == 1
 
 
 def test_the_policys_numbers_find_their_metric(metrics: Metrics) -> None:

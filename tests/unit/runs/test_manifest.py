@@ -1,4 +1,5 @@
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,13 @@ def test_torch_is_not_imported_for_its_version() -> None:
     code = "import sys, testbed.runs.conclude, testbed.runs.recorder, testbed.runs.live; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("version", [0, 2, 99])
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"manifest_version": version, "lab": {"new": "form"}}))
+    with pytest.raises(InputError, match=rf"another version of the testbed; got 'manifest_version {version}'"):
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b'{"manifest_version": 1}', b'{"lab": "\xff"}', b""])
