@@ -26,6 +26,7 @@ from testbed.links.vde import emulated_delay_seconds
 from testbed.runtime import cpusets
 from testbed.runtime.cpusets import Cpusets
 from testbed.runtime.host import facts
+from testbed.runtime.realtime import unlimited
 from testbed.topology import ExpandedUe, Topology
 
 #: Above this part of what the host makes, stages overrun.
@@ -252,7 +253,7 @@ def _delay_here(delay_seconds: float) -> float:
 
 
 def host_warnings(topology: Topology) -> list[str]:
-    """For verbs that start nothing: what `run` would refuse, where it might overrun. Empty on a host not calibrated."""
+    """For verbs that start nothing: what `run` would refuse, where it might overrun, what could harm this host."""
     calibration, _ = calibration_of(facts().cpu)
     first = {group.name if group.count == 1 else f"{group.name}1" for group in topology.ues}  # the others are equal
     found = [
@@ -268,6 +269,8 @@ def host_warnings(topology: Topology) -> list[str]:
                 f"this host: run `testbed doctor --calibrate FILE` with this lab"
             )
             break
+    if facts().realtime and (note := unlimited()):
+        found.append(note)
     return found
 
 

@@ -10,9 +10,12 @@ from testbed.calibrate import describe
 from testbed.errors import HostError
 from testbed.inference.calibration import calibration_of
 from testbed.links import capabilities
-from testbed.runtime import gpu
+from testbed.runtime import gpu, realtime
 from testbed.runtime.cpusets import RESERVE_FROM_CORES
 from testbed.runtime.host import HostFacts, facts
+
+#: The kernel's own limit of real time.
+DEFAULT_LIMIT = 950_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,13 @@ def _host(host: HostFacts) -> list[Finding]:
             "SCHED_FIFO" if host.realtime else "refused",
             "stages and trace steps run late under load; limits of a valid run are wider",
             "run as root; with cgroup v1 leave cpu.rt_runtime_us to spare in the root group",
+        ),
+        Finding(
+            "real-time limit",
+            not realtime.unlimited(),
+            "none (kernel.sched_rt_runtime_us is -1)" if realtime.unlimited() else "kernel.sched_rt_runtime_us",
+            realtime.unlimited(),
+            f"sysctl -w kernel.sched_rt_runtime_us={DEFAULT_LIMIT}",
         ),
         Finding(
             "cores",

@@ -50,6 +50,7 @@ from testbed.runtime.engine import list_containers, may_answer, remove_container
 from testbed.runtime.gpu import check_host
 from testbed.runtime.lab_lock import lab_lock
 from testbed.runtime.netns import NetnsRuntime
+from testbed.runtime.realtime import unlimited
 from testbed.runtime.rootless import Holder
 from testbed.runtime.zygote import Call
 from testbed.topology import Topology, Wanted
@@ -150,6 +151,8 @@ class Lab:
                     self.await_ready(timeout_seconds)
                     self._await_monitoring(notify)
                 case MakeRealtime(nodes, priority):
+                    if note := unlimited():
+                        notify(f"warning: {note}")
                     self._make_realtime(nodes, priority)
 
     def prewarm(self, topology: Topology) -> None:

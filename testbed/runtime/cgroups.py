@@ -11,6 +11,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,8 @@ MINIMUM_QUOTA_MICROSECONDS = 1_000
 #: of the host as *one* entity, and the few processes that steer a lab with each UE.
 _TREE_WEIGHT = 10.0
 _STEERING_WEIGHT = 4.0
+#: Of version 2, empty groups of ours: each names a controller that the root did not hand down before.
+_ENABLED = ".enabled-"
 _STEERING_ROLES = ("controller", "player", "recorder", "exporter", "radio")
 
 
@@ -203,6 +206,10 @@ class CgroupsV2(Cgroups):
         tree = self._root / TREE
         group = tree / lab / node.name
         _make(group)
+        present = _controllers_of_children(self._root)
+        for name in controllers:
+            if name not in present:  # remembered where a crash leaves it: prune() gives it back
+                _make(tree / f"{_ENABLED}{name}")
         for parent in (self._root, tree, tree / lab):
             write(parent / "cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
         for parent in (tree, tree / lab):
@@ -214,6 +221,16 @@ class CgroupsV2(Cgroups):
             write(group / "memory.max", node.memory_bytes)
         if node.cpu_list:
             write(group / "cpuset.cpus", node.cpu_list)
+
+    def prune(self) -> None:
+        """With the tree, the controllers that the root's groups did not have before it."""
+        tree = self._root / TREE
+        enabled = [path.name.removeprefix(_ENABLED) for path in sorted(tree.glob(f"{_ENABLED}*"))]
+        super().prune()
+        if not tree.exists():
+            for name in enabled:
+                with suppress(HostError):  # busy: somebody else has begun to use it
+                    write(self._root / "cgroup.subtree_control", f"-{name}")
 
     def set_quota(self, lab: str, node: str, host_cores: float) -> None:
         quota = quota_microseconds(host_cores)
@@ -260,13 +277,23 @@ def write(path: Path, value: int | str) -> None:
 
 def _can_delegate(root: Path) -> bool:
     # In a container the "root" may hold processes, and then it cannot hand controllers to children.
-    if "cpu" in (root / "cgroup.subtree_control").read_text().split():
+    if "cpu" in _controllers_of_children(root):
         return True
     try:
         (root / "cgroup.subtree_control").write_text("+cpu")
     except OSError:
         return False
+    with suppress(OSError):  # busy: somebody else has begun to use it
+        (root / "cgroup.subtree_control").write_text("-cpu")
     return True
+
+
+def _controllers_of_children(group: Path) -> list[str]:
+    """Of version 2: what the groups directly below have."""
+    try:
+        return (group / "cgroup.subtree_control").read_text().split()
+    except FileNotFoundError:
+        return []
 
 
 def _make(path: Path) -> None:

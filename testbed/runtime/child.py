@@ -12,6 +12,9 @@ import msgspec
 
 from testbed.runtime import cgroups, namespaces
 
+LOG_BYTES = 8 << 20
+LOG_SECONDS = 2.0
+
 
 class ChildSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a process runs and what it runs. All paths are absolute."""
@@ -82,6 +85,23 @@ def stat_fields(pid: int) -> list[str]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return text.rpartition(")")[2].split()
+
+
+def cap_log(path: Path) -> None:
+    """Keep a log under :data:`LOG_BYTES` by forgetting its beginning: it lies in memory (/run), for days.
+
+    Its programs append, so that they go on at the new end. Called every :data:`LOG_SECONDS` by their parent.
+    """
+    with suppress(OSError):
+        if path.stat().st_size <= LOG_BYTES:
+            return
+        with path.open("rb") as log:
+            log.seek(-LOG_BYTES // 2, os.SEEK_END)
+            log.readline()  # the rest of a line
+            kept = log.read()
+        os.truncate(path, 0)
+        with path.open("ab") as log:
+            log.write(b"(what was before this was forgotten: the log had grown too long)\n" + kept)
 
 
 def record(lab_directory: Path, event: ProcessEvent) -> None:

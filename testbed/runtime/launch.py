@@ -7,13 +7,24 @@ outlives the command line to record how it ended. ``STARTED`` is a descriptor: a
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from testbed.runtime.child import ChildSpec, ProcessEvent, become, enter, record, run_program, start_ticks
+from testbed.runtime.child import (
+    LOG_SECONDS,
+    ChildSpec,
+    ProcessEvent,
+    become,
+    cap_log,
+    enter,
+    record,
+    run_program,
+    start_ticks,
+)
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,9 +35,11 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def supervise(lab_directory: Path, spec: ChildSpec, started: int) -> None:
-    """Fork; the child runs the program, the parent waits for it and records its end."""
+    """Fork; the child runs the program, the parent caps its log, waits for it and records its end."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # to be waited for
     pid = os.fork()
     if pid == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         os.close(started)
         become(spec)
         run_program(spec)
@@ -36,7 +49,10 @@ def supervise(lab_directory: Path, spec: ChildSpec, started: int) -> None:
     with suppress(BrokenPipeError):  # whoever started us has ended
         os.write(started, b"\n")
     os.close(started)
-    _, status = os.waitpid(pid, 0)
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        signal.sigtimedwait({signal.SIGCHLD}, LOG_SECONDS)
+        cap_log(Path(spec.log))
+    _, status = ended
     code = os.waitstatus_to_exitcode(status)
     if lab_directory.is_dir():
         record(lab_directory, ProcessEvent("exit", spec.node, spec.program, pid, ticks, code))

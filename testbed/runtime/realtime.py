@@ -7,7 +7,8 @@ its share up stands still until the next second. So all stage threads of all lab
 host (at least a tenth of each core remains for everything else), and pacing, not the cap, keeps the UEs apart. The
 trace player has a group of its own, so that stages that have used up their share cannot stop it.
 
-Elsewhere (cgroup v2 without RT_GROUP_SCHED, no cgroup) the kernel's global 0.95 is the cap.
+Elsewhere (cgroup v2 without RT_GROUP_SCHED, no cgroup) the kernel's global 0.95 is the cap, unless that is off
+(:func:`unlimited`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from testbed.runtime.cgroups import TREE, Cgroups, CgroupsV1, CgroupsV2, write
 #: Threads at this priority or above belong to the trace player.
 PLAYER_PRIORITY = 10
 PERIOD_MICROSECONDS = 1_000_000
+#: Of all real-time threads, per CPU and period; -1: none.
+LIMIT = Path("/proc/sys/kernel/sched_rt_runtime_us")
 STAGE_MICROSECONDS = 850_000
 PLAYER_MICROSECONDS = 50_000
 #: With less than this per CPU and second real time would do more harm than good.
@@ -55,6 +58,19 @@ def make_fifo(cgroups: Cgroups, tid: int, priority: int) -> bool:
     except ProcessLookupError as error:
         raise TestbedError(f"thread {tid} does not exist") from error
     return True
+
+
+def unlimited() -> str:
+    """What is to be said where the kernel does not limit real time (``sched_rt_runtime_us`` is -1); else empty."""
+    try:
+        if int(LIMIT.read_text()) >= 0:
+            return ""
+    except (OSError, ValueError):
+        return ""
+    return (
+        "this kernel does not limit real-time threads (kernel.sched_rt_runtime_us is -1): a stage that never ends "
+        "would take its core from everything else on this host"
+    )
 
 
 def available(cgroups: Cgroups) -> bool:
@@ -123,4 +139,6 @@ def _runtime_microseconds(group: Path) -> int:
         period = int((group / "cpu.rt_period_us").read_text())
     except FileNotFoundError:
         return 0
+    if runtime < 0:  # the root group of a kernel without a limit
+        return PERIOD_MICROSECONDS
     return runtime * PERIOD_MICROSECONDS // period

@@ -23,7 +23,16 @@ from pathlib import Path
 import msgspec
 
 from testbed.errors import TestbedError
-from testbed.runtime.child import ChildSpec, ProcessEvent, become, record, run_program, start_ticks
+from testbed.runtime.child import (
+    LOG_SECONDS,
+    ChildSpec,
+    ProcessEvent,
+    become,
+    cap_log,
+    record,
+    run_program,
+    start_ticks,
+)
 
 _SOCKET = "ipc/zygote"
 _LOG = "logs/zygote.log"
@@ -177,7 +186,9 @@ def serve(listener: socket.socket, lab_directory: Path) -> ChildSpec | None:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(wake_read, selectors.EVENT_READ)
         while True:
-            ready = {key.fileobj for key, _ in selector.select()}
+            ready = {key.fileobj for key, _ in selector.select(LOG_SECONDS)}
+            for node in ("zygote", *(event.node for event in running.values())):
+                cap_log(lab_directory / "logs" / f"{node}.log")
             if wake_read in ready:
                 wake_read.recv(4096)
             _reap(running, lab_directory)

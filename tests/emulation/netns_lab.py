@@ -22,6 +22,9 @@ def main(config: Path) -> None:
     settings = json.loads(config.read_text())
     if settings["action"] == "raise":
         raise RuntimeError("the program's own error")
+    if settings["action"] == "talk":
+        for _ in range(10):
+            print("talk " * 200_000, flush=True)
     if settings["action"] == "exit":
         raise SystemExit(settings["code"])
     thread = threading.Thread(target=_stage, args=(settings["action"] == "spin",), daemon=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from testbed.errors import InputError, TestbedError
 from testbed.runtime import discovery
 from testbed.runtime.base import NodeSpec, ProcessSpec
 from testbed.runtime.cgroups import CgroupsV1, detect
+from testbed.runtime.child import LOG_BYTES
 from testbed.runtime.netns import NetnsRuntime
 from testbed.runtime.zygote import Call
 from tests.emulation.netns_lab import PROGRAM, bring_up, facts, number, of_this_process, process, runtime, wait_for
@@ -120,6 +122,19 @@ def test_a_torn_record_of_processes_hides_nothing_else(lab: NetnsRuntime) -> Non
         stream.write(b'{"kind":"start","node":"\xff')  # a full disk, or the host's end
     lab.start([process(lab, "edge")])
     assert {status.node for status in lab.processes() if status.running} == {"ue1", "edge"}
+
+
+def test_a_program_that_talks_on_does_not_fill_the_memory(lab: NetnsRuntime) -> None:
+    lab.create([UE, EDGE])
+    lab.start([process(lab, "ue1", "talk", needs_torch=True), process(lab, "edge", "talk")])
+    for name in ("ue1", "edge"):
+        facts(lab, name)
+        wait_for(partial(_is_cut, lab.logs(name)), "its log is cut, and ends as before")
+
+
+def _is_cut(log: Path) -> bool:
+    text = log.read_text()
+    return text.startswith("(what was before") and text.endswith("talk \nup\n") and len(text) < LOG_BYTES
 
 
 def test_a_lab_outlives_its_zygote_and_gets_a_new_one(lab: NetnsRuntime) -> None:

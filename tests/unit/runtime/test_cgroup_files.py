@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from testbed.doctor import examine
 from testbed.errors import HostError, InputError
+from testbed.runtime import cgroups as cgroup_module
+from testbed.runtime import realtime
 from testbed.runtime.base import NodeSpec
 from testbed.runtime.cgroups import CgroupsV1, CgroupsV2, NoCgroups, quota_microseconds
 
@@ -39,6 +42,38 @@ def test_version_2_hands_down_controllers_then_limits(tmp_path: Path) -> None:
     assert cgroups.groups("lab", "ue1") == [group]
     assert cgroups.groups("lab", "ue2") == []
     assert cgroups.labs() == {"lab"}
+
+
+def test_version_2_gives_back_the_controllers_that_the_root_did_not_hand_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    root = tmp_path / "cgroup.subtree_control"
+    root.write_text("cpu io\n")
+    CgroupsV2(tmp_path).create("a", UE)
+    root.write_text("cpu io memory cpuset\n")  # as the kernel tells it
+    CgroupsV2(tmp_path).create("b", UE)  # by another command, which finds what the first has enabled
+    for file in (path for path in (tmp_path / "testbed").rglob("*") if path.is_file()):
+        file.unlink()  # the kernel's go with their group
+    written: list[str] = []
+    monkeypatch.setattr(cgroup_module, "write", lambda path, value: written.append(f"{path.name} {value}"))
+    CgroupsV2(tmp_path).remove("a")
+    assert written == []
+    CgroupsV2(tmp_path).remove("b")
+    assert written == ["cgroup.subtree_control -cpuset", "cgroup.subtree_control -memory"]
+    assert not (tmp_path / "testbed").exists()
+    CgroupsV2(tmp_path).prune()
+    assert len(written) == 2
+
+
+def test_looking_whether_version_2_may_be_used_changes_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "cgroup.subtree_control"
+    root.write_text("io\n")
+    assert cgroup_module._can_delegate(tmp_path)
+    assert root.read_text() == "-cpu"  # written last: what was tried is taken back
+    root.write_text("cpu io\n")
+    assert cgroup_module._can_delegate(tmp_path)
+    assert root.read_text() == "cpu io\n"
 
 
 def test_what_steers_a_lab_outweighs_a_ue(tmp_path: Path) -> None:
@@ -83,3 +118,20 @@ def test_cpusets_are_had_where_the_controller_is(tmp_path: Path) -> None:
     assert CgroupsV1({"cpu": tmp_path, "cpuset": tmp_path}).has_cpusets
     assert not CgroupsV1({"cpu": tmp_path}).has_cpusets
     assert not NoCgroups().has_cpusets
+
+
+def test_a_kernel_without_a_limit_of_real_time_is_told_and_leaves_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "sched_rt_runtime_us"
+    monkeypatch.setattr(realtime, "LIMIT", limit)
+    assert realtime.unlimited() == ""
+    limit.write_text("950000\n")
+    assert realtime.unlimited() == ""
+    limit.write_text("-1\n")
+    assert "kernel.sched_rt_runtime_us is -1" in realtime.unlimited()
+    (finding,) = (one for one in examine() if one.name == "real-time limit")
+    assert not finding.ok
+    for name, value in (("cpu.rt_runtime_us", -1), ("cpu.rt_period_us", 1_000_000)):
+        (tmp_path / name).write_text(f"{value}\n")
+    assert realtime._runtime_microseconds(tmp_path) == 1_000_000
