@@ -558,32 +558,40 @@ def remove_lab(name: str, lock: int | None = None) -> Removal:
     """Remove what this system has of a lab whose lock the caller holds."""
     trouble: list[str] = []
 
-    def attempt(step: Callable[[], object]) -> None:
+    def attempt(step: Callable[[], object]) -> bool:
         try:
             step()
         except (TestbedError, OSError) as error:
             trouble.append(str(error))
+            return False
+        return True
 
     lab: Lab | None = None
+    in_docker = _was_docker(name)
     try:
         lab = Lab.find(name)
     except ElsewhereError as elsewhere:
         down = (sys.executable, "-m", "testbed", "down", name)  # tells what it does
-        code = rootless.run_in_lab(elsewhere.holder, down, lock)
+        told = False
+        with contextlib.suppress(TestbedError):  # what it cannot do, the end of its holder does
+            told = rootless.run_in_lab(elsewhere.holder, down, lock) == 0
         attempt(lambda: rootless.remove(name))
         attempt(lambda: _require_gone(name))
-        return Removal(name, "its pieces were removed" if code else "", "; ".join(trouble))
+        return Removal(name, "" if told else "its pieces were removed", "; ".join(trouble))
     except HostError as error:
         trouble.append(f"containers that it may have: {error}")
         lab = Lab.find_on_host(name)
     except (InputError, LabUnreadableError):
-        if _was_docker(name) and not may_answer():
-            trouble.append("containers that it may have: no Docker Engine answers")
+        pass
     if lab is not None:
-        attempt(lab.remove)
-    if lab is None or trouble:
+        before = len(trouble)
+        if not attempt(lab.remove) and attempt(lambda: remove(name)):
+            del trouble[before:]
+    else:
         attempt(lambda: remove(name))
     attempt(lambda: remove_containers(name))  # Grafana's too, of a netns lab whose creator was killed
+    if in_docker and not trouble and not may_answer():
+        trouble.append("containers that it may have: no Docker Engine answers")
     attempt(lambda: _require_gone(name))
     done = f"removed; its records are in {lab.state.run_directory}" if lab else "its pieces were removed"
     return Removal(name, done, "; ".join(dict.fromkeys(trouble)))

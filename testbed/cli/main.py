@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed while running, 2 bad input (nothing was started), 3
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import traceback
@@ -81,7 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"error: {' '.join(error.format_message().split())}{where}", err=True)
         sys.exit(2)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        with contextlib.suppress(OSError):  # a terminal that has gone
+            click.echo("interrupted", err=True)
         sys.exit(interrupts.exit_code())
     except ElsewhereError as elsewhere:
         sys.exit(rootless.run_in_lab(elsewhere.holder, again(arguments)))

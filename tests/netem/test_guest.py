@@ -25,7 +25,7 @@ SUITE = (
 #: Traces on full wires at tens of Mbit/s want more than a core; guest_tests has two at a few.
 LEFT_OUT = (
     "not within_one_percent and not outage and not two_labs_side_by_side and not names_that_could_lead_elsewhere"
-    " and not mahimahi and not three_links_at_once and not superposed"
+    " and not mahimahi and not three_links_at_once and not superposed and not talks_on"
 )
 
 

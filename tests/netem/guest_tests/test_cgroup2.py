@@ -58,6 +58,16 @@ def test_memory_is_limited(lab: NetnsRuntime) -> None:
     assert (GROUP / "memory.max").read_text() == f"{64 << 20}\n"
 
 
+def test_the_root_hands_down_what_it_did_before(lab: NetnsRuntime) -> None:
+    handed_down = ROOT / "cgroup.subtree_control"
+    before = handed_down.read_text()
+    lab.create([NodeSpec("ue1", "ue", memory_bytes=64 << 20)])
+    assert {"cpu", "memory"} <= set(handed_down.read_text().split())
+    lab.remove()
+    assert handed_down.read_text() == before
+    assert before.split() == [], "nothing else in the guest uses a controller"
+
+
 def test_a_controller_that_is_not_there_is_named(lab: NetnsRuntime) -> None:
     if "cpuset" in (ROOT / "cgroup.controllers").read_text().split():
         pytest.skip("this kernel has cpusets")
