@@ -22,7 +22,7 @@ from testbed.plan import CreateWires, RuntimeName
 from testbed.prepare import Ingredients, Notify, prepare
 from testbed.runs.conclude import conclude
 from testbed.runs.idle_round_trips import record_round_trips
-from testbed.runs.manifest import Manifest, close_manifest, describe_run, write_manifest
+from testbed.runs.manifest import Manifest, close_manifest, describe_run, require_unused, write_manifest
 from testbed.runs.summary import Summary
 from testbed.runtime.lab_lock import lab_lock
 from testbed.topology import Topology
@@ -49,9 +49,12 @@ class Order:
 def bring_up(order: Order, notify: Notify) -> Lab:
     """Prepare and create the lab, and write the run's manifest.
 
-    Raises InputError if a lab of that name exists, HostError if the lab requires a GPU that its edge cannot have.
+    Raises InputError if a lab of that name exists or the run directory holds a run, HostError if the lab requires a
+    GPU that its edge cannot have.
     """
     topology = order.topology
+    if order.run_directory is not None:
+        require_unused(order.run_directory)
     if topology.name in existing():
         raise InputError(
             "a lab of this name is up",

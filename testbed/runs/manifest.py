@@ -127,6 +127,20 @@ def describe_run(
     )
 
 
+def require_unused(run_directory: Path) -> None:
+    """Raises InputError for a directory that holds a run, or what is left of one: a second would be mixed into it."""
+    for pattern in ("manifest.json", "summary.json", "streams/*.arrows", "*.parquet"):
+        found = next(run_directory.glob(pattern), None)
+        if found is not None:
+            raise InputError(
+                "there is a run already",
+                where="--out",
+                value=str(run_directory),
+                allowed=f"a directory without one ({found.name} is in this one)",
+                fix="Name another directory.",
+            )
+
+
 def write_manifest(manifest: Manifest, run_directory: Path) -> None:
     run_directory.mkdir(parents=True, exist_ok=True)
     path = run_directory / "manifest.json"

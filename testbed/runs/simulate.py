@@ -15,12 +15,12 @@ from controller.simulation.channels import ChannelStates
 from controller.simulation.result import Mode, SimulationResult
 from controller.simulator import simulate
 from testbed.channels import write_traces
-from testbed.errors import InputError, TestbedError
+from testbed.errors import TestbedError
 from testbed.prepare import Notify, gather, make_policy, new_run_id, write_profiles
 from testbed.runs.conclude import conclude
 from testbed.runs.fidelity import assess, write_fidelity
 from testbed.runs.finalise import write_tables
-from testbed.runs.manifest import SIMULATOR, Manifest, close_manifest, describe_run, write_manifest
+from testbed.runs.manifest import SIMULATOR, Manifest, close_manifest, describe_run, require_unused, write_manifest
 from testbed.runs.simulated_tables import Watched, tables_of
 from testbed.runs.summary import Delay, Summary, TaskCounts, summarise, write_summary
 from testbed.scenario import arrivals_of
@@ -49,14 +49,14 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     Raises InputError for what does not fit (nothing is written), TestbedError for a decision that is refused.
     """
     topology = order.topology
+    if order.run_directory is not None:
+        require_unused(order.run_directory)
     duration = order.slots * topology.slot
     conditions = gather(topology, order.where, order.folder, duration, notify)
     scenario = conditions.scenario
     make_policy(topology, scenario, order.where, notify)
     run_id = f"{new_run_id(topology)}-sim"
     directory = (order.run_directory or Path("runs") / run_id).absolute()
-    if (directory / "manifest.json").exists():
-        raise InputError("there is a run already", where="--out", value=str(directory), fix="Name another directory.")
     for text in not_simulated(topology):
         notify(f"not simulated: {text}")
     policy = Watched(create(topology.policy.name, topology.policy.options))

@@ -53,12 +53,12 @@ def split_values(text: str) -> list[str]:
 def sweep(values: Sequence[str], folder: Path, measure: Callable[[str, Path], None]) -> list[Point]:
     """``measure(value, run_directory)`` for each value, in order; the table grows on disk as the runs end.
 
-    Writes ``sweep.csv`` in ``folder``. Raises InputError if a run directory is there already.
+    Writes ``sweep.csv`` in ``folder``. Raises InputError if a run directory or a table is there already.
     """
     directories = [folder / _safe(index, value) for index, value in enumerate(values)]
-    for directory in directories:
-        if directory.exists():
-            raise InputError("there is a run already", where="--out", value=str(directory), fix="Name another folder.")
+    for path in (*directories, folder / "sweep.csv"):
+        if path.exists():
+            raise InputError("there is a sweep already", where="--out", value=str(path), fix="Name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     points: list[Point] = []
     for value, directory in zip(values, directories, strict=True):

@@ -8,7 +8,16 @@ import pytest
 
 from controller.testing import example_scenario
 from testbed.errors import InputError
-from testbed.runs.manifest import Manifest, describe_run, read_manifest, write_manifest
+from testbed.runs.execute import Order, bring_up
+from testbed.runs.manifest import Manifest, describe_run, read_manifest, require_unused, write_manifest
+from testbed.runs.simulate import SimulationOrder, simulate_lab
+from testbed.topology import load
+
+LAB = Path(__file__).resolve().parents[3] / "topologies" / "lymdo.yaml"
+
+
+def simulation_of(order: Order) -> SimulationOrder:
+    return SimulationOrder(order.topology, order.where, order.folder, order.run_directory, 2, "event")
 
 
 def described(tmp_path: Path) -> Manifest:
@@ -73,3 +82,24 @@ def test_a_broken_manifest_is_refused_with_its_name(tmp_path: Path, content: byt
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(InputError, match=r"manifest\.json: the manifest cannot be read"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("left", ["manifest.json", "summary.json", "streams/tasks.arrows", "tasks.parquet"])
+def test_a_folder_that_holds_a_run_takes_no_second_one(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "run" / left
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"of the first run")
+    topology = load(LAB)
+    for start in (bring_up, lambda order, notify: simulate_lab(simulation_of(order), notify)):
+        order = Order(topology, str(LAB), LAB.parent, "netns", tmp_path / "run", 1.0)
+        with pytest.raises(InputError, match="there is a run already") as refused:
+            start(order, lambda _text: None)
+        assert refused.value.exit_code == 2
+    assert [p for p in (tmp_path / "run").rglob("*") if p.is_file()] == [path]
+    assert path.read_bytes() == b"of the first run"
+
+
+def test_a_folder_without_a_run_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    require_unused(tmp_path)
+    require_unused(tmp_path / "not-there")
