@@ -86,7 +86,7 @@ class PolicyWorker:
     def _run(self) -> None:
         try:
             self._policy.reset(self._scenario, self._seed)
-        except Exception as error:  # noqa: BLE001 - a user's policy may raise anything; the lab must tell, not die
+        except BaseException as error:  # noqa: BLE001 - a user's policy may raise anything (SystemExit too); it is told
             self._reset_error = describe(error)
         self._reset_done.set()
         self._notify()
@@ -102,7 +102,7 @@ class PolicyWorker:
             decision = self._policy.decide(job.observation)
             took = time.monotonic() - began
             state = {str(key): float(value) for key, value in self._policy.state().items()}
-        except Exception as error:  # noqa: BLE001 - as above: the last decision stands in
+        except BaseException as error:  # noqa: BLE001 - as above: the last decision stands in
             return Answer(slot, None, time.monotonic() - began, error=describe(error))
         return Answer(slot, decision, took, state)
 

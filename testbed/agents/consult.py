@@ -20,6 +20,7 @@ import msgspec
 
 from controller import registry
 from controller.contract import DecentralisedPolicy, LocalPolicy, Scenario, UeDecision, UeName, UeObservation
+from controller.worker import describe
 from testbed import messages
 
 #: An answer takes a fraction of a millisecond, and some when the UE has to solve for a new rate.
@@ -150,8 +151,8 @@ class Adviser:
                 raise ValueError(f"policy {delegation.policy!r} has no part for a UE")
             local = policy.local_policy()
             local.reset(delegation.scenario)
-        except ValueError as error:
-            self._error = str(error)
+        except Exception as error:  # noqa: BLE001 - a user's policy may raise anything; the controller is told
+            self._error = describe(error)
             return
         self._local = local
 
@@ -166,8 +167,8 @@ class Adviser:
         else:
             try:
                 decision = self._local.respond(question.signal, question.state)
-            except (ValueError, KeyError, OverflowError) as refused:
-                error = f"{type(refused).__name__}: {refused}"
+            except Exception as refused:  # noqa: BLE001 - as above
+                error = describe(refused)
         response = messages.Response(self._node, question.delegation, question.number, decision, error)
         if decision is not None:
             self._last = response

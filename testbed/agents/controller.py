@@ -26,6 +26,7 @@ from controller.service import PLAYER, SlotEngine
 from controller.worker import PolicyWorker
 from testbed.agents.consult import Consultation
 from testbed.agents.control_port import ControlPort
+from testbed.agents.last_words import accounted
 from testbed.agents.slot_records import slot_records
 from testbed.configs import ControllerConfig, read_config, read_scenario
 from testbed.messages import (
@@ -70,13 +71,14 @@ def main(config_path: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     config = read_config(Path(config_path), ControllerConfig)
     scenario = read_scenario(Path(config.scenario_path))
-    program = ControllerProgram(config, scenario)
-    signal.signal(signal.SIGTERM, lambda *_: program.request_stop("SIGTERM"))
-    signal.signal(signal.SIGINT, lambda *_: program.request_stop("SIGINT"))
-    try:
-        program.serve()
-    finally:
-        program.close()
+    with accounted("controller", config.lab_directory):
+        program = ControllerProgram(config, scenario)
+        signal.signal(signal.SIGTERM, lambda *_: program.request_stop("SIGTERM"))
+        signal.signal(signal.SIGINT, lambda *_: program.request_stop("SIGINT"))
+        try:
+            program.serve()
+        finally:
+            program.close()
 
 
 class ControllerProgram:

@@ -42,7 +42,8 @@ _IDLE_SECONDS = 0.5
 
 def main(config_path: str | Path) -> None:
     """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
-    serve(lambda: make(read_config(Path(config_path), EdgeConfig)))
+    config = read_config(Path(config_path), EdgeConfig)
+    serve(config, lambda: make(config))
 
 
 def make(config: EdgeConfig) -> EdgeAgent:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from controller.contract import RESIDUAL_SHARE
 from testbed.agents.backend import CpuBackend, Tail
 from testbed.agents.control import DecisionBox
+from testbed.agents.last_words import reason_of
 from testbed.agents.pacing import DeadlineThread
 from testbed.agents.threads import AgentThread
 from testbed.agents.times import StageTimes
@@ -132,15 +133,15 @@ class ComputeThread(AgentThread):
                 running.tail = queue.backend.tail(running.task.header, running.task.buffers)
             else:
                 running.tail.step()
-        except (ValueError, RuntimeError) as error:  # RuntimeError: torch, of shapes that do not fit the tail
-            self._end(queue, time.monotonic(), NO_LOGITS, f"tail: {error}"[:500])
-            return
-        now = time.monotonic()
-        running.compute_seconds += now - began
-        if not running.tail.finished:
+            now = time.monotonic()
+            running.compute_seconds += now - began
+            if not running.tail.finished:
+                return
+            logits = running.tail.logits()
+        except Exception as error:  # noqa: BLE001 - a model, or values that do not fit it, may raise anything
+            self._end(queue, time.monotonic(), NO_LOGITS, reason_of("tail", error))
             return
         queue.computed = True
-        logits = running.tail.logits()
         if now >= running.deadline_seconds:
             queue.overruns += 1
             self._end(queue, now, logits, "")

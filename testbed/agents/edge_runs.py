@@ -15,6 +15,7 @@ from controller.contract import Codec, ModelProfile
 from controller.model.cut_times import NodeWork
 from testbed.agents.control import DecisionBox
 from testbed.agents.edge_compute import decided_share
+from testbed.agents.last_words import reason_of
 from testbed.agents.pacing import DeadlineThread
 from testbed.agents.threads import AgentThread
 from testbed.agents.timeline import Awaited, Timeline
@@ -202,9 +203,8 @@ class RunsThread(AgentThread):
         try:
             self._bind(run, node)
             run.values[node] = model.split.run_node(node, run.values)
-        except (ValueError, RuntimeError) as error:  # torch's, of values that do not fit the node
-            self._runs.pop(run.ue, None)
-            self._outlet.failed(run, f"edge: {node}: {error}"[:500])
+        except Exception as error:  # noqa: BLE001 - a model, or values that do not fit it, may raise anything
+            self._fail(run, f"edge: {node}", error)
             return
         crosses = model.flow.goes_down(node, run.on_edge)
         computed = time.monotonic()
@@ -230,9 +230,17 @@ class RunsThread(AgentThread):
                 weights.bind(owner, layer)
                 self._bound[id(weights), owner] = layer
 
+    def _fail(self, run: EdgeRun, where: str, error: Exception) -> None:
+        self._runs.pop(run.ue, None)
+        self._outlet.failed(run, reason_of(where, error))
+
     def _hand_over(self, run: EdgeRun, node: str, end_seconds: float) -> None:
-        with torch.inference_mode():
-            header, buffers = tensors.pack(run.task, (node,), [run.values[node]], VALUE_CODEC)
+        try:
+            with torch.inference_mode():
+                header, buffers = tensors.pack(run.task, (node,), [run.values[node]], VALUE_CODEC)
+        except Exception as error:  # noqa: BLE001 - of values that no frame can hold
+            self._fail(run, f"edge: {node}", error)
+            return
         segments = tuple(run.timeline.segments[max(run.told - 1, 0) :])
         run.told = len(run.timeline.segments)
 

@@ -11,6 +11,9 @@ from typing import Protocol
 
 import torch
 
+from testbed.agents.last_words import accounted
+from testbed.configs import Config
+
 #: A thread that waits for the interpreter gets it after this: the I/O thread must not hold up a stage for 5 ms.
 SWITCH_INTERVAL_SECONDS = 0.1e-3
 
@@ -29,16 +32,20 @@ class Agent(Protocol):
         """Returns when all that is to be recorded has been sent."""
 
 
-def serve(make: Callable[[], Agent]) -> None:
-    """The life of an agent's process: one thread per stage for torch, then serve until Stop or SIGTERM."""
+def serve(config: Config, make: Callable[[], Agent]) -> None:
+    """The life of an agent's process: one thread per stage for torch, then serve until Stop or SIGTERM.
+
+    Raises SystemExit(1) when one of its threads has ended.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     torch.set_num_threads(1)
     keep_memory()
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    agent = make()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: agent.request_stop(signal.Signals(received).name))
-    agent.run()
+    with accounted(config.node, config.lab_directory):
+        agent = make()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _: agent.request_stop(signal.Signals(received).name))
+        agent.run()
 
 
 def keep_memory() -> None:

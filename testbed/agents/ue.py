@@ -44,7 +44,8 @@ _IDLE_SECONDS = 0.5
 
 def main(config_path: str | Path) -> None:
     """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
-    serve(lambda: make(read_config(Path(config_path), UeConfig)))
+    config = read_config(Path(config_path), UeConfig)
+    serve(config, lambda: make(config))
 
 
 def make(config: UeConfig) -> UeAgent:

@@ -13,6 +13,7 @@ from testbed import messages
 from testbed.agents.arrivals import ArrivalSchedule
 from testbed.agents.backend import IMAGES, CpuBackend, task_image
 from testbed.agents.control import DecisionBox
+from testbed.agents.last_words import reason_of
 from testbed.agents.ledger import Task
 from testbed.agents.model_updates import DeviceWeights
 from testbed.agents.online_split import OnlineHead, Stopped
@@ -105,7 +106,12 @@ class StageThread(AgentThread):
                 continue
             task.head_start_seconds = start
             self.started += 1
-            free_seconds = self._serve(task, *decision)
+            try:
+                free_seconds = self._serve(task, *decision)
+            except Exception as error:  # noqa: BLE001 - a model may raise anything: its task fails, the device goes on
+                free_seconds = max(start, time.monotonic())
+                task.failure = reason_of("head", error)
+                self._hand_over(task)
 
     def _next_arrival(self, number: int) -> float | None:
         """Wait for the task's arrival; None after any other wake-up."""
@@ -160,13 +166,10 @@ class StageThread(AgentThread):
         if reference > 0:
             task.head_target_seconds = reference / own.device_speed
         began = time.monotonic()
-        try:
-            if stopped.values:
-                task.header, task.buffers = self._backend.pack(task.number, cut, stopped.values, codec)
-            else:
-                task.header, task.buffers = self._backend.head(task.number, cut, codec, image)
-        except ValueError as error:  # values that the codec cannot hold
-            task.failure = f"head: {error}"
+        if stopped.values:
+            task.header, task.buffers = self._backend.pack(task.number, cut, stopped.values, codec)
+        else:
+            task.header, task.buffers = self._backend.head(task.number, cut, codec, image)
         computed = time.monotonic()
         task.head_compute_seconds = stopped.compute_seconds + computed - began
         target = task.head_start_seconds + task.head_target_seconds
@@ -193,11 +196,14 @@ class StageThread(AgentThread):
         self._released.set()
 
     def _finish(self, task: Task) -> None:
+        """From this thread or the deadline thread."""
         if task.cut == ():
-            if task.buffers:
+            try:
                 task.answer = int(np.frombuffer(task.buffers[0], dtype=np.float32).argmax())
                 task.answer_checksum = zlib.crc32(task.buffers[0])
-                task.buffers = []
+            except Exception as error:  # noqa: BLE001 - bytes that are no logits; it may be the deadline thread's
+                task.failure = reason_of("answer", error)
+            task.buffers = []
         else:
             task.boundary_bytes = sum(len(buffer) for buffer in task.buffers)
         draw = self._config.compute_watts * (task.speed / self._config.max_speed) ** 3

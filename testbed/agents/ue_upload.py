@@ -8,6 +8,7 @@ import zlib
 from controller.contract import UeDecision
 from controller.model.uploading import edge_nodes
 from testbed.agents import upload_books
+from testbed.agents.last_words import reason_of
 from testbed.agents.ue import DataLink, UeAgent
 from testbed.agents.upload_link import UploadLink
 from testbed.agents.upload_run import Run
@@ -92,12 +93,16 @@ class UploadUeAgent(UeAgent):
         sums.acked_bytes += sum(value.acknowledged_bytes for value in values.values())
         for record in upload_books.segment_records(run, self._config.node):
             self._link.record(record)
+        if not run.failure:
+            try:
+                answer = run.values[run.flow.answer].float().contiguous()
+                task.answer = int(answer.argmax())
+                task.answer_checksum = zlib.crc32(bytes_of(answer))
+            except Exception as error:  # noqa: BLE001 - of values that are no logits
+                run.failure = reason_of("answer", error)
         if run.failure:
             self._lost(task, run.failure)
         else:
-            answer = run.values[run.flow.answer].float().contiguous()
-            task.answer = int(answer.argmax())
-            task.answer_checksum = zlib.crc32(bytes_of(answer))
             sums.transmit_joules += task.transmit_joules
             self._completed(upload_books.completed(run, values, self._config.node, wire_bytes, data.result_wire_bytes))
         run.finish(run.failure)

@@ -18,6 +18,7 @@ from controller.model.uploading import edge_nodes, uploads_of
 from testbed import messages
 from testbed.agents.backend import CpuBackend
 from testbed.agents.control import DecisionBox
+from testbed.agents.last_words import reason_of
 from testbed.agents.ledger import Task
 from testbed.agents.pacing import DeadlineThread
 from testbed.agents.threads import Wakeup
@@ -81,10 +82,13 @@ class UploadStage(StageThread):
         run.values[INPUT] = self._images[task.number % len(self._images)]
         self.runs.append(run)
         self._wake_io.set()
-        self._cross(run, INPUT, task.head_start_seconds)
-        while not (run.over or self._stopping):
-            if not self._advance(run):
-                self._news.wait()
+        try:
+            self._cross(run, INPUT, task.head_start_seconds)
+            while not (run.over or self._stopping):
+                if not self._advance(run):
+                    self._news.wait()
+        except Exception as error:  # noqa: BLE001 - a model may raise anything: its task fails, the device goes on
+            self._end(run, reason_of(f"device: {run.next_node()}", error))
         return time.monotonic() if math.isnan(run.end_seconds) else run.end_seconds
 
     def _advance(self, run: Run) -> bool:
@@ -100,11 +104,7 @@ class UploadStage(StageThread):
             self._news.wait(early)
             return True
         began = time.monotonic()
-        try:
-            run.values[name] = self._backend.split.run_node(name, run.values)
-        except RuntimeError as error:  # torch's, of values that do not fit the node
-            self._end(run, f"device: {name}: {error}"[:500])
-            return False
+        run.values[name] = self._backend.split.run_node(name, run.values)
         is_answer = name == self.flow.answer
         crosses = is_answer or self.flow.goes_up(name, run.on_edge)
         computed = time.monotonic()

@@ -18,6 +18,7 @@ from pathlib import Path
 import zmq
 
 from testbed.agents.control import ControlLink, HelloTimer
+from testbed.agents.last_words import accounted
 from testbed.configs import PlayerConfig, read_config, read_scenario
 from testbed.errors import TestbedError
 from testbed.links.playback import Playback
@@ -41,7 +42,7 @@ def main(config_path: str | Path) -> None:
     """Run the player of a lab. Raises TestbedError when its files or its namespace are not what they should be."""
     config = read_config(Path(config_path), PlayerConfig)
     refused = be_punctual(config.realtime_priority)
-    with zmq.Context() as context:
+    with accounted(config.node, config.lab_directory), zmq.Context() as context:
         link = ControlLink(context, config.node, config.lab_directory)
         try:
             player = Player(config, context, link)

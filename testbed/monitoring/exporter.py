@@ -14,6 +14,7 @@ import zmq
 from prometheus_client import start_http_server
 
 from controller.contract import Scenario
+from testbed.agents.last_words import accounted
 from testbed.configs import read_config, read_scenario
 from testbed.messages import decode_record, live_endpoint
 from testbed.monitoring.config import ExporterConfig
@@ -60,7 +61,8 @@ def main(config_path: str | Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(10)
     config = read_config(Path(config_path), ExporterConfig)
-    export(config, read_scenario(Path(config.scenario_path)))
+    with accounted(config.node, config.lab_directory):
+        export(config, read_scenario(Path(config.scenario_path)))
 
 
 if __name__ == "__main__":

@@ -90,3 +90,18 @@ def test_a_reset_that_fails_takes_no_job() -> None:
     assert worker.reset_error == "OSError: no checkpoint"
     assert not worker.submit([], example_observation(SCENARIO, 0))
     worker.close()
+
+
+def test_a_policy_that_exits_loses_its_slot_only() -> None:
+    class Exits(EdgeOnly):
+        def decide(self, observation: Observation) -> Decision:
+            raise SystemExit(0) if observation.slot == 0 else KeyboardInterrupt
+
+    worker, notified = _start(Exits())
+    for slot, error in enumerate(("SystemExit: 0", "KeyboardInterrupt: ")):
+        assert worker.submit([], example_observation(SCENARIO, slot)), "the thread lives on"
+        assert notified.acquire(timeout=10)
+        answer = worker.poll()
+        assert answer is not None
+        assert (answer.decision, answer.error) == (None, error)
+    worker.close()
