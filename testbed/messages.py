@@ -526,7 +526,7 @@ def decode_record(frame: bytes) -> Record:
 def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes) -> Any:
     try:
         return decoder.decode(frame)
-    except UnicodeDecodeError as error:  # msgspec lets it through for text that is not UTF-8
+    except (UnicodeDecodeError, RecursionError) as error:  # msgspec lets them through: no UTF-8, or nested too deep
         raise msgspec.DecodeError(str(error)) from error
 
 

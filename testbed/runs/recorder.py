@@ -29,8 +29,10 @@ GULP_SECONDS = 0.1
 #: After SIGTERM the recorder ends when nothing has come for this long.
 QUIET_SECONDS = 0.3
 
-#: msgspec lets text that is not UTF-8 through to Python's own error.
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError)
+#: A disk that is full for a moment costs nothing: rows wait in memory for so long.
+FULL_SECONDS = 5.0
+#: ... and so long at the end: whoever ends a lab waits three seconds for its recorder.
+FULL_AT_END_SECONDS = 1.5
 
 log = logging.getLogger("recorder")
 
@@ -42,7 +44,8 @@ class Recorder:
         directory = streams_directory(run_directory)
         self._writers = {name: StreamWriter(directory, name) for name in SCHEMAS}
         self._rows: dict[str, list[Record]] = defaultdict(list)
-        self.malformed = 0
+        self._full_since: float | None = None
+        self.malformed = 0  # could not be read, or has values that no column holds
 
     def take(self, parts: list[bytes]) -> None:
         """One message from the records socket. A malformed one is counted and dropped."""
@@ -50,24 +53,51 @@ class Recorder:
             if len(parts) != 1:
                 raise msgspec.DecodeError(f"{len(parts)} frames in one message")
             self.add(decode_record(parts[0]))
-        except MALFORMED as error:
+        except msgspec.DecodeError as error:
             self.malformed += 1
             log.warning("dropped a malformed record (%d so far): %s", self.malformed, error)
 
     def add(self, row: Record) -> None:
         self._rows[STREAM_OF[type(row)]].append(row)
 
-    def flush(self) -> None:
-        """Raises OSError when the disk is full."""
+    def flush(self, patience_seconds: float = FULL_SECONDS) -> bool:
+        """Write what waits; False if the disk is full: the rows wait for the next call, what fits elsewhere is written.
+
+        Raises OSError once it has been so for longer than ``patience_seconds``.
+        """
+        full: OSError | None = None
         for name, rows in self._rows.items():
             if rows:
-                self._writers[name].write(rows)
-                rows.clear()
+                try:
+                    self._unwritable(self._writers[name].write(rows))
+                except OSError as error:
+                    full = error
+                else:
+                    rows.clear()
+        now = time.monotonic()
+        if full is None:
+            self._full_since = None
+            return True
+        if self._full_since is None:
+            self._full_since = now
+            log.warning("the run directory cannot be written (%s): records wait", full.strerror)
+        if now - self._full_since >= patience_seconds:
+            raise full
+        return False
 
     def close(self) -> None:
-        self.flush()
-        for writer in self._writers.values():
-            writer.close()
+        """Raises OSError when the disk is full and stays so."""
+        try:
+            while not self.flush(FULL_AT_END_SECONDS):
+                time.sleep(GULP_SECONDS)
+        finally:
+            for writer in self._writers.values():
+                writer.close()
+
+    def _unwritable(self, rows: list[Record]) -> None:
+        for row in rows:
+            self.malformed += 1
+            log.warning("cannot write a record (%d so far): %r", self.malformed, row)
 
 
 def record(config: RecorderConfig, config_path: Path) -> None:
@@ -131,7 +161,7 @@ def main(config_path: str | Path) -> None:
         record(config, Path(config_path))
     except OSError as error:
         log.error(
-            "the recorder stopped: %s cannot be written (%s). What was recorded up to the last second is readable: "
+            "the recorder stopped: %s cannot be written (%s). What was recorded until then is readable: "
             "free some space, then `testbed report %s`.",
             error.filename or config.run_directory,
             error.strerror,

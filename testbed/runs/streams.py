@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -88,7 +89,12 @@ def _cell(row: Record, column: str) -> Any:
     return list(value.items()) if isinstance(value, dict) else value
 
 
+#: What Arrow raises for a value that its column cannot hold: an integer of 2^63 or more, for one.
+UNFIT = (pa.ArrowException, ValueError, TypeError, OverflowError)
+
+
 def to_batch(rows: Sequence[Record], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as one batch. Raises one of UNFIT."""
     return pa.record_batch(
         [pa.array([_cell(row, field.name) for row in rows], type=field.type) for field in schema], schema=schema
     )
@@ -108,20 +114,48 @@ class StreamWriter:
         self.path = directory / (f"{name}.arrows" if part == 1 else f"{name}-{part}.arrows")
         # Unbuffered, so that a full disk is reported by the write that met it.
         self._file = self.path.open("xb", buffering=0)
-        self._write_all(self.schema.serialize())
+        self._whole_bytes = 0
+        self._append(self.schema.serialize())
 
-    def write(self, rows: Sequence[Record]) -> None:
-        """Raises OSError when the disk is full."""
-        self._write_all(to_batch(rows, self.schema).serialize())
+    def write(self, rows: Sequence[Record]) -> list[Record]:
+        """Append a batch; returns the rows that are not in it, since no column holds their values.
+
+        Raises OSError when the disk is full: then the file ends with the batch before, and may be written to again.
+        """
+        unfit: list[Record] = []
+        try:
+            batch = to_batch(rows, self.schema)
+        except UNFIT:
+            fit: list[Record] = []
+            for row in rows:
+                (fit if self._fits(row) else unfit).append(row)
+            batch = to_batch(fit, self.schema)
+        self._append(batch.serialize())
+        return unfit
 
     def close(self) -> None:
-        self._write_all(_END_OF_STREAM)
-        self._file.close()
+        """A stream is as readable without its end, so a full disk is no matter here."""
+        with self._file, contextlib.suppress(OSError):
+            self._append(_END_OF_STREAM)
 
-    def _write_all(self, data: Any) -> None:
+    def _fits(self, row: Record) -> bool:
+        try:
+            to_batch([row], self.schema)
+        except UNFIT:
+            return False
+        return True
+
+    def _append(self, data: Any) -> None:
         rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            # Behind a part of a batch nothing could be read.
+            self._file.truncate(self._whole_bytes)
+            self._file.seek(self._whole_bytes)
+            raise
+        self._whole_bytes += len(memoryview(data).cast("B"))
 
 
 def stream_parts(directory: Path, name: str) -> list[Path]:
@@ -136,6 +170,8 @@ def read_stream(directory: Path, name: str) -> pa.Table:
     schema = SCHEMAS[name]
     batches: list[pa.RecordBatch] = []
     for path in stream_parts(directory, name):
+        if not path.stat().st_size:  # the disk was full when it was opened
+            continue
         with pa.memory_map(str(path)) as source:
             try:
                 reader = pa.ipc.open_stream(source)

@@ -3,6 +3,8 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -112,18 +114,23 @@ def test_a_stream_cut_anywhere_gives_its_whole_batches(tmp_path: Path) -> None:
         assert len(read_stream(tmp_path, "arrivals")) == 10 * batches
 
 
-def test_a_full_disk_ends_the_recorder_with_a_clear_line(tmp_path: Path) -> None:
-    config = tmp_path / "recorder.json"
-    (tmp_path / "lab" / "ipc").mkdir(parents=True)
-    write_config(RecorderConfig("x", "run-1", "recorder", str(tmp_path / "lab"), str(tmp_path / "run")), config)
+@contextmanager
+def on_a_small_disk(directory: Path, *, patience_seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """A recorder whose files end at 4096 bytes, and 2000 records for it.
+
+    A file size limit makes write() fail as a full disk does (EFBIG, once SIGXFSZ is ignored), in the middle of a batch.
+    """
+    config = directory / "recorder.json"
+    (directory / "lab" / "ipc").mkdir(parents=True)
+    write_config(RecorderConfig("x", "run-1", "recorder", str(directory / "lab"), str(directory / "run")), config)
 
     def small_files() -> None:
-        # A file size limit makes write() fail as a full disk does (EFBIG, once SIGXFSZ is ignored).
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
+    main = "import sys; from testbed.runs import recorder; recorder.FULL_SECONDS = float(sys.argv[2]); "
     process = subprocess.Popen(
-        [sys.executable, "-m", "testbed.runs.recorder", str(config)],
+        [sys.executable, "-c", main + "recorder.main(sys.argv[1])", str(config), str(patience_seconds)],
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=small_files,
@@ -132,17 +139,53 @@ def test_a_full_disk_ends_the_recorder_with_a_clear_line(tmp_path: Path) -> None
     try:
         with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
             socket.setsockopt(zmq.LINGER, 0)
-            socket.connect(f"ipc://{tmp_path}/lab/ipc/records")
+            socket.connect(f"ipc://{directory}/lab/ipc/records")
+            socket.send(encode(TaskArrived("ue1", 0, 1.0)))
             for number in range(2000):
                 socket.send(encode(Event(float(number), "ue1", "test", "x" * 20)))
-            _, log = process.communicate(timeout=30)
+            yield process
     finally:
         if process.poll() is None:
             process.kill()
+        process.communicate()
+
+
+def test_a_full_disk_ends_the_recorder_with_a_clear_line(tmp_path: Path) -> None:
+    with on_a_small_disk(tmp_path, patience_seconds=0.5) as process:
+        _, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "cannot be written" in log
     assert "testbed report" in log
     assert "Traceback" not in log
+    assert len(read_stream(tmp_path / "run" / "streams", "arrivals")) == 1, "streams that fit are written"
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_nothing(tmp_path: Path) -> None:
+    with on_a_small_disk(tmp_path, patience_seconds=20.0) as process:
+        assert process.stderr is not None
+        while "records wait" not in (line := process.stderr.readline()):
+            assert line, "the recorder ended"
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+    events = read_stream(tmp_path / "run" / "streams", "events")
+    assert column(events, "monotonic_seconds").tolist() == list(range(2000))
+
+
+def test_a_record_that_no_column_holds_is_counted_and_the_others_are_kept(tmp_path: Path) -> None:
+    with recording(tmp_path) as recorder:
+        numbers = [0, 1 << 63, 1, (1 << 64) - 1, 2]
+        recorder.push([TaskArrived("ue1", number, 1.0) for number in numbers])
+        recorder.socket.send(b"\x91" * 100_000 + b"\x90")  # nested too deep
+        recorder.wait_for("arrivals", rows=3)
+        log = recorder.finish()
+    assert recorder.process.returncode == 0
+    assert column(read_stream(streams_directory(recorder.run), "arrivals"), "task").tolist() == [0, 1, 2]
+    assert "3 malformed records" in log
+    assert str(1 << 63) in log
+    health = read_stream(streams_directory(recorder.run), "health").to_pylist()
+    assert health[-1]["malformed_records"] == 3
 
 
 @pytest.mark.parametrize("stream", sorted(SCHEMAS))
