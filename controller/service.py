@@ -120,6 +120,8 @@ class SlotEngine:
         self._names = frozenset(str(ue.name) for ue in scenario.ues)
         self._reporters = {name: _Reporter() for name in (*self._names, EDGE, PLAYER)}
         self._ues: dict[str, UeSlotReport] = {}
+        self.arrived = dict.fromkeys(self._names, 0)  # tasks of each UE, by its reports so far
+        self.ended = dict.fromkeys(self._names, 0)
         self._queues: dict[str, EdgeQueueReport] = {}
         self._links: dict[str, LinkReport] = {}
         self._counts = {ue.name: _Counts() for ue in scenario.ues}
@@ -134,6 +136,8 @@ class SlotEngine:
             return False
         self._ues[report.node] = report
         self._counts[UeName(report.node)].add(report)
+        self.arrived[report.node] += report.arrivals
+        self.ended[report.node] += report.completions + report.failures
         return True
 
     def take_edge(self, report: EdgeSlotReport) -> bool:

@@ -42,6 +42,6 @@ class HostError(TestbedError):
 
 
 class InvalidRunError(TestbedError):
-    """The run finished, but the host could not keep up: its figures must not be used."""
+    """The run finished, but its figures must not be used: the host could not keep up, tasks or records are missing."""
 
     exit_code = 4

@@ -237,7 +237,7 @@ class Lab:
             self._raise_if_dead()
             time.sleep(0.02)
         absent = "the controller" if status is None else ", ".join(sorted({*status.expected} - {*status.ready}))
-        raise TestbedError(f"not ready after {timeout_seconds:g} s: {absent}.{self._last_words(absent)}")
+        raise TestbedError(f"not ready after {timeout_seconds:g} s: {absent}.{self.last_words(absent)}")
 
     def _raise_if_dead(self) -> None:
         dead = [one for one in self.runtime.processes() if not one.running and one.node not in MONITORING_NODES]
@@ -245,7 +245,7 @@ class Lab:
             first = dead[0]
             raise TestbedError(
                 f"{first.node} ({first.program}) ended with exit code {first.exit_code} while the lab came up."
-                f"{self._last_words(first.node)}"
+                f"{self.last_words(first.node)}"
             )
 
     def log_text(self, node: str) -> str:
@@ -258,7 +258,8 @@ class Lab:
             return log
         return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
 
-    def _last_words(self, node: str) -> str:
+    def last_words(self, node: str) -> str:
+        """The last line of a node's log as a sentence; empty if it wrote nothing."""
         lines = [line for line in self.log_text(node).splitlines() if line.strip()]
         return f" Its log ends: {lines[-1].strip()}" if lines else ""
 
@@ -478,8 +479,9 @@ def _preload(topology: Topology) -> list[Call]:
 
 
 def terminate(pid: int) -> None:
-    """SIGTERM; nothing happens if the process has ended."""
+    """SIGTERM, which a process that was stopped hears when it goes on; nothing happens if it has ended."""
     _send(pid, signal.SIGTERM)
+    _send(pid, signal.SIGCONT)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

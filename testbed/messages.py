@@ -174,6 +174,13 @@ class StatusRequest(Message, frozen=True):
     pass
 
 
+class TaskTotals(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tasks of a UE since the start, by what it reported."""
+
+    arrived: int = 0
+    ended: int = 0  # completed or failed
+
+
 class Status(Message, frozen=True):
     lab: str
     run_id: str
@@ -185,6 +192,7 @@ class Status(Message, frozen=True):
     slot: int
     in_flight_tasks: int
     error: str = ""
+    totals: dict[str, TaskTotals] = {}  # by UE
 
 
 class Begin(Message, frozen=True):

@@ -48,6 +48,7 @@ from testbed.messages import (
     StatusRequest,
     Stop,
     StopLab,
+    TaskTotals,
     UeReport,
     Welcome,
     decode_control,
@@ -237,6 +238,7 @@ class ControllerProgram:
             slot=self._clock.slot,
             in_flight_tasks=self._engine.in_flight_tasks(),
             error=self._error,
+            totals={ue: TaskTotals(count, self._engine.ended[ue]) for ue, count in self._engine.arrived.items()},
         )
 
     def _accept_begin(self, begin: Begin) -> Reply:

@@ -123,6 +123,7 @@ class UeAgent:
         self._schedule: ArrivalSchedule | None = None
         self._announced = 0  # number of the task that arrives next
         self._in_flight = 0
+        self._totals = [0, 0]  # tasks that arrived, that ended
         self._slot = -1  # the one that ends at the next report
         self._report_seconds = math.inf
         self._sums = SlotSums()
@@ -296,6 +297,7 @@ class UeAgent:
             self._link.record(messages.TaskArrived(self._config.node, self._announced, arrival))
             self._announced += 1
             self._in_flight += 1
+            self._totals[0] += 1
             self._sums.arrivals += 1
 
     def _collect(self) -> None:
@@ -331,11 +333,13 @@ class UeAgent:
 
     def _completed(self, record: messages.TaskRecord) -> None:
         self._in_flight -= 1
+        self._totals[1] += 1
         self._sums.completed(record)
         self._link.record(record)
 
     def _lost(self, task: Task, reason: str) -> None:
         self._in_flight -= 1
+        self._totals[1] += 1
         self._sums.failures += 1
         if math.isnan(task.received_seconds):  # else it was charged when the edge had received it
             self._sums.transmit_joules += task.transmit_joules
@@ -399,7 +403,14 @@ class UeAgent:
         self._announce(time.monotonic())
         self._collect()
         self._uplink.receive()
-        counts = {"in_flight_tasks": float(self._in_flight), **self._extra()}
+        arrived, ended = self._totals
+        counts = {
+            "arrived_tasks": arrived,
+            "ended_tasks": ended,
+            "in_flight_tasks": self._in_flight,
+            "unsent_records": self._link.dropped,
+            **self._extra(),
+        }
         self._link.event("stopped", f"{self._stop_reason}; {msgspec.json.encode(counts).decode()}")
         self._uplink.close()
         self._stage.online.close()

@@ -31,7 +31,7 @@ def _cuts(run: ComparedRun) -> str:
 def _table(runs: Sequence[ComparedRun]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run")
-    for title in ("mean E2E", "95 % interval", "p95", "J / slot", "done", "failed"):
+    for title in ("mean E2E", "95 % interval", "p95", "J / slot", "done", "failed", "missing"):
         table.add_column(title, justify="right")
     table.add_column("valid")
     table.add_column("cuts")
@@ -39,13 +39,14 @@ def _table(runs: Sequence[ComparedRun]) -> Table:
         interval = run.mean_ci95_seconds
         table.add_row(
             name,
-            si_seconds(run.mean_seconds),
+            si_seconds(run.mean_seconds) + (" censored" if run.censored else ""),
             "–" if interval is None else f"± {si_seconds(interval)}",
             si_seconds(run.p95_seconds),
             "–" if run.energy_joules_per_slot is None else f"{run.energy_joules_per_slot:.3g}",
             str(run.tasks),
             str(run.failed),
-            "yes" if run.valid else "no",
+            f"{run.missing_ratio:.1%}",
+            ("yes" if run.valid else "no") + (", unstable" if run.unstable else ""),
             _cuts(run),
         )
     return table

@@ -15,7 +15,7 @@ from testbed.runs.execute import RUNNING, Order, execute
 from testbed.runs.fidelity_limits import NOT_MEASURED
 from testbed.runs.live import LiveTable
 from testbed.runs.report import figure_value, si_seconds
-from testbed.runs.summary import Summary
+from testbed.runs.summary import Summary, marks_of
 from testbed.runtime.select import select
 from testbed.units import DURATION
 
@@ -62,6 +62,8 @@ def print_summary(summary: Summary) -> None:
         f"  tasks      {tasks.completed} completed of {tasks.arrived}, "
         f"{tasks.failed} failed, {tasks.in_flight} in flight at the end"
     )
+    for mark in marks_of(summary):
+        click.echo(f"             {mark}")
     if delay.mean is not None:
         figures = (("mean", delay.mean), ("p50", delay.p50), ("p95", delay.p95), ("p99", delay.p99))
         click.echo("  E2E delay  " + ", ".join(f"{name} {si_seconds(value)}" for name, value in figures))

@@ -10,9 +10,10 @@ import msgspec
 
 from controller.simulation.result import Mode
 from testbed.cli import options
+from testbed.errors import InvalidRunError
 from testbed.runs.report import si_seconds
 from testbed.runs.simulate import SimulationOrder, simulate_lab
-from testbed.runs.summary import Summary
+from testbed.runs.summary import Summary, marks_of
 
 
 @click.command("simulate")
@@ -42,13 +43,20 @@ def command(
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode() + "\n")
     else:
         print_summary(summary)
+    if not summary.valid:
+        raise InvalidRunError(f"the simulation is invalid: {'; '.join(summary.invalid_reasons)}. See {summary.run_dir}")
 
 
 def print_summary(summary: Summary) -> None:
     """A few lines that a person reads first."""
     tasks, delay = summary.tasks, summary.e2e_delay_seconds
     click.echo(f"{summary.lab} / {summary.policy}, simulated for {summary.duration_seconds:g} s")
-    click.echo(f"  tasks      {tasks.arrived} arrived, {tasks.completed} completed, {tasks.in_flight} in flight")
+    click.echo(
+        f"  tasks      {tasks.completed} completed of {tasks.arrived}, "
+        f"{tasks.failed} failed, {tasks.in_flight} in flight at the end"
+    )
+    for mark in marks_of(summary):
+        click.echo(f"             {mark}")
     click.echo(f"  E2E delay  mean {si_seconds(delay.mean)}, p50 {si_seconds(delay.p50)}, p95 {si_seconds(delay.p95)}")
     if summary.energy_joules_per_slot is not None:
         click.echo(f"  energy     {summary.energy_joules_per_slot:.3g} J per UE and slot")

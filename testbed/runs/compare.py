@@ -43,6 +43,17 @@ class ComparedRun(msgspec.Struct, frozen=True):
     gap: Gap | None = None
     #: what the policy promised and what came, by UE; empty for one that promises nothing
     predicted: dict[str, Predicted] = {}
+    missing_ratio: float = 0.0  # part of the arrived tasks that the delays are not of
+    censored: bool = False  # it is above 1 %: the mean is too low
+    unstable: bool = False  # the queue grew through the whole run: the mean is of its duration
+
+    @property
+    def marks(self) -> list[str]:
+        """What a reader of the mean has to know, in words."""
+        found = [] if self.valid else ["invalid"]
+        if self.censored:
+            found.append(f"censored: {self.missing_ratio:.1%} missing")
+        return [*found, "unstable"] if self.unstable else found
 
 
 def compare(run_directories: Sequence[Path]) -> list[ComparedRun]:
@@ -85,6 +96,9 @@ def _row(directory: Path, summary: Summary) -> ComparedRun:
         cuts=summary.cuts,
         runtime=summary.runtime,
         predicted=predictions(read_tables(directory)),
+        missing_ratio=summary.missing_ratio,
+        censored=summary.censored,
+        unstable=summary.unstable,
     )
 
 
@@ -128,9 +142,9 @@ def draw(runs: Sequence[ComparedRun], path: Path) -> None:
         half_widths = np.array([(run.mean_ci95_seconds or 0.0) * 1e3 for run in runs])
         delay_axes.errorbar(left, rows, xerr=half_widths, fmt="none", ecolor="#222222", capsize=3, linewidth=1.2)
         for row, run in enumerate(runs):
-            note = f"  {left[row]:.0f} ms" + ("" if run.valid else ", invalid")
+            note = ", ".join([f"  {left[row]:.0f} ms", *run.marks])
             edge = left[row] + half_widths[row]
-            delay_axes.text(edge, row, note, va="center", fontsize=8, color="#333333" if run.valid else COLOURS[5])
+            delay_axes.text(edge, row, note, va="center", fontsize=8, color=COLOURS[5] if run.marks else "#333333")
         energies = np.array([run.energy_joules_per_slot or 0.0 for run in runs])
         energy_axes.barh(rows, energies, height=0.6, color="#9aa5b1")
         delay_axes.set_yticks(rows, names)

@@ -24,7 +24,7 @@ def conclude(run_directory: Path, *, warm_up_seconds: float = 0.0) -> Summary:
             where=str(run_directory),
             fix="Its figures are in summary.json and slots.parquet; `testbed simulate --mode event` has tasks.",
         )
-    tables = finalise(run_directory)
+    tables = finalise(run_directory, manifest.ended_programs)
     fidelity = assess(tables, manifest)
     summary = summarise(tables, manifest, fidelity, run_directory, warm_up_seconds=warm_up_seconds)
     write_fidelity(fidelity, run_directory)

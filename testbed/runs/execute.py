@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -16,22 +17,23 @@ from testbed.errors import InputError, TestbedError
 from testbed.lab import Lab, check_gpu, existing, runtime_of
 from testbed.links.plumbing import link_backend
 from testbed.links.wire import WireSpec
-from testbed.messages import Event
+from testbed.messages import TaskTotals
 from testbed.monitoring.config import MONITORING_NODES
 from testbed.plan import CreateWires, RuntimeName
 from testbed.prepare import Ingredients, Notify, prepare
 from testbed.runs.conclude import conclude
+from testbed.runs.fidelity_limits import DRAIN_SECONDS
 from testbed.runs.idle_round_trips import record_round_trips
-from testbed.runs.manifest import Manifest, close_manifest, describe_run, require_unused, write_manifest
+from testbed.runs.manifest import Manifest, close_manifest, describe_run, note_end, require_unused, write_manifest
 from testbed.runs.summary import Summary
 from testbed.runtime.lab_lock import lab_lock
 from testbed.topology import Topology
 
 #: What others are told meanwhile.
 RUNNING = "running this lab"
-#: After the arrivals end, what is in flight may finish; what has not by then is counted as in flight.
-DRAIN_SECONDS = 10.0
 POLL_SECONDS = 0.25
+#: Without one of these, nothing that comes after can be used.
+NEEDED = ("edge", "controller", "player", "recorder")
 
 
 @dataclass(frozen=True)
@@ -125,29 +127,47 @@ def _execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Su
     try:
         with view_of(lab) as view:
             lab.client.begin(order.duration_seconds, DRAIN_SECONDS)
-            _wait(lab, order.duration_seconds, view)
-        close_manifest(lab.run_directory)
+            totals = _wait(lab, order.duration_seconds, view)
+        close_manifest(lab.run_directory, totals)
     finally:
         notify("taking the lab down")
         try:
             lab.remove()
         finally:  # what was recorded is worth a report, whatever stays behind
             notify("writing tables and report")
-            summary = conclude(lab.run_directory)
+            summary = _conclude(lab.run_directory)
     return summary
 
 
+def _conclude(run_directory: Path) -> Summary:
+    """Tables, fidelity, summary and report. Raises TestbedError when they cannot be written, after what went before."""
+    before = sys.exception()
+    try:
+        return conclude(run_directory)
+    except OSError as error:
+        said = [f"{before}."] if isinstance(before, TestbedError) else []
+        said.append(
+            f"Tables and report cannot be written ({error.filename or run_directory}: {error.strerror}); what was "
+            f"recorded is safe: once there is room, make them with `testbed report {run_directory}`"
+        )
+        raise TestbedError(" ".join(said)) from error
+
+
 class DeathWatch:
-    """Records the death of a program during a run: a dead UE's tasks have then failed, and the run is invalid."""
+    """Notices the death of a program during a run, and says it in the manifest: who has died can record nothing.
+
+    A dead UE's tasks have failed, and the run is invalid; the others go on. What all of them need ends the run.
+    """
 
     def __init__(self, lab: Lab, duration_seconds: float) -> None:
         self._lab = lab
-        self._end = time.monotonic() + duration_seconds - 1.0  # before it a program has no reason to end
+        self._start = time.monotonic()
+        self._end = self._start + duration_seconds - 1.0  # before it a program has no reason to end
         self._known: set[str] = set()
         self._gone: set[str] = set()
 
     def look(self) -> None:
-        """Called a few times a second."""
+        """Called a few times a second. Raises TestbedError for a program that the run needs."""
         processes = self._lab.runtime.processes()
         gone = [one for one in processes if not one.running and one.node not in MONITORING_NODES]
         # Its exit code is written a moment after it is gone; None for longer means that its parent was killed, too.
@@ -158,16 +178,28 @@ class DeathWatch:
         for process in dead:
             if process.node not in self._known:  # not its pid: the engine forgets those of the dead
                 self._known.add(process.node)
-                text = f"{process.program} (pid {process.pid}) died with exit code {process.exit_code}"
-                self._lab.record(Event(time.monotonic(), process.node, "died", text))
+                after = time.monotonic() - self._start
+                code = "" if process.exit_code is None else f" with exit code {process.exit_code}"
+                text = f"{process.program} (pid {process.pid}) died{code} {after:.0f} s into the run"
+                with contextlib.suppress(OSError):  # a full disk: then the run never has an end, and is invalid
+                    note_end(self._lab.run_directory, process.node, text)
+                if process.node in NEEDED:
+                    directory = self._lab.run_directory
+                    raise TestbedError(
+                        f"the {process.node} ended before the run: {text}.{self._lab.last_words(process.node)} "
+                        f"What was recorded is in {directory}; `testbed report {directory}` shows it"
+                    )
 
     def early(self) -> bool:
         """Whether tasks should still be arriving."""
         return time.monotonic() < self._end
 
 
-def _wait(lab: Lab, duration_seconds: float, view: View) -> None:
-    """Until the controller says that it has stopped. Raises TestbedError when it dies, ends early or takes too long."""
+def _wait(lab: Lab, duration_seconds: float, view: View) -> dict[str, TaskTotals]:
+    """Until the controller says that it has stopped; returns what UEs told it of their tasks.
+
+    Raises TestbedError when a needed program dies, the lab is stopped early, or it takes too long.
+    """
     limit_seconds = duration_seconds + DRAIN_SECONDS + 30.0
     deadline = time.monotonic() + limit_seconds
     watch = DeathWatch(lab, duration_seconds)
@@ -179,7 +211,7 @@ def _wait(lab: Lab, duration_seconds: float, view: View) -> None:
             controller = lab.process_of("controller")
             if controller is not None and not controller.running:
                 if controller.exit_code == 0 and not watch.early():
-                    return
+                    return {}
                 watch.look()
                 raise TestbedError(
                     f"the controller ended before the run (exit code {controller.exit_code}); "
@@ -192,7 +224,7 @@ def _wait(lab: Lab, duration_seconds: float, view: View) -> None:
                 raise TestbedError(
                     f"the lab was stopped before the run's end; finished tasks are in {lab.run_directory}"
                 )
-            return
+            return status.totals
         view.update()
         time.sleep(POLL_SECONDS)
     raise TestbedError(f"the run did not end within {limit_seconds:g} s; finished tasks are in {lab.run_directory}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from testbed.runs.fidelity_host import causes, host_samples, mean_of, paused_ratio, quantile_of, throttled_ratio
-from testbed.runs.fidelity_limits import NOT_MEASURED, ORDINARY, REALTIME, Limits, Value
+from testbed.runs.fidelity_limits import NOT_MEASURED, ORDINARY, REALTIME, Figure, Limits, Value, figure
 from testbed.runs.fidelity_links import (
     LinkFidelity,
     RoundTripFidelity,
@@ -23,6 +23,7 @@ from testbed.runs.fidelity_links import (
     round_trips_of,
     unanswered,
 )
+from testbed.runs.fidelity_records import record_figures
 from testbed.runs.fidelity_stages import (
     StageFidelity,
     all_stage_time_errors,
@@ -31,6 +32,7 @@ from testbed.runs.fidelity_stages import (
     stages_of,
     worst,
 )
+from testbed.runs.fidelity_tasks import Backlog, TaskEnds, backlog_of, ends_of, task_figures
 from testbed.runs.finalise import RunTables, column
 from testbed.runs.manifest import Manifest
 from testbed.runs.rates import applied_rates
@@ -59,17 +61,6 @@ TIMED = frozenset(
 )
 
 
-class Figure(msgspec.Struct, frozen=True):
-    """One figure. Without a limit it only informs."""
-
-    name: str
-    value: Value
-    unit: str  # "s", "ratio" or "count"
-    limit: float | None
-    ok: bool
-    meaning: str
-
-
 class UeFidelity(msgspec.Struct, frozen=True):
     transferred_tasks: int
     uplink_integral_ratio: Value  # integral of the applied rate over the transfers / bits on the wire
@@ -87,6 +78,7 @@ class Fidelity(msgspec.Struct, frozen=True):
     figures: list[Figure]
     ues: dict[str, UeFidelity]
     links: dict[str, LinkFidelity]  # by "UE DIRECTION"
+    backlog: Backlog
 
     def value(self, name: str) -> Value:
         return next(figure.value for figure in self.figures if figure.name == name)
@@ -101,10 +93,14 @@ class _Parts:
     round_trips: dict[str, RoundTripFidelity]
     stages: dict[str, dict[str, StageFidelity]]
     unanswered: Value
+    ends: TaskEnds
+    backlog: Backlog
 
 
 def assess(tables: RunTables, manifest: Manifest) -> Fidelity:
-    """All figures of a run. A figure that this run cannot give is ``not_measured`` and passes."""
+    """All figures of a run. One that this run cannot give is ``not_measured`` and passes: that there are records, of
+    everybody and up to the end, are figures of their own.
+    """
     realtime = bool(manifest.runtime_features.get("realtime"))
     parts = _parts(tables, manifest)
     figures = list(_figures(tables, manifest, REALTIME if realtime else ORDINARY, parts))
@@ -125,6 +121,7 @@ def assess(tables: RunTables, manifest: Manifest) -> Fidelity:
             for uplink in (parts.uplinks.get(ue, Uplink()),)
         },
         links=parts.links,
+        backlog=parts.backlog,
     )
 
 
@@ -145,6 +142,8 @@ def _parts(tables: RunTables, manifest: Manifest) -> _Parts:
         round_trips=round_trips,
         stages={ue: stages_of(tables, ue) for ue in sorted(set(column(tables.tasks, "ue")))},
         unanswered=unanswered(round_trips, specs),
+        ends=ends_of(tables, manifest),
+        backlog=backlog_of(tables, manifest),
     )
 
 
@@ -196,10 +195,6 @@ def _error(part: float, whole: float) -> Value:
 
 
 def _figures(tables: RunTables, manifest: Manifest, limits: Limits, parts: _Parts) -> Iterator[Figure]:
-    def figure(name: str, value: Value, unit: str, meaning: str, limit: float | None = None) -> Figure:
-        ok = limit is None or value == NOT_MEASURED or (isinstance(value, int | float) and value <= limit)
-        return Figure(name, value, unit, limit, ok, meaning)
-
     # -- links
     uplinks = list(parts.uplinks.values())
     yield figure(
@@ -376,6 +371,7 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, parts: _Part
         "count",
         "cores that processes used which are not the lab's, mean",
     )
+    yield from task_figures(parts.ends, parts.backlog, limits)
     # -- control and bookkeeping
     slots = len(tables.slots)
     yield figure(
@@ -391,6 +387,15 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, parts: _Part
         "ratio",
         "reports that were more than a slot old when they were used",
         limits.stale_report_ratio,
+    )
+    kinds = column(tables.events, "kind")
+    refused = float(np.isin(kinds, ("policy-error", "decision-invalid")).sum())
+    yield figure(
+        "refused_decision_ratio",
+        _ratio(refused * len(manifest.ues), slots),
+        "ratio",
+        "slots in which the policy raised or decided what cannot be, and the last decision stayed",
+        limits.refused_decision_ratio,
     )
     recorder = tables.health.filter(column(tables.health, "kind") == "host")
     malformed = _last(recorder, "malformed_records") + _last(edge, "malformed_frames")
@@ -408,8 +413,7 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, parts: _Part
         "the run died or was interrupted; tasks that were under way count as in flight",
         0.0,
     )
-    died = float((column(tables.events, "kind") == "died").sum())
-    yield figure("processes_died", died, "count", "processes of the lab that died during the run", 0.0)
+    yield from record_figures(tables, manifest, limits)
 
 
 def _last(table: pa.Table, name: str) -> float:

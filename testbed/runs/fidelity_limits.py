@@ -9,6 +9,28 @@ import msgspec
 NOT_MEASURED: Final = "not_measured"
 Value = float | Literal["not_measured"]
 
+#: After the arrivals end, what is in flight may finish for so long; what has not by then is counted as in flight.
+DRAIN_SECONDS = 10.0
+#: Delays are of completed tasks: when more than this part of the arrived is not among them, their mean is censored.
+CENSORED_RATIO = 0.01
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One figure. Without a limit it only informs."""
+
+    name: str
+    value: Value
+    unit: str  # "s", "ratio" or "count"
+    limit: float | None
+    ok: bool
+    meaning: str
+
+
+def figure(name: str, value: Value, unit: str, meaning: str, limit: float | None = None) -> Figure:
+    """A figure and whether it keeps its limit."""
+    ok = limit is None or value == NOT_MEASURED or (isinstance(value, int | float) and value <= limit)
+    return Figure(name, value, unit, limit, ok, meaning)
+
 
 class Limits(msgspec.Struct, frozen=True):
     """All are upper limits; ratios are of 1."""
@@ -30,6 +52,12 @@ class Limits(msgspec.Struct, frozen=True):
     waiting_tasks_per_core: float = 8.0
     late_decision_ratio: float = 0.05
     stale_report_ratio: float = 0.05
+    refused_decision_ratio: float = 0.05
+    in_flight_ratio: float = 0.1
+    failed_ratio: float = 0.05
+    timed_out_ratio: float = 0.05
+    records_end_early_seconds: float = 2.0
+    unrecorded_seconds: float = 5.0
 
 
 #: Stages and trace player run SCHED_FIFO.

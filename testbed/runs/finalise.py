@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,10 @@ def column(table: pa.Table, name: str) -> NDArray[Any]:
     return values
 
 
-def finalise(run_directory: Path) -> RunTables:
+def finalise(run_directory: Path, died: Mapping[str, str] = MappingProxyType({})) -> RunTables:
     """Turn the streams into Parquet and return the tables. Idempotent; a living run gives its state so far.
+
+    ``died``: programs that ended before the run, by node, besides those that said so themselves.
 
     Raises InputError if the directory has neither streams nor tables.
     """
@@ -72,7 +75,7 @@ def finalise(run_directory: Path) -> RunTables:
         return read_tables(run_directory)
     streams = {name: read_stream(directory, name) for name in SCHEMAS}
     tables = RunTables(
-        tasks=_join(streams["tasks"], streams["arrivals"], streams["events"]),
+        tasks=_join(streams["tasks"], streams["arrivals"], {**died, **deaths(streams["events"])}),
         slots=streams["slots"].sort_by([("slot", "ascending"), ("ue", "ascending")]),
         links=streams["links"].sort_by("applied_seconds"),
         drops=streams["drops"],
@@ -130,7 +133,13 @@ def read_tables(run_directory: Path) -> RunTables:
         ) from error
 
 
-def _join(ended: pa.Table, arrived: pa.Table, events: pa.Table) -> pa.Table:
+def deaths(events: pa.Table) -> dict[str, str]:
+    """What programs said of their own end, by node."""
+    rows = (events["node"].to_pylist(), events["kind"].to_pylist(), events["text"].to_pylist())
+    return {node: text or kind for node, kind, text in zip(*rows, strict=True) if kind == "died"}
+
+
+def _join(ended: pa.Table, arrived: pa.Table, died: Mapping[str, str]) -> pa.Table:
     """One row per task: what ended, and what arrived and did not."""
     key = ["ue", "task"]
     counts = ended.group_by(key).aggregate([([], "count_all")]).rename_columns([*key, "records"])
@@ -141,13 +150,6 @@ def _join(ended: pa.Table, arrived: pa.Table, events: pa.Table) -> pa.Table:
         first, keys=key, join_type="full outer"
     )
     tasks = tasks.join(counts, keys=key, join_type="left outer")
-    died = {
-        node: text or kind
-        for node, kind, text in zip(
-            events["node"].to_pylist(), events["kind"].to_pylist(), events["text"].to_pylist(), strict=True
-        )
-        if kind == "died"
-    }
     ues = tasks["ue"].to_pylist()
     statuses = tasks["status"].to_pylist()
     reasons = tasks["reason"].to_pylist()

@@ -6,10 +6,12 @@ import hashlib
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -18,8 +20,10 @@ from controller.contract import Scenario
 from testbed.checks import HostRecord
 from testbed.errors import InputError
 from testbed.inference.profiles import host_cpu
+from testbed.messages import TaskTotals
 
-MANIFEST_VERSION = 1
+#: 2: says when the run ended and how many tasks the controller was told of, so that records can be held against it.
+MANIFEST_VERSION = 2
 #: ``runtime`` of a run that was simulated.
 SIMULATOR = "simulator"
 PACKAGES = ("torch", "torchvision", "numpy", "pyzmq", "msgspec", "pyarrow", "split-inference-testbed")
@@ -64,6 +68,9 @@ class Manifest(msgspec.Struct, frozen=True):
     started_utc: str
     host: HostRecord | None = None  # None: written before hosts were calibrated, or simulated
     ended_utc: str | None = None
+    ended_monotonic_seconds: float | None = None  # CLOCK_MONOTONIC, as in the records
+    totals: dict[str, TaskTotals] = {}  # by UE: what it told the controller, which is no record
+    ended_programs: dict[str, str] = {}  # by node: programs that ended before the run, and how
 
 
 class _Version(msgspec.Struct):
@@ -149,11 +156,23 @@ def write_manifest(manifest: Manifest, run_directory: Path) -> None:
     partial.replace(path)
 
 
-def close_manifest(run_directory: Path) -> Manifest:
-    """Stamp the end of a run that came to its end."""
-    manifest = msgspec.structs.replace(read_manifest(run_directory), ended_utc=_now())
+def close_manifest(run_directory: Path, totals: Mapping[str, TaskTotals] = MappingProxyType({})) -> Manifest:
+    """Stamp the end of a run that came to its end. ``totals``: of tasks by UE, as the controller was told."""
+    manifest = msgspec.structs.replace(
+        read_manifest(run_directory),
+        ended_utc=_now(),
+        ended_monotonic_seconds=time.monotonic(),
+        totals=dict(totals),
+    )
     write_manifest(manifest, run_directory)
     return manifest
+
+
+def note_end(run_directory: Path, node: str, text: str) -> None:
+    """Say in the manifest that a program ended before its run. Raises OSError when it cannot be written."""
+    manifest = read_manifest(run_directory)
+    ended = {**manifest.ended_programs, node: text}
+    write_manifest(msgspec.structs.replace(manifest, ended_programs=ended), run_directory)
 
 
 def read_manifest(run_directory: Path) -> Manifest:

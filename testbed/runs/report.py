@@ -16,7 +16,7 @@ from testbed.runs.fidelity_limits import NOT_MEASURED
 from testbed.runs.finalise import RunTables, column
 from testbed.runs.manifest import Manifest
 from testbed.runs.predicted import predictions
-from testbed.runs.summary import Summary
+from testbed.runs.summary import Summary, marks_of
 
 #: Every UE is in the Parquet files; a page of more figures than this helps nobody.
 SHOWN_UES = 8
@@ -40,6 +40,7 @@ def write_report(
         hidden_ues=len(all_ues) - len(ues),
         rows=[_ue_row(tables, manifest, ue) for ue in ues],
         failures=_failures(tables),
+        marks=marks_of(summary),
         predicted={ue: found for ue, found in predictions(tables).items() if ue in ues},
         links=[(name, link) for name, link in fidelity.links.items() if name.split()[0] in ues],
         cdf=figures.e2e_distribution(tables, ues),

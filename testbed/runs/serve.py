@@ -11,7 +11,8 @@ from testbed.lab import Lab, LabUnreadableError, existing, remove_lab
 from testbed.links.plumbing import repair
 from testbed.plan import STAGE_PRIORITY, CreateWires, make_plan
 from testbed.prepare import Notify
-from testbed.runs.execute import DRAIN_SECONDS, Order, bring_up
+from testbed.runs.execute import Order, bring_up
+from testbed.runs.fidelity_limits import DRAIN_SECONDS
 from testbed.runtime.discovery import processes
 from testbed.runtime.engine import list_containers
 from testbed.runtime.lab_lock import lab_lock

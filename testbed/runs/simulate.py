@@ -19,10 +19,11 @@ from testbed.errors import TestbedError
 from testbed.prepare import Notify, gather, make_policy, new_run_id, write_profiles
 from testbed.runs.conclude import conclude
 from testbed.runs.fidelity import assess, write_fidelity
+from testbed.runs.fidelity_tasks import ends_of
 from testbed.runs.finalise import write_tables
 from testbed.runs.manifest import SIMULATOR, Manifest, close_manifest, describe_run, require_unused, write_manifest
 from testbed.runs.simulated_tables import Watched, tables_of
-from testbed.runs.summary import Delay, Summary, TaskCounts, summarise, write_summary
+from testbed.runs.summary import Delay, Summary, TaskCounts, missing_of, summarise, write_summary
 from testbed.scenario import arrivals_of
 from testbed.topology import Topology
 from testbed.traces.trace import Trace
@@ -127,13 +128,14 @@ def _conclude_slots(result: SimulationResult, policy: Watched, manifest: Manifes
     """The summary of slot mode: the formula's means over UEs and slots that are not overloaded; it has no tasks."""
     tables = tables_of(result, policy)
     fidelity = assess(tables, manifest)
-    arrived = int(result.arrivals.sum())
+    ends = ends_of(tables, manifest)
     stable = np.isfinite(result.delay_seconds)
     delays, stages = result.delay_seconds[stable], result.stage_seconds[stable]
     p50, p95, p99 = (float(np.quantile(delays, q)) if delays.size else None for q in (0.5, 0.95, 0.99))
     summary = msgspec.structs.replace(
         summarise(tables, manifest, fidelity, directory),
-        tasks=TaskCounts(arrived, arrived, 0, 0),
+        tasks=TaskCounts(ends.arrived, ends.completed, 0, ends.in_flight),
+        **missing_of(ends.arrived, ends.completed),
         e2e_delay_seconds=Delay(float(delays.mean()) if delays.size else None, p50, p95, p99),
         stages_seconds={
             name: float(stages[:, index].mean()) if delays.size else None for index, name in enumerate(STAGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from controller.contract import STAGES
 from testbed.errors import InputError
 from testbed.runs.fidelity import Fidelity
-from testbed.runs.fidelity_limits import NOT_MEASURED, Value
+from testbed.runs.fidelity_limits import CENSORED_RATIO, NOT_MEASURED, Value
+from testbed.runs.fidelity_tasks import Backlog
 from testbed.runs.finalise import STAGE_COLUMNS, RunTables, column
 from testbed.runs.manifest import Manifest
 
@@ -60,6 +62,11 @@ class Summary(msgspec.Struct, frozen=True):
     cuts: dict[str, float]  # share of the tasks that took a cut, by label
     fidelity: FidelitySummary
     run_dir: str
+    #: part of the arrived tasks that the delays are not of; above 1 % they are censored
+    missing_ratio: float = 0.0
+    censored: bool = False
+    backlog: Backlog | None = None  # None: written before it was looked at
+    unstable: bool = False  # its queue grew through the whole run: the delays are of this duration
 
 
 def summarise(
@@ -76,6 +83,7 @@ def summarise(
         stages = {stage: float(column(completed, STAGE_COLUMNS[stage]).mean()) for stage in STAGES}
     cuts = column(tasks, "cut")
     labels, numbers = np.unique(cuts[[cut is not None for cut in cuts]].astype(str), return_counts=True)
+    completions = int((status == "completed").sum())
     return Summary(
         run_id=manifest.run_id,
         lab=manifest.lab,
@@ -87,7 +95,7 @@ def summarise(
         invalid_reasons=fidelity.invalid_reasons,
         tasks=TaskCounts(
             arrived=len(tasks),
-            completed=int((status == "completed").sum()),
+            completed=completions,
             failed=int((status == "failed").sum()),
             in_flight=int((status == "in_flight").sum()),
         ),
@@ -100,7 +108,27 @@ def summarise(
         cuts={str(label): float(number / numbers.sum()) for label, number in zip(labels, numbers, strict=True)},
         fidelity=FidelitySummary(**{name: fidelity.value(name) for name in FidelitySummary.__struct_fields__}),
         run_dir=str(run_directory.resolve()),
+        **missing_of(len(tasks), completions),
+        backlog=fidelity.backlog,
+        unstable=fidelity.backlog.unstable,
     )
+
+
+def missing_of(arrived: int, completed: int) -> dict[str, Any]:
+    """``missing_ratio`` and ``censored``: slow tasks are those that are missing, so a mean without them is too low."""
+    missing = 1.0 - completed / arrived if arrived else 0.0
+    return {"missing_ratio": missing, "censored": missing > CENSORED_RATIO}
+
+
+def marks_of(summary: Summary) -> list[str]:
+    """What a reader of the delays has to know before."""
+    marks = []
+    if summary.censored:
+        marks.append(f"censored: {summary.missing_ratio:.1%} of the arrived are not in the delays, so they are too low")
+    if summary.unstable and summary.backlog is not None:
+        low, high = summary.backlog.low_tasks_per_slot, summary.backlog.high_tasks_per_slot
+        marks.append(f"unstable: the queue grew through the whole run, by {low:.2g} to {high:.2g} tasks a slot (95 %)")
+    return marks
 
 
 def write_summary(summary: Summary, run_directory: Path) -> None:

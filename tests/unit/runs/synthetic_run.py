@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import zmq
 
@@ -18,16 +20,18 @@ from testbed.configs import RecorderConfig, write_config
 from testbed.messages import (
     ChannelDrops,
     EdgeHealth,
+    HostHealth,
     LinkStep,
     Message,
     NodeHealth,
     SlotRecord,
     TaskArrived,
     TaskRecord,
+    TaskTotals,
     encode,
     records_endpoint,
 )
-from testbed.runs.manifest import Manifest, UeFacts, write_manifest
+from testbed.runs.manifest import MANIFEST_VERSION, Manifest, UeFacts, write_manifest
 from testbed.runs.rates import AppliedRate
 from testbed.runs.streams import read_stream, streams_directory
 
@@ -189,9 +193,27 @@ def _slots(lab: Lab, ue: str, tasks: list[TaskRecord], applied: AppliedRate) -> 
     return rows
 
 
+def quiet_host(seconds: int = 60) -> list[Message]:
+    """What a recorder says of its host, once a second; :func:`simulate` leaves it to the recorder."""
+    return [HostHealth(ORIGIN + second, 0.5, 0.0, 2, 0) for second in range(seconds + 1)]
+
+
+@cache
+def totals(lab: Lab) -> dict[str, TaskTotals]:
+    """What the UEs told the controller: all of their tasks."""
+    records = simulate(lab)
+    return {
+        ue: TaskTotals(
+            sum(isinstance(one, TaskArrived) and one.ue == ue for one in records),
+            sum(isinstance(one, TaskRecord) and one.ue == ue for one in records),
+        )
+        for ue in lab.ues
+    }
+
+
 def manifest(lab: Lab, *, realtime: bool = True, ended: bool = True) -> Manifest:
     return Manifest(
-        manifest_version=1,
+        manifest_version=MANIFEST_VERSION,
         run_id="run-1",
         lab="synthetic",
         policy="neurosurgeon",
@@ -215,6 +237,8 @@ def manifest(lab: Lab, *, realtime: bool = True, ended: bool = True) -> Manifest
         command_line=["testbed", "run", "topologies/quickstart.yaml"],
         started_utc="2026-01-01T00:00:00.000+00:00",
         ended_utc="2026-01-01T00:00:40.000+00:00" if ended else None,
+        ended_monotonic_seconds=ORIGIN + lab.duration + 1.0 if ended else None,
+        totals=totals(lab) if ended else {},
     )
 
 
@@ -273,7 +297,9 @@ def make_run(directory: Path, lab: Lab, *, realtime: bool = True) -> Path:
         recorder.push(simulate(lab))
         # The recorder must have bound its socket before the signal: it drains what has reached it.
         recorder.wait_for("tasks")
+        ended = time.monotonic()
         recorder.finish()
         assert recorder.process.returncode == 0
-        write_manifest(manifest(lab, realtime=realtime), recorder.run)
+        about = manifest(lab, realtime=realtime)
+        write_manifest(msgspec.structs.replace(about, ended_monotonic_seconds=ended), recorder.run)
         return recorder.run

