@@ -179,12 +179,14 @@ def simulate(
     *,
     policy_name: str = "",
     arrival_files: Mapping[str, Sequence[float]] | None = None,
+    task_timeout_seconds: float = np.inf,
 ) -> SimulationResult:
     """Run ``policy`` (it is reset with ``seed``) for ``slots`` slots.
 
     ``channel`` (None: every link at its long-term mean) loops when it is shorter than the run. ``arrival_files`` holds
-    the arrival times of UEs whose process is "file". Arrivals depend on (seed, UE) only, so two policies under one seed
-    see the same tasks and the same channel.
+    the arrival times of UEs whose process is "file". In event mode, tasks older than ``task_timeout_seconds`` are given
+    up as in the lab. Arrivals depend on (seed, UE) only, so two policies under one seed see the same tasks and the same
+    channel.
 
     Raises ValueError for sizes that do not match, a policy's invalid decision (InvalidDecisionError), and a decision
     that the simulator does not model.
@@ -211,12 +213,13 @@ def simulate(
         floor=floor,
         staged=lab.staged_quality(times, seed),
         foresight_seconds=0.0 if lab.coupled else FORESIGHT_SECONDS,
+        timeout_seconds=task_timeout_seconds,
     )
     uploading = None
     if scenario.uploading is not None:
         if mode != "event":
             raise ValueError("uploads are followed task by task: mode 'event'")
-        uploading = UploadingLab(scenario, times, channel)
+        uploading = UploadingLab(scenario, times, channel, task_timeout_seconds)
     policy.reset(scenario, seed)
     slot_seconds = scenario.slot_seconds
     rows = np.zeros((slots, ues, tandem.SLOT_FIELDS))
@@ -273,7 +276,7 @@ def simulate(
         compute_joules=rows[..., tandem.COMPUTE], transmit_joules=rows[..., tandem.TRANSMIT],
         speed=decided[0], spectrum_up_hz=decided[1], edge_share=decided[2],
         rate_up_bits_per_second=rows[..., tandem.RATE], policy_state=tuple(states), decide_seconds=decide_seconds,
-        tasks=tasks,
+        tasks=tasks, task_timeout_seconds=task_timeout_seconds,
     )  # fmt: skip
 
 
@@ -347,7 +350,7 @@ def _outcome(scenario: Scenario, slot: int, decision: Decision, rows: FloatArray
             name=name,
             arrivals=int(row[tandem.ARRIVED]),
             completions=completions,
-            failures=0,
+            failures=int(row[tandem.FAILURES]),
             mean_delay_seconds=mean,
             stage_seconds=dict(zip(STAGES, stages.tolist(), strict=True)),
             compute_joules=float(row[tandem.COMPUTE]),

@@ -29,6 +29,7 @@ class SimulatedTasks:
     transmit_joules: FloatArray
     boundary_bytes: FloatArray | None = None  # of the values that went up; None: what the cut says
     sent_bytes: FloatArray | None = None  # up, layer 2; None: what the cut says
+    failed_seconds: FloatArray | None = None  # when it was given up, nan: it was not; None: none was
 
     @property
     def delay_seconds(self) -> FloatArray:
@@ -60,6 +61,7 @@ class SimulationResult:
     policy_state: tuple[dict[str, float], ...]  # after each decision
     decide_seconds: FloatArray  # (slots,)
     tasks: SimulatedTasks | None  # event mode
+    task_timeout_seconds: float = np.inf
 
     @property
     def energy_joules(self) -> FloatArray:
@@ -80,7 +82,7 @@ class SimulationResult:
         if self.tasks is None:
             raise ValueError("slot mode has no tasks: simulate with mode='event'")
         wanted = self.tasks.stamps[:, 0] >= warmup_slots * self.scenario.slot_seconds
-        delays = self.tasks.delay_seconds[wanted & self._completed()]
+        delays = self.tasks.delay_seconds[wanted & self.completed()]
         return np.asarray(delays)
 
     def mean_delay_seconds(self, warmup_slots: int = 0) -> float:
@@ -95,7 +97,7 @@ class SimulationResult:
         if self.tasks is None:
             delays = self.delay_seconds[warmup_slots:]
             return np.asarray(np.nanmean(np.where(np.isfinite(delays), delays, np.nan), axis=0))
-        keep = self._completed() & (self.tasks.stamps[:, 0] >= warmup_slots * self.scenario.slot_seconds)
+        keep = self.completed() & (self.tasks.stamps[:, 0] >= warmup_slots * self.scenario.slot_seconds)
         delays = np.where(keep, self.tasks.delay_seconds, 0.0)
         ues = len(self.scenario.ues)
         totals = np.bincount(self.tasks.ue, delays, minlength=ues)
@@ -106,7 +108,7 @@ class SimulationResult:
         if self.tasks is None:
             means = self.stage_seconds.mean(axis=(0, 1))
         else:
-            stages = np.diff(self.tasks.stamps, axis=1)[self._completed()]
+            stages = np.diff(self.tasks.stamps, axis=1)[self.completed()]
             means = stages.mean(axis=0) if stages.size else np.zeros(len(STAGES))
         return {stage: float(value) for stage, value in zip(STAGES, means, strict=True)}
 
@@ -122,19 +124,25 @@ class SimulationResult:
         if self.tasks is not None:
             delays = self.task_delays(warmup_slots)
             percentiles = np.percentile(delays, [50, 95, 99]) if delays.size else np.full(3, np.nan)
-            completed = int(self._completed().sum())
-            arrived = int(self.tasks.ue.size)
+            completed = int(self.completed().sum())
+            arrived, failed = int(self.tasks.ue.size), int(self.failed().sum())
         else:
             finite = self.delay_seconds[warmup_slots:]
             percentiles = np.percentile(finite[np.isfinite(finite)], [50, 95, 99])
             arrived = completed = int(self.arrivals.sum())
+            failed = 0
         return {
             "lab": self.scenario.name,
             "policy": self.policy,
             "runtime": f"simulator-{self.mode}",
             "seed": self.seed,
             "duration_seconds": self.slots * self.scenario.slot_seconds,
-            "tasks": {"arrived": arrived, "completed": completed, "failed": 0, "in_flight": arrived - completed},
+            "tasks": {
+                "arrived": arrived,
+                "completed": completed,
+                "failed": failed,
+                "in_flight": arrived - completed - failed,
+            },
             "e2e_delay_seconds": {
                 "mean": self.mean_delay_seconds(warmup_slots),
                 **{name: float(x) for name, x in zip(("p50", "p95", "p99"), percentiles, strict=True)},
@@ -148,9 +156,19 @@ class SimulationResult:
             "overloaded_ratio": float(np.mean(np.isinf(self.delay_seconds))),
         }
 
-    def _completed(self) -> NDArray[np.bool_]:
+    def completed(self) -> NDArray[np.bool_]:
+        """(tasks,): which completed within the run, in time."""
         assert self.tasks is not None
-        return np.asarray(self.tasks.stamps[:, 7] <= self.slots * self.scenario.slot_seconds)
+        done = np.asarray(self.tasks.stamps[:, 7] <= self.slots * self.scenario.slot_seconds)
+        given_up = self.tasks.failed_seconds
+        return done if given_up is None else done & np.isnan(given_up)
+
+    def failed(self) -> NDArray[np.bool_]:
+        """(tasks,): which were given up within the run."""
+        assert self.tasks is not None
+        if self.tasks.failed_seconds is None:
+            return np.zeros(self.tasks.ue.size, dtype=bool)
+        return np.asarray(self.tasks.failed_seconds <= self.slots * self.scenario.slot_seconds)
 
 
 def tasks_of(run: tandem.Tandem) -> SimulatedTasks:
@@ -164,4 +182,5 @@ def tasks_of(run: tandem.Tandem) -> SimulatedTasks:
         share=rows[tandem.SHARE],
         compute_joules=rows[tandem.COMPUTE_JOULES],
         transmit_joules=rows[tandem.TRANSMIT_JOULES],
+        failed_seconds=rows[tandem.FAILED],
     )

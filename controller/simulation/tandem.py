@@ -24,17 +24,18 @@ LN2 = np.log(2.0)
 # rows of Tandem.tasks
 ARRIVAL, HEAD_START, HEAD_END, TX_START, RECEIVED, TAIL_START, TAIL_END, DONE = range(8)
 CUT, SPEED, SHARE, BITS, TAIL_WORK, DOWN_BITS, COMPUTE_JOULES, TRANSMIT_JOULES, HEAD_SLOT, QUALITY = range(8, 18)
-TASK_FIELDS = 18
+FAILED = 18  # when it was given up; nan: it was not
+TASK_FIELDS = 19
 # columns of Tandem.pointers: index of the UE's next task at each point
-NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING = range(7)
+NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING, NEXT_EXPIRY = range(8)
 # columns of Tandem.free: when the server is free, and the bits left of the frame on the air
 DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT = range(5)
 # columns of the slot's result
 (
     ARRIVED, COMPLETED, DELAY_SUM, UE_QUEUE, HEAD, TX_QUEUE, UPLINK, EDGE_QUEUE, TAIL, DOWN, COMPUTE, TRANSMIT, RATE,
-    QUEUED_DEVICE, QUEUED_TX, QUEUED_EDGE, IN_FLIGHT, BACKLOG_BITS, BACKLOG_SECONDS,
-) = range(19)  # fmt: skip
-SLOT_FIELDS = 19
+    QUEUED_DEVICE, QUEUED_TX, QUEUED_EDGE, IN_FLIGHT, BACKLOG_BITS, BACKLOG_SECONDS, FAILURES,
+) = range(20)  # fmt: skip
+SLOT_FIELDS = 20
 
 
 class StopPoints(NamedTuple):
@@ -156,7 +157,7 @@ def _stop(ue, j, start, points, staged, quality, speed, step_seconds):  # type: 
 def _advance(  # type: ignore[no-untyped-def]
     slot, begin, end, tasks, first, pointers, free, quality, downlink, step_seconds, linear, floor, foresight, kappa,
     watts, up_delay, down_delay, cut, head_seconds, wire_bits, tail_seconds, down_bits, speed, share, spectrum,
-    down_ratio, power, column, points, staged, out,
+    down_ratio, power, column, points, staged, timeout, out,
 ):  # fmt: skip
     steps = quality.shape[0]
     for ue in range(cut.shape[0]):
@@ -169,6 +170,12 @@ def _advance(  # type: ignore[no-untyped-def]
             start = max(tasks[ARRIVAL, j], free[ue, DEVICE])
             if start >= end:
                 break
+            if start - tasks[ARRIVAL, j] > timeout:  # the device does not begin with it
+                tasks[FAILED, j] = start
+                tasks[BITS, j] = 0.0
+                out[ue, FAILURES] += 1
+                j += 1
+                continue
             point = _stop(ue, j, start, points, staged, quality, speed[ue], step_seconds)
             tasks[HEAD_START, j] = start
             tasks[SPEED, j] = speed[ue]
@@ -200,7 +207,10 @@ def _advance(  # type: ignore[no-untyped-def]
         pointers[ue, NEXT_HEAD] = j
         # heads that end in it: energy, and local tasks complete
         j = pointers[ue, NEXT_HEAD_END]
-        while j < pointers[ue, NEXT_HEAD] and tasks[HEAD_END, j] <= end:
+        while j < pointers[ue, NEXT_HEAD] and not tasks[HEAD_END, j] > end:
+            if tasks[HEAD_START, j] != tasks[HEAD_START, j]:  # given up in the device queue
+                j += 1
+                continue
             out[ue, COMPUTE] += tasks[COMPUTE_JOULES, j]
             if tasks[BITS, j] <= 0.0:
                 _complete(tasks, j, ue, out)
@@ -212,18 +222,22 @@ def _advance(  # type: ignore[no-untyped-def]
             if tasks[BITS, j] <= 0.0:
                 j += 1
                 continue
+            expiry = tasks[ARRIVAL, j] + timeout
             if pointers[ue, SENDING] == 1:
                 start = begin
             else:
                 start = max(tasks[HEAD_END, j], free[ue, LINK])
                 if start >= end:
                     break
+                if start > expiry:  # given up while it waited
+                    j += 1
+                    continue
                 tasks[TX_START, j] = start
                 free[ue, BITS_LEFT] = tasks[BITS, j]
                 pointers[ue, SENDING] = 1
             now, left = _transmit(
                 start,
-                end,
+                min(end, expiry),
                 free[ue, BITS_LEFT],
                 tasks[QUALITY, j],
                 quality,
@@ -236,9 +250,15 @@ def _advance(  # type: ignore[no-untyped-def]
                 foresight,
             )
             free[ue, BITS_LEFT] = left
-            if left > 0.0:
+            if left > 0.0 and expiry > end:
                 break
             pointers[ue, SENDING] = 0
+            if left > 0.0:  # given up on the air
+                free[ue, LINK] = expiry
+                tasks[TRANSMIT_JOULES, j] = watts[ue] * power[ue] * (expiry - tasks[TX_START, j])
+                out[ue, TRANSMIT] += tasks[TRANSMIT_JOULES, j]
+                j += 1
+                continue
             free[ue, LINK] = now
             tasks[RECEIVED, j] = now + up_delay[ue]
             tasks[TRANSMIT_JOULES, j] = watts[ue] * power[ue] * (now - tasks[TX_START, j])
@@ -248,12 +268,18 @@ def _advance(  # type: ignore[no-untyped-def]
         # tails that start in this slot
         j = pointers[ue, NEXT_TAIL]
         while j < pointers[ue, NEXT_TX]:
-            if tasks[BITS, j] <= 0.0:
+            if tasks[BITS, j] <= 0.0 or tasks[RECEIVED, j] != tasks[RECEIVED, j]:
                 j += 1
                 continue
             start = max(tasks[RECEIVED, j], free[ue, EDGE])
             if start >= end:
                 break
+            if start + tasks[TAIL_WORK, j] / share[ue] > tasks[ARRIVAL, j] + timeout:  # the edge drops it
+                if start <= tasks[ARRIVAL, j] + timeout:
+                    tasks[FAILED, j] = start
+                    out[ue, FAILURES] += 1
+                j += 1
+                continue
             tasks[TAIL_START, j] = start
             tasks[TAIL_END, j] = start + tasks[TAIL_WORK, j] / share[ue]
             tasks[SHARE, j] = share[ue]
@@ -263,7 +289,7 @@ def _advance(  # type: ignore[no-untyped-def]
         # results that start down in this slot
         j = pointers[ue, NEXT_DOWN]
         while j < pointers[ue, NEXT_TAIL]:
-            if tasks[BITS, j] <= 0.0:
+            if tasks[BITS, j] <= 0.0 or tasks[TAIL_END, j] != tasks[TAIL_END, j]:
                 j += 1
                 continue
             start = max(tasks[TAIL_END, j], free[ue, DOWNLINK])
@@ -293,9 +319,20 @@ def _advance(  # type: ignore[no-untyped-def]
             if tasks[BITS, j] > 0.0:
                 if tasks[DONE, j] > end:
                     break
-                _complete(tasks, j, ue, out)
+                if tasks[DONE, j] <= tasks[ARRIVAL, j] + timeout:
+                    _complete(tasks, j, ue, out)
             j += 1
         pointers[ue, NEXT_DONE] = j
+        # tasks whose head has begun and that have no answer in time; those in the device queue fail at its head
+        j = pointers[ue, NEXT_EXPIRY]
+        while j < pointers[ue, NEXT_HEAD] and tasks[ARRIVAL, j] + timeout <= end:
+            expiry = tasks[ARRIVAL, j] + timeout
+            over = tasks[DONE, j] <= expiry or tasks[FAILED, j] == tasks[FAILED, j]
+            if tasks[BITS, j] > 0.0 and not over:
+                tasks[FAILED, j] = max(expiry, tasks[HEAD_END, j])
+                out[ue, FAILURES] += 1
+            j += 1
+        pointers[ue, NEXT_EXPIRY] = j
         _report(ue, begin, end, tasks, base, last, pointers, free, out)
         # mean rate over the slot, by the steps that begin in it
         number = int(begin / step_seconds + 1e-9)
@@ -338,10 +375,12 @@ def _report(ue, begin, end, tasks, base, last, pointers, free, out):  # type: ig
             high = middle
     out[ue, ARRIVED] = low - before
     out[ue, QUEUED_DEVICE] = low - pointers[ue, NEXT_HEAD]
-    in_device = pointers[ue, NEXT_HEAD] - pointers[ue, NEXT_HEAD_END]
+    in_device = pointers[ue, NEXT_HEAD] - pointers[ue, NEXT_HEAD_END]  # at most one, and none has failed
     in_flight = out[ue, QUEUED_DEVICE] + in_device
     for j in range(pointers[ue, NEXT_DONE], pointers[ue, NEXT_HEAD_END]):
         if tasks[BITS, j] <= 0.0 or (j < pointers[ue, NEXT_DOWN] and tasks[DONE, j] <= end):
+            continue
+        if tasks[FAILED, j] <= end:
             continue
         in_flight += 1
         if j >= pointers[ue, NEXT_TX]:
@@ -359,11 +398,13 @@ class Tandem:
 
     def __init__(self, arrivals: list[FloatArray], up_delay: FloatArray, down_delay: FloatArray, kappa: FloatArray,
                  transmit_watts: FloatArray, linear: NDArray[np.bool_], floor: FloatArray,
-                 staged: FloatArray | None = None, foresight_seconds: float = FORESIGHT_SECONDS) -> None:  # fmt: skip
+                 staged: FloatArray | None = None, foresight_seconds: float = FORESIGHT_SECONDS,
+                 timeout_seconds: float = np.inf) -> None:  # fmt: skip
         """``arrivals`` holds one sorted array of times per UE; the rest is (ues,). Raises ValueError if not sorted.
 
         ``staged`` (tasks, cuts): link quality of each task at each cut of its chain, where it is drawn per stage; nan
-        where it comes from the trace.
+        where it comes from the trace. ``timeout_seconds``: tasks that are older are given up, as in the lab: at the
+        head of the device queue, on the way to the edge, and by the edge before a tail that would end too late.
         """
         for index, times in enumerate(arrivals):
             if times.size and (np.any(np.diff(times) < 0) or times[0] < 0):
@@ -374,10 +415,11 @@ class Tandem:
         self.tasks[ARRIVAL] = np.concatenate(arrivals) if arrivals else []
         self.tasks[TRANSMIT_JOULES] = 0.0
         ues = len(arrivals)
-        self.pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 7, axis=1)
+        self.pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 8, axis=1)
         self.pointers[:, SENDING] = 0
         self.free: FloatArray = np.zeros((ues, 5))
         self._constants = (linear, floor, foresight_seconds, kappa, transmit_watts, up_delay, down_delay)
+        self._timeout = timeout_seconds
         self._staged: FloatArray = np.empty((0, 1)) if staged is None else staged
 
     def advance(self, slot: int, begin: float, end: float, decision: InForce, quality: FloatArray,
@@ -387,7 +429,7 @@ class Tandem:
         linear, floor, foresight, kappa, watts, up_delay, down_delay = self._constants
         _advance(
             slot, begin, end, self.tasks, self.first, self.pointers, self.free, quality, downlink, step_seconds,
-            linear, floor, foresight, kappa, watts, up_delay, down_delay, *decision, self._staged, out,
+            linear, floor, foresight, kappa, watts, up_delay, down_delay, *decision, self._staged, self._timeout, out,
         )  # fmt: skip
         return out
 

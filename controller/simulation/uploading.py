@@ -73,8 +73,17 @@ class _Cache:
 class UploadingLab:
     """All tasks of a run and where each UE stands. Call :meth:`advance` slot by slot, in order."""
 
-    def __init__(self, scenario: Scenario, arrivals: list[FloatArray], channel: ChannelStates) -> None:
-        """``arrivals``: sorted times of each UE. Raises ValueError for a scenario without uploading, or not fp32."""
+    def __init__(
+        self,
+        scenario: Scenario,
+        arrivals: list[FloatArray],
+        channel: ChannelStates,
+        timeout_seconds: float = math.inf,
+    ) -> None:
+        """``arrivals``: sorted times of each UE. A task older than ``timeout_seconds`` is given up.
+
+        Raises ValueError for a scenario without uploading, or not fp32.
+        """
         if scenario.uploading is None:
             raise ValueError("the scenario's edge has its models")
         self._scenario, self._channel = scenario, channel
@@ -87,6 +96,9 @@ class UploadingLab:
         self._serving: list[_Served | None] = [None] * len(arrivals)
         self._served: list[list[_Served]] = [[] for _ in arrivals]
         self._arrivals = arrivals
+        self._timeout = timeout_seconds
+        self._failed: list[dict[int, float]] = [{} for _ in arrivals]  # when a task was given up, by number
+        self._unserved = [0] * len(arrivals)  # of those, never begun
         self._labels: list[str] = []
 
     # ------------------------------------------------------------------------------------------------ for the simulator
@@ -141,6 +153,10 @@ class UploadingLab:
         cut = np.full(total, -1, dtype=np.int64)
         numbers = np.full((4, total), np.nan)
         sent, boundary = np.zeros((2, total))
+        failed = np.full(total, np.nan)
+        for ue, given_up in enumerate(self._failed):
+            for number, moment in given_up.items():
+                failed[first[ue] + number] = moment
         for ue, served in enumerate(self._served):
             for one in served:
                 row = first[ue] + one.number
@@ -163,6 +179,7 @@ class UploadingLab:
             transmit_joules=numbers[3],
             boundary_bytes=boundary,
             sent_bytes=sent,
+            failed_seconds=failed,
         )
 
     # ------------------------------------------------------------------------------------------------------------- time
@@ -192,6 +209,10 @@ class UploadingLab:
 
     def _start(self, index: int, moment: float, decision: Decision) -> None:
         number, arrival = self._waiting[index].popleft()
+        if moment - arrival > self._timeout:  # the device does not begin with it
+            self._failed[index][number] = moment
+            self._unserved[index] += 1
+            return
         choice, work = decision.ues[index], self._work[index]
         profile = self._scenario.ues[index].profile
         there = edge_nodes(profile, choice)
@@ -236,6 +257,8 @@ class UploadingLab:
         if served is None:
             return False
         task, held = served.task, set(served.task.loaded)
+        expiry = task.arrival + self._timeout
+        until = min(until, expiry)
         for step_end, values in steps:
             if task.now < step_end:
                 up, down = values[index].tolist()
@@ -246,9 +269,13 @@ class UploadingLab:
             if step_end >= until or not math.isnan(task.done):
                 break
         self._hold(index, served, held)
-        if math.isnan(task.done):
+        if not math.isnan(task.done):
+            self._serving[index], self._free[index] = None, task.done
+            return True
+        if task.now < expiry:
             return False
-        self._serving[index], self._free[index] = None, task.done
+        self._failed[index][served.number] = expiry
+        self._serving[index], self._free[index] = None, expiry
         return True
 
     def _hold(self, index: int, served: _Served, before: set[int]) -> None:
@@ -274,15 +301,18 @@ class UploadingLab:
             row = rows[index]
             row[tandem.ARRIVED] = np.searchsorted(times, end) - np.searchsorted(times, begin)
             for one in served:
-                if begin < one.task.done <= end:
-                    compute, transmit = self._joules(index, one)
+                completed = begin < one.task.done <= end
+                if completed:
                     row[tandem.COMPLETED] += 1
                     row[tandem.DELAY_SUM] += one.task.done - one.task.arrival
                     row[tandem.UE_QUEUE : tandem.DOWN + 1] += one.task.stages()
+                if completed or begin < self._failed[index].get(one.number, math.nan) <= end:
+                    compute, transmit = self._joules(index, one)
                     row[tandem.COMPUTE] += compute
                     row[tandem.TRANSMIT] += transmit
+            row[tandem.FAILURES] = sum(begin < moment <= end for moment in self._failed[index].values())
             row[tandem.RATE] = np.mean([values[index, 0] for _, values in steps])
             arrived = int(np.searchsorted(times, end))
-            row[tandem.QUEUED_DEVICE] = arrived - len(served)
+            row[tandem.QUEUED_DEVICE] = arrived - len(served) - self._unserved[index]
             row[tandem.IN_FLIGHT] = row[tandem.QUEUED_DEVICE] + (serving is not None)
         return rows

@@ -90,6 +90,7 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
             channel_states(topology, conditions.traces, duration),
             policy_name=topology.policy.name,
             arrival_files={ue.name: arrivals_of(ue.spec.arrivals)[1] for ue in topology.expand()},
+            task_timeout_seconds=topology.task_timeout,
         )
     except ValueError as error:
         raise TestbedError(f"the simulation of {topology.name} with {topology.policy.name} ended: {error}") from error

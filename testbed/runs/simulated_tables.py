@@ -60,7 +60,7 @@ def tables_of(result: SimulationResult, watched: Watched) -> RunTables:
     ended = SCHEMAS["tasks"].empty_table() if result.tasks is None else _tasks(result, result.tasks)
     tasks = with_stages(
         ended.append_column("announced", pa.array(np.ones(len(ended), dtype=bool)))
-        .append_column("records", pa.array((np.array(ended["status"]) == "completed").astype(np.int64)))
+        .append_column("records", pa.array((np.array(ended["status"]) != "in_flight").astype(np.int64)))
         .sort_by([("arrival_seconds", "ascending"), ("ue", "ascending"), ("task", "ascending")])
     )
     return RunTables(tasks=tasks, slots=slots.sort_by([("slot", "ascending"), ("ue", "ascending")]), **empty)
@@ -71,10 +71,12 @@ def _set(table: pa.Table, name: str, values: Any) -> pa.Table:
 
 
 def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
-    """Rows as the agents record them; a task that is under way at the end has its arrival only."""
+    """Rows as the agents record them; a task that is under way at the end, or was given up, has its arrival only."""
     scenario = result.scenario
     ues = tasks.ue
-    done = tasks.stamps[:, -1] <= result.slots * scenario.slot_seconds
+    done, failed = result.completed(), result.failed()
+    queued = np.isnan(tasks.stamps[:, 1])
+    timeout = f"timeout: {result.task_timeout_seconds:g} s passed "
     number = np.concatenate([np.arange(n) for n in np.bincount(ues, minlength=len(scenario.ues))]).astype(np.int64)
     taken = set(zip(ues[done].tolist(), tasks.cut[done].tolist(), strict=True))
     sizes = {(ue, cut): _sizes(scenario, ue, result.cut_labels[cut]) for ue, cut in taken}
@@ -86,8 +88,10 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
     columns: dict[str, Any] = {
         "ue": [scenario.ues[ue].name for ue in ues],
         "task": number,
-        "status": np.where(done, "completed", "in_flight"),
-        "reason": [""] * len(ues),
+        "status": np.where(done, "completed", np.where(failed, "failed", "in_flight")),
+        "reason": np.where(
+            failed, np.where(queued, timeout + "in the device queue", timeout + "without an answer"), ""
+        ),
         "cut": [result.cut_labels[cut] if ended else None for cut, ended in zip(tasks.cut, done, strict=True)],
         "codec": [None if one is None else one[0] for one in size],
         "decision_sequence": pa.array(slot, mask=~done),

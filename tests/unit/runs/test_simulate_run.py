@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from simulated_lab import LAB, simulated
 
 from controller.contract import STAGES
+from testbed.cli.compare import command as compare_command
 from testbed.cli.simulate import command
-from testbed.errors import InputError
+from testbed.errors import InputError, InvalidRunError
 from testbed.runs.compare import compare
 from testbed.runs.conclude import conclude
 from testbed.runs.fidelity_limits import NOT_MEASURED
@@ -132,3 +133,42 @@ def test_command_with_the_lab_s_own_checkpoint(tmp_path: Path) -> None:
     assert msgspec.json.decode(result.stdout, type=Summary) == read_summary(out)
     options = read_manifest(out).policy_options
     assert options == {"V": 0.3, "checkpoint": str(LAB.parent / "checkpoints" / "lymdo.npz")}
+
+
+def test_an_overloaded_simulation_is_invalid_and_says_why(tmp_path: Path) -> None:
+    """30 tasks/s of a UE that computes 3/s, and half a slot's patience: what a run of it would say."""
+    out = tmp_path / "run"
+    overloaded = ["--set", "ues.0.arrivals={process: poisson, rate: 30 /s}", "--set", "task_timeout=15 s"]
+    result = CliRunner().invoke(
+        command, [str(LAB), "--policy", "device-only", "--slots", "20", "--out", str(out), *overloaded]
+    )
+    assert isinstance(result.exception, InvalidRunError)
+    assert result.exception.exit_code == 4
+    assert "timed_out_ratio is " in str(result.exception)
+    assert "censored: " in result.stdout
+    assert "unstable: " in result.stdout
+    summary = read_summary(out)
+    assert (summary.valid, summary.censored, summary.unstable) == (False, True, True)
+    tasks = summary.tasks
+    assert tasks.arrived == tasks.completed + tasks.failed + tasks.in_flight
+    assert tasks.failed > 100
+    assert summary.e2e_delay_seconds.p99 is not None
+    assert summary.e2e_delay_seconds.p99 < 16.0, "none is older than its timeout and a head"
+    (row,) = compare([out])
+    assert row.marks[0] == "invalid"
+    assert row.marks[1].startswith("censored: ")
+    assert row.marks[2] == "unstable"
+    shown = CliRunner().invoke(compare_command, [str(out)], catch_exceptions=False).stdout
+    assert "censored" in shown
+    assert "no, unstable" in shown
+    page = (out / "report.html").read_text()
+    assert "censored: " in page
+    assert "timeout: 15 s passed in the device queue" in page
+
+
+def test_slots_that_the_formula_calls_overloaded_end_no_task(tmp_path: Path) -> None:
+    summary = simulated(
+        tmp_path / "run", "policy=device-only", "ues.0.arrivals={process: poisson, rate: 30 /s}", slots=5, mode="slot"
+    )
+    assert (summary.tasks.completed, summary.valid) == (0, False)
+    assert any("nothing_completed" in reason for reason in summary.invalid_reasons)

@@ -12,6 +12,7 @@ from controller.contract import (
     Decision,
     Observation,
     Scenario,
+    SlotOutcome,
     UeDecision,
 )
 from controller.model.queueing import tandem_delay_seconds
@@ -259,3 +260,99 @@ def test_arrivals_out_of_order_are_refused() -> None:
     one = np.ones(1)
     with pytest.raises(ValueError, match="sorted"):
         tandem.Tandem([np.array([1.0, 0.5])], one, one, one, one, np.array([False]), one)
+
+
+def given_up(times: list[float], service: tuple[float, float, float, float, float], timeout: float) -> list[float]:
+    """Task by task: when each completes (positive) or is given up (negative), by the lab's rules.
+
+    ``service``: seconds of head, transfer and tail, delay of the uplink, and of the downlink with its transfer.
+    """
+    head, transfer, tail, up, down = service
+    device = link = edge = 0.0
+    ends = []
+    for arrival in times:
+        expiry, start = arrival + timeout, max(arrival, device)
+        if start > expiry:  # the device does not begin with it
+            ends.append(-start)
+            continue
+        device = start + head
+        if transfer == 0.0:  # local: it is through
+            ends.append(device)
+            continue
+        sent = max(device, link)
+        if sent >= expiry:
+            ends.append(-max(expiry, device))
+            continue
+        link = min(sent + transfer, expiry)
+        if link < sent + transfer:  # on the air
+            ends.append(-expiry)
+            continue
+        begun = max(link + up, edge)
+        if begun + tail > expiry:  # the edge drops it
+            ends.append(-min(begun, expiry))
+            continue
+        edge = begun + tail
+        ends.append(edge + down if edge + down <= expiry else -expiry)
+    return ends
+
+
+@pytest.mark.parametrize("cut", [(), ("input",), ("block3",)])
+@pytest.mark.parametrize("timeout", [0.35, 0.8, 3.0])
+@pytest.mark.parametrize(
+    ("speed", "share", "rate_bits"), [(0.25, 0.8, 8e6), (0.04, 0.8, 8e6), (0.25, 0.02, 8e6), (0.25, 0.8, 3e5)]
+)
+def test_tasks_that_are_too_old_are_given_up_as_in_the_lab(
+    cut: Cut, timeout: float, speed: float, share: float, rate_bits: float
+) -> None:
+    scenario = rate_scenario(rate_bits)
+    alone = run(scenario, Scripted([(cut, speed, share)]), [0.0], 200).tasks
+    assert alone is not None
+    stages = np.diff(alone.stamps[0])  # queues are empty: arrival, head, tx, transfer, edge, tail, down
+    delay = scenario.ues[0].uplink_delay_seconds
+    transfer = 0.0 if not cut else float(stages[3]) - delay
+    service = (float(stages[1]), transfer, float(stages[5]), delay, float(stages[6]))
+    rng = np.random.default_rng(7)
+    times = np.sort(rng.uniform(0.0, 20.0, 120)).tolist()
+    result = run(scenario, Scripted([(cut, speed, share)]), times, 60, task_timeout_seconds=timeout)
+    assert result.tasks is not None
+    assert result.tasks.failed_seconds is not None
+    expected = np.array(given_up(times, service, timeout))
+    failed = result.tasks.failed_seconds
+    completed = result.completed()
+    assert completed.tolist() == (expected > 0).tolist()
+    assert result.tasks.stamps[completed, 7] == pytest.approx(expected[completed], abs=1e-6)
+    assert failed[~completed] == pytest.approx(-expected[~completed], abs=1e-6)
+    assert int(result.completions.sum()) == int(completed.sum())
+    assert not result.tasks.stamps[completed, 7].max(initial=0.0) > 60.0
+
+
+class Watching(Scripted):
+    """Remembers what it was told."""
+
+    def __init__(self, script: list[tuple[Cut, float, float]]) -> None:
+        super().__init__(script)
+        self.failures: list[int] = []
+        self.in_flight: list[int] = []
+
+    def decide(self, observation: Observation) -> Decision:
+        self.in_flight.append(observation.ues[0].in_flight_tasks)
+        return super().decide(observation)
+
+    def feedback(self, outcome: SlotOutcome) -> None:
+        self.failures.append(outcome.ues[0].failures)
+
+
+def test_a_lab_that_cannot_keep_up_fails_tasks_in_the_simulator_too() -> None:
+    """Books stay balanced slot by slot: what arrived completed, failed, or is in flight."""
+    policy = Watching([((), 0.04, 0.8)])
+    times = np.sort(np.random.default_rng(3).uniform(0.0, 100.0, 1000)).tolist()
+    result = run(rate_scenario(), policy, times, 100, task_timeout_seconds=10.0)
+    assert result.tasks is not None
+    assert result.failed().sum() > 500
+    assert sum(policy.failures) == result.failed().sum()
+    assert policy.in_flight[-1] < 200, "the device queue holds no more than ten seconds of tasks"
+    assert (result.tasks.delay_seconds[result.completed()] < 10.0 + 2.0).all()
+    arrived, completed = np.cumsum(result.arrivals.sum(axis=1)), np.cumsum(result.completions.sum(axis=1))
+    held = np.array(policy.in_flight[1:])
+    balance = arrived - completed - np.cumsum(policy.failures)
+    assert balance[:-1].tolist() == held.tolist()
