@@ -430,6 +430,9 @@ class EdgeHealth(Message, frozen=True):
     cache_limit_bytes: int = 0  # 0: this edge has its models from the start
     cache_evictions: int = 0  # cumulative, as what follows
     cache_refusals: int = 0
+    #: cumulative, of an edge that has its models: not started since their UEs did not wait any more; not taken at all
+    dropped_tasks: int = 0
+    refused_tasks: int = 0
 
 
 class HostHealth(Message, frozen=True):

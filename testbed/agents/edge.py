@@ -226,6 +226,9 @@ class EdgeAgent:
             raise RefusedTaskError(f"edge: model version {header.model_version} is not here any more")
         if header.payload_bytes != expected:
             raise RefusedTaskError(f"edge: cut {header.cut} has {expected} bytes, not {header.payload_bytes}")
+        if self._tails.full(ue, header.payload_bytes):
+            waiting, _ = self._tails.state(ue, time.monotonic())
+            raise RefusedTaskError(f"edge: its queue is full: {waiting} tasks of {ue} wait")
 
     def _refuse(self, identity: bytes, task: ReceivedTask) -> None:
         self._refused += 1
@@ -321,6 +324,8 @@ class EdgeAgent:
             now,
             lateness_p99_seconds,
             self._malformed,
+            dropped_tasks=self._tails.dropped,
+            refused_tasks=self._refused,
             device_tails=usage.tails,
             device_tail_seconds=usage.tail_seconds,
             device_upload_seconds=usage.upload_seconds,
@@ -338,6 +343,7 @@ class EdgeAgent:
         self._link.event(
             "stopped",
             f"{self._stop_reason}; malformed_frames={self._malformed} refused_tasks={self._refused} "
+            f"dropped_tasks={self._health(time.monotonic(), 0.0).dropped_tasks} "
             f"undelivered_messages={self._undelivered} stale_decisions={self._decisions.stale}",
         )
         self._socket.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -18,6 +19,10 @@ from testbed.agents.transport import ReceivedTask
 from testbed.agents.wire import Result
 
 NO_LOGITS = memoryview(b"")
+#: Of all UEs together; each has an equal part. What a UE sends beyond it is refused.
+MOST_WAITING_BYTES = 512 << 20
+MOST_WAITING_TASKS = 10_000  # of a UE
+TOO_LATE = "timeout: dropped by the edge, whose tail would have ended too late"
 
 
 @dataclass(slots=True)
@@ -47,6 +52,9 @@ class _Queue:
         self.running: _Running | None = None
         self.computed = False  # the running tail waits for its target only
         self.free_seconds = 0.0  # when its last tail ended
+        self.came_bytes = 0  # by the receiver
+        self.taken_bytes = 0  # by the compute thread
+        self.dropped = 0  # too late to be started
         self.tails = 0
         self.overruns = 0
         self.reported = (0, 0)  # of both
@@ -75,8 +83,22 @@ class ComputeThread(AgentThread):
         self._done = done
 
     def add(self, ue: str, task: ReceivedTask) -> None:
-        self._queues[ue].waiting.append(task)
+        queue = self._queues[ue]
+        queue.came_bytes += task.header.payload_bytes
+        queue.waiting.append(task)
         self._wake.set()
+
+    def full(self, ue: str, more_bytes: int) -> bool:
+        """Whether a task of so many bytes has no room in a UE's queue. An empty queue has room for any."""
+        queue = self._queues[ue]
+        waiting_bytes = queue.came_bytes - queue.taken_bytes
+        room = MOST_WAITING_BYTES // len(self._queues)
+        return len(queue.waiting) >= MOST_WAITING_TASKS or (waiting_bytes > 0 and waiting_bytes + more_bytes > room)
+
+    @property
+    def dropped(self) -> int:
+        """Tasks that were not started since their UEs would not have waited for them."""
+        return sum(queue.dropped for queue in self._queues.values())
 
     def share(self, ue: str, now_seconds: float) -> float:
         return decided_share(self._decisions, ue, self._cpus, len(self._queues), now_seconds)
@@ -116,11 +138,24 @@ class ComputeThread(AgentThread):
                 self._wake.wait()
 
     def _start(self, queue: _Queue) -> None:
-        task = queue.waiting.popleft()
-        start = max(task.received_seconds, queue.free_seconds)
-        share = self.share(queue.ue, max(start, time.monotonic()))
-        queue.computed = False
-        queue.running = _Running(task, start, self._reference_seconds(queue, task) / share, share)
+        """The next task, but for those whose answer would come too late: they would make all behind them late, too."""
+        while queue.waiting:
+            task = queue.waiting.popleft()
+            queue.taken_bytes += task.header.payload_bytes
+            start = max(task.received_seconds, queue.free_seconds)
+            share = self.share(queue.ue, max(start, time.monotonic()))
+            target = self._reference_seconds(queue, task) / share
+            if start + target > task.expires_seconds:
+                queue.dropped += 1
+                nowhere = math.nan
+                dropped = Result(
+                    task.task, task.received_seconds, nowhere, nowhere, target, 0.0, share, reason=TOO_LATE
+                )
+                self._done(queue.ue, dropped, NO_LOGITS)
+                continue
+            queue.computed = False
+            queue.running = _Running(task, start, target, share)
+            return
 
     def _advance(self, queue: _Queue) -> None:
         """One step of a tail: decode, or a segment."""

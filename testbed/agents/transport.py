@@ -6,6 +6,7 @@ shaper, where no report sees it and where no later decision reaches it.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 from controller.contract import Cut, cut_from_label
 from testbed.agents import wire
-from testbed.agents.wire import SEGMENT_BYTES, SEGMENT_OVERHEAD_BYTES, ZMTP_LONG_BYTES, Chunk
+from testbed.agents.wire import SEGMENT_BYTES, SEGMENT_OVERHEAD_BYTES, ZMTP_LONG_BYTES, Chunk, Opening
 from testbed.inference.tensors import FrameHeader, MalformedFrame, decode_header
 
 MAX_CHUNK_BYTES = 64 * 1024
@@ -64,8 +65,12 @@ class RateEstimate:
 class TaskStream:
     """One task on its way out: yields multipart messages until all bytes are taken."""
 
-    def __init__(self, task: int, header: bytes, buffers: Sequence[memoryview]) -> None:
+    def __init__(
+        self, task: int, header: bytes, buffers: Sequence[memoryview], *, expires_seconds: float = math.inf
+    ) -> None:
+        """``expires_seconds``: when the edge need not answer any more (CLOCK_MONOTONIC)."""
         self.task = task
+        self._expires_seconds = expires_seconds
         self._header = header
         self._buffers = [view.cast("B") for view in buffers]
         self.total = sum(len(view) for view in self._buffers)
@@ -78,9 +83,14 @@ class TaskStream:
 
     def next_chunk(self, stream_limit: int) -> list[bytes | memoryview]:
         """The next message, of at most about ``stream_limit`` bytes with its framing; always of some payload."""
-        frames: list[bytes | memoryview] = [wire.encode(Chunk(self.task, self.offset))]
-        if self.offset == 0:
-            frames.append(self._header)
+        frames: list[bytes | memoryview] = []
+        if self.offset:
+            frames.append(wire.encode(Chunk(self.task, self.offset)))
+        else:
+            opening = Chunk(self.task, 0)
+            if self._expires_seconds < math.inf:
+                opening = Opening(self.task, 0, expires_seconds=self._expires_seconds)
+            frames += [wire.encode(opening), self._header]
         room = stream_limit - wire.stream_bytes(len(frame) for frame in frames)
         self._previous = position = self.offset
         start = 0
@@ -162,6 +172,7 @@ class ReceivedTask:
     buffers: list[memoryview]
     received_seconds: float
     refusal: str = ""
+    expires_seconds: float = math.inf  # its UE does not wait for the answer any longer
 
 
 class Assembler:
@@ -175,6 +186,7 @@ class Assembler:
         self._total = 0
         self._targets: list[memoryview] = []
         self._copying = False  # False: the message's own memory serves, or the task was refused
+        self._expires_seconds = math.inf
 
     def feed(self, frames: Sequence[memoryview], now_seconds: float) -> tuple[wire.Ack, ReceivedTask | None]:
         """One message without its identity. Raises MalformedFrame; the state then waits for a new task.
@@ -188,6 +200,7 @@ class Assembler:
         if chunk.offset == 0:
             payload = frames[2:]
             refusal = self._open(chunk, frames[1], payload)
+            self._expires_seconds = chunk.expires_seconds if isinstance(chunk, Opening) else math.inf
         header, start = self._header, self._offset
         end = start + sum(len(part) for part in payload)
         if header is None or (chunk.task, chunk.offset) != (header.task, start) or not start < end <= self._total:
@@ -199,7 +212,15 @@ class Assembler:
         ack = wire.Ack(chunk.task, end, now_seconds)
         done = None
         if refusal or (end == self._total and self._targets):
-            done = ReceivedTask(chunk.task, header, cut_from_label(header.cut), self._targets, now_seconds, refusal)
+            done = ReceivedTask(
+                chunk.task,
+                header,
+                cut_from_label(header.cut),
+                self._targets,
+                now_seconds,
+                refusal,
+                self._expires_seconds,
+            )
         if end == self._total:
             self._header, self._targets = None, []
         return ack, done

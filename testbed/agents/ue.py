@@ -143,6 +143,7 @@ class UeAgent:
             config.node,
             config.edge_endpoint,
             config.round_trip_seconds,
+            config.task_timeout_seconds,
             self._answered,
             self._received,
             self._lost,

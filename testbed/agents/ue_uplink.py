@@ -66,12 +66,14 @@ class Uplink:
         node: str,
         endpoint: str,
         round_trip_seconds: float,
+        task_timeout_seconds: float,
         finished: Finished,
         received: Callable[[Task], None],
         lost: Callable[[Task, str], None],
     ) -> None:
         self._finished, self._received, self._lost = finished, received, lost
         self._link_delay_seconds = round_trip_seconds / 2
+        self._task_timeout_seconds = task_timeout_seconds
         self.sender = CreditSender(round_trip_seconds)
         self.open: dict[int, Task] = {}  # in order of head end, which is that of arrival
         self._queue: deque[Task] = deque()  # not wholly sent
@@ -113,7 +115,8 @@ class Uplink:
             if task.stream is None:
                 if not self.admit(task, not self.sender.outstanding_bytes):
                     return
-                task.stream = TaskStream(task.number, task.header, task.buffers)
+                expires = task.arrival_seconds + self._task_timeout_seconds
+                task.stream = TaskStream(task.number, task.header, task.buffers, expires_seconds=expires)
                 task.buffers = []
             frames = task.stream.next_chunk(self.sender.chunk_stream_bytes)
             try:

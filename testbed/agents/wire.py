@@ -2,8 +2,8 @@
 
 ZeroMQ DEALER (UE) to ROUTER (edge), multipart:
 
-- up, per chunk: ``Chunk``, then for the first chunk of a task the header of ``inference.tensors``, then slices of the
-  buffers;
+- up, per chunk: ``Chunk`` (``Opening`` for the first one of a task), then for the first chunk the header of
+  ``inference.tensors``, then slices of the buffers;
 - down: ``Ack`` per chunk; ``Result`` and the raw fp32 logits per task (no logits when it failed at the edge).
 
 A task's buffers are one stream of bytes that is cut into chunks anywhere, also across buffers.
@@ -11,6 +11,7 @@ A task's buffers are one stream of bytes that is cut into chunks anywhere, also 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -36,6 +37,12 @@ class Chunk(Frame, frozen=True, tag="c"):
     version: int = WIRE_VERSION
 
 
+class Opening(Chunk, frozen=True, tag="o"):
+    """The first chunk of a task that has a time after which its UE does not want the answer any more."""
+
+    expires_seconds: float = math.inf  # CLOCK_MONOTONIC, of one host: UE and edge read the same clock
+
+
 class Ack(Frame, frozen=True, tag="a"):
     task: int
     end: int  # offset just after the acknowledged chunk
@@ -56,7 +63,7 @@ class Result(Frame, frozen=True, tag="r"):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_chunk_decoder = msgspec.msgpack.Decoder(Chunk)
+_chunk_decoder: msgspec.msgpack.Decoder[Chunk | Opening] = msgspec.msgpack.Decoder(Chunk | Opening)
 _down_decoder: msgspec.msgpack.Decoder[Ack | Result] = msgspec.msgpack.Decoder(Ack | Result)
 _FrameType = TypeVar("_FrameType")
 
@@ -72,7 +79,7 @@ def _decode(decoder: msgspec.msgpack.Decoder[_FrameType], data: bytes | memoryvi
         raise MalformedFrame(str(error)) from error
 
 
-def decode_chunk(data: bytes | memoryview) -> Chunk:
+def decode_chunk(data: bytes | memoryview) -> Chunk | Opening:
     """Raises MalformedFrame."""
     chunk = _decode(_chunk_decoder, data)
     if chunk.version != WIRE_VERSION:
