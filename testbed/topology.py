@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -25,6 +24,7 @@ from pydantic import (
 
 from controller.contract import Codec
 from testbed.errors import InputError
+from testbed.text_files import read_text
 from testbed.units import (
     BitsPerSecond,
     Bytes,
@@ -40,13 +40,15 @@ from testbed.units import (
     Watts,
     WattsPerHertz,
 )
+from testbed.yaml_text import MAX_DEPTH, parse_yaml
 
 #: No dots (they separate lab and node in names on the system), short enough for a socket path.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+WholeName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,29}[a-z0-9])?$")]
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _off(value: object) -> object:
@@ -65,7 +67,7 @@ class CodecSpec(Model):
 
 
 class EdgeSpec(Model):
-    cpus: float = Field(default=0.8, gt=0, description="reference cores shared by all UEs")
+    cpus: float = Field(default=0.8, gt=0, le=1e4, description="reference cores shared by all UEs")
     gpu: Wanted = "auto"
     memory: Bytes = 0.0
     power: Watts = Field(default=0.0, description="drawn at all cpus; at share f the cube of its part of them")
@@ -117,7 +119,7 @@ class ArrivalsSpec(Model):
 
 
 class Shadowing(Model):
-    sigma: Decibels
+    sigma: Decibels = Field(le=40, description="of the log-normal law")
     rho: float = Field(ge=0, lt=1, description="correlation from one slot to the next")
     clip: Decibels | None = None
 
@@ -215,7 +217,7 @@ class UeSpec(Model):
     power: PositiveWatts = 0.3
     receive_power: Watts = 0.0
     energy_budget: Joules | None = Field(default=None, description="per slot, long-term mean; none: not limited")
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e6)
     arrivals: ArrivalsSpec
     channel: ChannelSpec
     link: LinkSpec = LinkSpec()
@@ -278,7 +280,10 @@ class ExpandedUe(Model):
 
 
 class Topology(Model):
-    name: Name
+    # what editors are told: keys with x- are for anchors (parse drops them)
+    model_config = ConfigDict(json_schema_extra={"patternProperties": {"^x-": {}}})
+
+    name: WholeName
     seed: int = Field(default=0, ge=0, lt=2**31)
     slot: PositiveSeconds = 0.5
     model: str | None = None
@@ -307,6 +312,8 @@ class Topology(Model):
             if ue.name in names or ue.name in RESERVED_NODES:
                 kind = "reserved" if ue.name in RESERVED_NODES else "used twice"
                 raise ValueError(f"the UE name {ue.name!r} is {kind}; names must be unique and not in {RESERVED_NODES}")
+            if ue.name.endswith("-"):
+                raise ValueError(f"the UE name {ue.name!r} ends with '-': names end with a letter or a digit")
             names.add(ue.name)
         if self.radio.access == "noma":
             for spec in self.ues:
@@ -372,10 +379,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Topology:
     if not path.is_file():
         near = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
         raise InputError("no such lab file", where=str(path), allowed=near and f"lab files here: {near}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"not valid YAML: {' '.join(str(error).split())}", where=str(path)) from None
+    raw = parse_yaml(read_text(path, "lab file"), str(path))
     if not isinstance(raw, dict):
         raise InputError(
             "a lab file is a mapping of keys", where=str(path), value=raw, allowed=", ".join(Topology.model_fields)
@@ -386,9 +390,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Topology:
 
 
 def parse(raw: Mapping[str, Any], where: str, folder: Path) -> Topology:
-    """Check a lab given as a mapping. ``folder`` is what relative paths in it start from. Raises InputError."""
+    """Check a lab given as a mapping. ``folder`` is what relative paths in it start from. Raises InputError.
+
+    Keys at the top that begin with ``x-`` are for whoever wrote the file: places to put YAML anchors.
+    """
     try:
-        topology = Topology.model_validate(raw)
+        topology = Topology.model_validate({key: value for key, value in raw.items() if not str(key).startswith("x-")})
     except ValidationError as error:
         raise _input_error(error, where) from None
     resolved = _resolve_paths(topology, where, folder)
@@ -402,6 +409,8 @@ def _set(raw: dict[str, Any], override: str) -> None:
         raise InputError("--set needs key=value", where="--set", value=override, fix="Example: --set slot='1 s'.")
     target: Any = raw
     *parents, last = key.split(".")
+    if len(parents) > MAX_DEPTH:
+        raise InputError("--set goes too deep", where="--set", value=override[:80], allowed=f"{MAX_DEPTH} levels")
     for part in parents:
         if isinstance(target, list):
             if not part.isdigit() or int(part) >= len(target):
@@ -413,7 +422,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
             target = target.setdefault(part, {})
         else:
             raise InputError(f"{part!r} is inside a plain value", where=f"--set {key}", value=target)
-    value = yaml.safe_load(text)
+    value = parse_yaml(text, f"--set {key}", "not a value")
     if key == "policy" and isinstance(value, str):
         value = _policy_instead_of(raw.get("policy"), value)
     if isinstance(target, list):

@@ -28,16 +28,15 @@ class Dimension:
     name: str
     units: Mapping[str, float | Callable[[float], float]]
     printed: tuple[str, ...]  # linear units, large to small: the first in which the value is >= 1 is used
-    bare: bool = False  # a number without a unit is accepted (ratios, speeds)
+    largest: float  # SI, either sign: beyond it a unit is wrong, or sums and powers of it are no numbers any more
 
     def parse(self, raw: object) -> float:
         """SI value of ``raw``. Raises ValueError with what is allowed."""
         if isinstance(raw, bool):
             raise ValueError(f"{raw!r} is not a {self.name}; {self._allowed()}")
         if isinstance(raw, int | float):
-            # JSON round trips and --set give plain numbers only where no unit is needed
-            if self.bare or raw == 0:
-                return self._finite(float(raw), raw)
+            if raw == 0:
+                return 0.0
             raise ValueError(f"{raw!r} has no unit; a {self.name} needs one: {self._allowed()}")
         if not isinstance(raw, str):
             raise ValueError(f"{raw!r} is not a {self.name}; {self._allowed()}")
@@ -46,13 +45,17 @@ class Dimension:
             raise ValueError(f"{raw!r} is not a {self.name}; {self._allowed()}")
         number, unit = float(match.group(1)), match.group(2)
         if unit == "":
-            if self.bare or number == 0:
-                return self._finite(number, raw)
+            if number == 0:
+                return 0.0
             raise ValueError(f"{raw!r} has no unit; a {self.name} needs one: {self._allowed()}")
         if unit not in self.units:
             raise ValueError(f"{raw!r} has an unknown unit {unit!r} for a {self.name}; {self._allowed()}")
         scale = self.units[unit]
-        return self._finite(scale(number) if callable(scale) else number * scale, raw)
+        try:
+            value = scale(number) if callable(scale) else number * scale
+        except OverflowError:
+            value = math.inf
+        return self._checked(value, raw)
 
     def format(self, value: float) -> str:
         """``value`` (SI) with a unit; parses back to the same float for the shipped units."""
@@ -67,30 +70,34 @@ class Dimension:
         example = next(iter(self.units))
         return f"units: {', '.join(self.units)} (for example '1 {example}')"
 
-    def _finite(self, value: float, raw: object) -> float:
+    def _checked(self, value: float, raw: object) -> float:
         if not math.isfinite(value):
             raise ValueError(f"{raw!r} is not a finite {self.name}")
+        if abs(value) > self.largest:
+            raise ValueError(f"{raw!r} is too large a {self.name}: at most {self.format(self.largest)}")
         return value
 
 
-DURATION = Dimension("duration", {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0, "h": 3600.0}, ("s", "ms", "us"))
+DURATION = Dimension("duration", {"s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0, "h": 3600.0}, ("s", "ms", "us"), 1e8)
 BIT_RATE = Dimension(
     "bit rate",
     {"Mbit/s": 1e6, "kbit/s": 1e3, "bit/s": 1.0, "Gbit/s": 1e9},
     ("Gbit/s", "Mbit/s", "kbit/s", "bit/s"),
+    1e13,
 )
-FREQUENCY = Dimension("frequency", {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9}, ("GHz", "MHz", "kHz", "Hz"))
-POWER = Dimension("power", {"W": 1.0, "mW": 1e-3, "dBm": _dbm}, ("W", "mW"))
-NOISE_DENSITY = Dimension("noise density", {"dBm/Hz": _dbm, "W/Hz": 1.0}, ("W/Hz",))
-ENERGY = Dimension("energy", {"J": 1.0, "mJ": 1e-3}, ("J", "mJ"))
-LENGTH = Dimension("length", {"m": 1.0, "km": 1e3}, ("km", "m"))
-EVENT_RATE = Dimension("event rate", {"/s": 1.0, "/min": 1 / 60.0}, ("/s",))
-DECIBEL = Dimension("level", {"dB": 1.0}, ("dB",))
-RATIO = Dimension("ratio", {"%": 1e-2}, ("%",), bare=True)
+FREQUENCY = Dimension("frequency", {"Hz": 1.0, "kHz": 1e3, "MHz": 1e6, "GHz": 1e9}, ("GHz", "MHz", "kHz", "Hz"), 1e13)
+POWER = Dimension("power", {"W": 1.0, "mW": 1e-3, "dBm": _dbm}, ("W", "mW"), 1e6)
+NOISE_DENSITY = Dimension("noise density", {"dBm/Hz": _dbm, "W/Hz": 1.0}, ("W/Hz",), 1.0)
+ENERGY = Dimension("energy", {"J": 1.0, "mJ": 1e-3}, ("J", "mJ"), 1e9)
+LENGTH = Dimension("length", {"m": 1.0, "km": 1e3}, ("km", "m"), 1e7)
+EVENT_RATE = Dimension("event rate", {"/s": 1.0, "/min": 1 / 60.0}, ("/s",), 1e6)
+DECIBEL = Dimension("level", {"dB": 1.0}, ("dB",), 300.0)
+RATIO = Dimension("ratio", {"%": 1e-2}, ("%",), 1e6)
 SIZE = Dimension(
     "size",
     {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3},
     ("GB", "MB", "kB", "B"),
+    1e15,
 )
 
 
@@ -112,7 +119,7 @@ def _quantity(
         PlainSerializer(dimension.format, return_type=str),
         WithJsonSchema(
             {
-                "type": ["string", "number"] if dimension.bare else "string",
+                "anyOf": [{"type": "string"}, {"const": 0}],
                 "description": f"a {dimension.name}, units: {', '.join(dimension.units)}",
             }
         ),

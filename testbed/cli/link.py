@@ -48,7 +48,7 @@ def show(lab: str | None, as_json: bool) -> None:
 @click.option("--down", type=Quantity(BIT_RATE), help="Fix the downlink's rate only.")
 @click.option("--delay", type=Quantity(DURATION), help="One-way delay.")
 @click.option("--jitter", type=Quantity(DURATION), help="Jitter of the delay.")
-@click.option("--loss", type=Quantity(RATIO), help="Loss, for example '1 %'.")
+@click.option("--loss", type=Quantity(RATIO, maximum=1.0), help="Loss, for example '1 %'.")
 def set_(
     lab: str | None,
     ue: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,10 +24,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Quantity(click.ParamType["float"]):
     """``60s``, ``5 Mbit/s``, ``1 %``: a value with its unit, like in a lab file."""
 
-    def __init__(self, dimension: Dimension, *, positive: bool = False) -> None:
+    def __init__(self, dimension: Dimension, *, positive: bool = False, maximum: float = math.inf) -> None:
         self.name = dimension.name
         self._dimension = dimension
         self._positive = positive
+        self._maximum = maximum
 
     def convert(self, value: Any, _param: click.Parameter | None, _context: click.Context | None) -> float:
         if isinstance(value, float):
@@ -37,6 +39,8 @@ class Quantity(click.ParamType["float"]):
             self.fail(str(error))
         if parsed < 0 or (self._positive and parsed == 0):
             self.fail(f"{value!r} must {'be above' if self._positive else 'not be below'} 0")
+        if parsed > self._maximum:
+            self.fail(f"{value!r} must be at most {self._dimension.format(self._maximum)}")
         return parsed
 
 

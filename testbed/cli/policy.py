@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from controller import registry
 from testbed.errors import InputError
 from testbed.lab import Lab
 from testbed.messages import SetPolicy
+from testbed.yaml_text import parse_yaml
 
 
 @click.group("policy")
@@ -40,7 +40,7 @@ def set_(name: str, options: tuple[str, ...], lab: str | None) -> None:
         key, equals, text = option.partition("=")
         if not equals:
             raise InputError("an option is OPTION=VALUE", where="policy set", value=option)
-        values[key] = yaml.safe_load(text)
+        values[key] = parse_yaml(text, f"policy set, option {key}", "not a value")
     if isinstance(values.get("checkpoint"), str):
         values["checkpoint"] = share_checkpoint(Path(values["checkpoint"]), found.directory / "config")
     try:

@@ -359,10 +359,12 @@ class Playback:
     def command(self, request: SetLink) -> None:
         """Fix parts of a link (both directions where a part has no own), or give them back to lab and trace.
 
-        Raises TestbedError for an unknown UE and for what this link cannot do; nothing has changed then.
+        Raises TestbedError for an unknown UE, for a value that none can have, and for what this link cannot do;
+        nothing has changed then.
         """
         now = time.monotonic()
         link = self._link(request.node)
+        _require_possible(request)
         before = {direction: _commanded(port) for direction, port in link.ports.items()}
         for direction, port in link.ports.items():
             if request.reset:
@@ -521,6 +523,16 @@ def _command(port: Port, values: Sequence[float | None]) -> None:
         port.command_jitter_seconds,
         port.command_loss_ratio,
     ) = values
+
+
+def _require_possible(request: SetLink) -> None:
+    """Raises TestbedError: what is refused here would be clamped further down, and a loss of 5 be a loss of 1."""
+    for name in ("rate_up_bits_per_second", "rate_down_bits_per_second", "delay_seconds", "jitter_seconds"):
+        value = getattr(request, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise TestbedError(f"{name} of a link cannot be {value}: it is 0 or more, and finite")
+    if request.loss_ratio is not None and not 0 <= request.loss_ratio <= 1:
+        raise TestbedError(f"loss_ratio of a link cannot be {request.loss_ratio}: it is 0 to 1")
 
 
 def _wanted(port: Port, planned: LinkRates) -> float:

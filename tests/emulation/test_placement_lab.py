@@ -17,7 +17,7 @@ from tests.emulation.conftest import LABS, Bench
 
 pytestmark = pytest.mark.root
 
-CHANNEL = "ues.0.channel={fading: rayleigh, distance: 500 m, refresh: per_task_stage, gain_floor: 0.05}"
+CHANNEL = "ues.0.channel={fading: rayleigh, distance: 500 m, refresh: per_task_stage, gain_floor: 5 %}"
 PLACEMENT = (
     "--set", "policy={name: placement, placed: all}",
     "--set", CHANNEL,

@@ -17,7 +17,9 @@ from testbed import units
         (units.POWER, "20 dBm", 0.1),
         (units.NOISE_DENSITY, "-174 dBm/Hz", 10**-20.4),
         (units.RATIO, "1 %", 0.01),
-        (units.RATIO, 0.25, 0.25),
+        (units.RATIO, "1e-3 %", 1e-5),
+        (units.RATIO, 0, 0.0),
+        (units.RATIO, "0", 0.0),
         (units.LENGTH, "0.4 km", 400.0),
         (units.EVENT_RATE, "30 /min", 0.5),
     ],
@@ -32,9 +34,26 @@ def test_ambiguous_or_missing_units_are_refused(text: object) -> None:
         units.BIT_RATE.parse(text)
 
 
+@pytest.mark.parametrize("raw", [1, 0.25, "1", "0.01", 5, "1e-3"])
+def test_a_ratio_needs_its_percent_sign(raw: object) -> None:
+    """1 could be 1 % or all of it."""
+    with pytest.raises(ValueError, match=r"no unit; a ratio needs one: units: %"):
+        units.RATIO.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("dimension", "text"),
+    [(units.POWER, "1e6 dBm"), (units.DURATION, "1e9s"), (units.DECIBEL, "1e6 dB"), (units.EVENT_RATE, "1e9 /s")],
+)
+def test_what_cannot_be_meant_is_refused(dimension: units.Dimension, text: str) -> None:
+    with pytest.raises(ValueError, match=r"too large|not a finite"):
+        dimension.parse(text)
+
+
 LINEAR = [units.DURATION, units.BIT_RATE, units.FREQUENCY, units.POWER, units.ENERGY, units.LENGTH, units.SIZE]
 
 
 @given(st.sampled_from(LINEAR), st.floats(1e-6, 1e12))
 def test_what_is_printed_parses_back(dimension: units.Dimension, value: float) -> None:
+    value = min(value, dimension.largest)
     assert dimension.parse(dimension.format(value)) == pytest.approx(value, rel=1e-11)
