@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from controller.model.channel import Channel, Shadowing, mean_gain, subchannel_ratios
-from testbed.topology import ExpandedUe, Topology
+from testbed.errors import InputError
+from testbed.topology import ChannelSpec, ExpandedUe, Topology
 from testbed.traces.files import load_trace, write_trace
 from testbed.traces.generate import describe, generate
-from testbed.traces.trace import Trace
+from testbed.traces.trace import MAX_STEPS, Kind, Trace
 
 #: What a link has traces of besides its channel.
 LinkTraceKind = Literal["delay", "loss"]
@@ -19,6 +21,8 @@ LinkTraces = Mapping[LinkTraceKind, Mapping[str, Trace]]  # ... by UE
 
 #: Of a generated trace, for a lab that is up until it is taken down: then it starts again.
 OPEN_END_SECONDS = 600.0
+#: Of all generated traces of a lab together: half a gigabyte.
+MAX_STEPS_OF_A_LAB = 20_000_000
 #: Added to a run's duration: what is in flight at the end still needs a channel.
 TAIL_SECONDS = 30.0
 
@@ -52,14 +56,17 @@ def subchannel_ratios_of(topology: Topology, ue: ExpandedUe) -> tuple[tuple[floa
 
 
 def make_traces(topology: Topology, duration_seconds: float | None) -> dict[str, Trace]:
-    """One trace per UE, a function of the seed and the UE's index only. Raises InputError for a bad trace file."""
+    """One trace per UE, a function of the seed and the UE's index only.
+
+    Raises InputError for a bad trace file, and for more steps than memory holds.
+    """
     length = OPEN_END_SECONDS if duration_seconds is None else duration_seconds + TAIL_SECONDS
     traces: dict[str, Trace] = {}
+    _require_bounded(topology, length)
     for ue in topology.expand():
         spec = ue.spec.channel
         if spec.trace is not None:
-            down = None if spec.trace_down is None else Path(spec.trace_down)
-            traces[ue.name] = load_trace(Path(spec.trace), spec.kind, down)
+            traces[ue.name] = channel_trace(spec).as_played(spec.at_end)
             continue
         channel = channel_of(ue, topology.slot)
         # A longer run must see the same beginning: steps, not the length, are what the seed draws.
@@ -67,16 +74,55 @@ def make_traces(topology: Topology, duration_seconds: float | None) -> dict[str,
     return traces
 
 
+def _require_bounded(topology: Topology, length_seconds: float) -> None:
+    steps = {ue.name: length_seconds / ue.spec.channel.step for ue in topology.expand() if ue.spec.channel.fading}
+    longest = max(steps, key=lambda name: steps[name], default="")
+    if longest and (steps[longest] > MAX_STEPS or math.fsum(steps.values()) > MAX_STEPS_OF_A_LAB):
+        raise InputError(
+            "the channels have too many steps",
+            where=f"UE {longest!r}, channel.step",
+            value=f"{steps[longest]:.3g} steps in {length_seconds:g} s",
+            allowed=f"{MAX_STEPS} for a UE, {MAX_STEPS_OF_A_LAB} for the lab",
+            fix="Take a longer step or a shorter duration.",
+        )
+
+
 def make_link_traces(topology: Topology) -> LinkTraces:
     """The traces of delays and losses that the lab's links name. Raises InputError for a bad file."""
     traces: dict[LinkTraceKind, dict[str, Trace]] = {"delay": {}, "loss": {}}
     for ue in topology.expand():
-        link = ue.spec.link
+        link, at_end = ue.spec.link, ue.spec.channel.at_end
         if link.delay_trace is not None:
-            traces["delay"][ue.name] = load_trace(Path(link.delay_trace), "delay")
+            traces["delay"][ue.name] = link_trace(link.delay_trace, "delay").as_played(at_end)
         if link.loss_trace is not None:
-            traces["loss"][ue.name] = load_trace(Path(link.loss_trace), "loss")
+            traces["loss"][ue.name] = link_trace(link.loss_trace, "loss").as_played(at_end)
     return traces
+
+
+def channel_trace(spec: ChannelSpec) -> Trace:
+    """The trace that a channel names, as its files hold it. Raises InputError for a bad file."""
+    assert spec.trace is not None
+    return _load(Path(spec.trace), spec.kind, None if spec.trace_down is None else Path(spec.trace_down))
+
+
+def link_trace(path: str, kind: LinkTraceKind) -> Trace:
+    """A trace of delays or losses. Raises InputError for a bad file."""
+    return _load(Path(path), kind)
+
+
+def _load(path: Path, kind: Kind, down: Path | None = None) -> Trace:
+    """Fifty UEs mostly share one file, and checking a lab reads it before the lab does."""
+    files = [path] if down is None else [path, down]
+    try:
+        modified = tuple(file.stat().st_mtime_ns for file in files)
+    except OSError:  # read_text says what is the matter
+        modified = ()
+    return _load_as_of(path, kind, down, modified)
+
+
+@functools.lru_cache(maxsize=64)
+def _load_as_of(path: Path, kind: Kind, down: Path | None, _modified_ns: tuple[int, ...]) -> Trace:
+    return load_trace(path, kind, down)
 
 
 def mean_states(topology: Topology, traces: dict[str, Trace]) -> dict[str, float]:

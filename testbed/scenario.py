@@ -7,45 +7,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from controller.contract import Arrivals, Edge, ModelProfile, Radio, Scenario, UeName, UeScenario, Uploading
+from testbed.arrival_files import mean_rate_per_second, read_arrivals
 from testbed.channels import subchannel_ratios_of
 from testbed.errors import InputError
 from testbed.inference.profiles import read_profile, with_device
 from testbed.topology import ArrivalsSpec, ExpandedUe, Topology
 
-ProfileMaker = Callable[[str], ModelProfile]
-
-
-def read_arrival_times(path: str) -> tuple[float, ...]:
-    """One time in seconds per line, ``#`` comments. Raises InputError with file and line."""
-    times: list[float] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        text = line.split("#", 1)[0].strip()
-        if not text:
-            continue
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(
-                "not an arrival time",
-                where=f"{path}, line {number}",
-                value=text,
-                allowed="seconds from the start, >= 0",
-            )
-        times.append(value)
-    if not times:
-        raise InputError("the arrivals file holds no time", where=path, allowed="one time in seconds per line")
-    return tuple(sorted(times))
+ProfileMaker = Callable[[str], ModelProfile | None]
 
 
 def arrivals_of(spec: ArrivalsSpec) -> tuple[Arrivals, tuple[float, ...]]:
     """The arrival process of the contract, and the times of a file."""
     if spec.process == "file":
         assert spec.file is not None
-        times = read_arrival_times(spec.file)
-        span = max(times[-1], 1e-9)
-        return Arrivals(process="file", rates_per_second=(len(times) / span,)), times
+        times = read_arrivals(Path(spec.file)).times_seconds
+        return Arrivals(process="file", rates_per_second=(mean_rate_per_second(times),)), times
     rates = spec.rates if spec.rates is not None else (spec.rate or 0.0,)
     return Arrivals(process=spec.process, rates_per_second=tuple(rates), switch_probability=spec.switch), ()
 
@@ -56,7 +32,8 @@ def profile_key(ue: ExpandedUe) -> str:
 
 
 def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> dict[str, ModelProfile]:
-    """Profiles by :func:`profile_key`; ``measure(model)`` gives that of a UE that names no file.
+    """Profiles by :func:`profile_key`; ``measure(model)`` gives that of a UE that names no file (None: it
+    is left out).
 
     Raises InputError for a file that is no profile, or one of another model.
     """
@@ -66,6 +43,8 @@ def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> d
         if key in profiles:
             continue
         profile = measure(ue.model) if ue.profile is None else _read_for(ue, ue.profile, where)
+        if profile is None:
+            continue
         profiles[key] = profile if ue.device is None else with_device(profile, _read_for(ue, ue.device, where))
     return profiles
 

@@ -7,6 +7,8 @@ becomes an InputError that names the file, the key, the value and what is allowe
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -371,13 +373,20 @@ class Topology(Model):
         return self.model_dump(mode="json", exclude_none=True)
 
 
+#: Names of files that an error lists.
+_LISTED = 20
 RESERVED_NODES = ("edge", "radio", "controller", "player", "recorder", "exporter", "zygote", "cli")
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Topology:
     """Read, override (``key.sub=value``, ``ues.0.speed=0.5``) and check a lab file. Raises InputError."""
-    if not path.is_file():
-        near = ", ".join(sorted(str(p) for p in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
+    try:
+        exists = path.is_file()
+        near = "" if exists or not path.parent.is_dir() else ", ".join(sorted(map(str, path.parent.glob("*.yaml"))))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"cannot read the lab file: {reason}", where=str(path)[:200]) from None
+    if not exists:
         raise InputError("no such lab file", where=str(path), allowed=near and f"lab files here: {near}")
     raw = parse_yaml(read_text(path, "lab file"), str(path))
     if not isinstance(raw, dict):
@@ -496,14 +505,22 @@ def _resolve_paths(topology: Topology, where: str, folder: Path) -> Topology:
         if value is None:
             return None
         path = Path(value) if Path(value).is_absolute() else folder / value
-        if not path.is_file():
-            here = (
-                ", ".join(sorted(p.name for p in path.parent.iterdir())) if path.parent.is_dir() else "no such folder"
-            )
+        try:
+            if not path.is_file():
+                raise InputError(
+                    f"key '{key}': the {what} does not exist",
+                    where=where,
+                    value=str(path)[:200],
+                    allowed=f"there: {_listed(path.parent)}",
+                )
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return str(path.resolve())
+        except (OSError, ValueError) as error:  # ValueError: a null character
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             raise InputError(
-                f"key '{key}': the {what} does not exist", where=where, value=str(path), allowed=f"there: {here}"
-            )
-        return str(path.resolve())
+                f"key '{key}': the {what} cannot be read: {reason}", where=where, value=str(path)[:200]
+            ) from None
 
     ues = []
     for index, ue in enumerate(topology.ues):
@@ -534,6 +551,13 @@ def _resolve_paths(topology: Topology, where: str, folder: Path) -> Topology:
         found = resolve(checkpoint, "policy.checkpoint", "checkpoint")
         policy = PolicySpec.model_validate({"name": policy.name, **policy.options, "checkpoint": found})
     return topology.model_copy(update={"ues": tuple(ues), "profile": profile, "device": device, "policy": policy})
+
+
+def _listed(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 def _check_policy(topology: Topology, where: str) -> None:

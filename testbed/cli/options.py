@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from testbed import checks
+from testbed import checks, lab_files
 from testbed.runtime.select import RUNTIME_CHOICES
 from testbed.topology import Topology, load
 from testbed.units import Dimension
@@ -71,7 +71,7 @@ class LabChoice:
         # what --set says of the policy is about the one that --policy names
         topology = load(self.file, (*more, *self.overrides))
         checks.check_models(topology, str(self.file), self.file.parent)
-        for warning in checks.warnings(topology):
+        for warning in (*lab_files.check_files(topology, str(self.file)), *checks.warnings(topology)):
             click.echo(f"warning: {warning}", err=True)
         return topology
 

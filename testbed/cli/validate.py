@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import yaml
 
-from testbed import checks
+from testbed import checks, lab_files
 from testbed.topology import load
 
 
@@ -20,7 +20,12 @@ def command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check a lab file: every key, unit, path, model and policy, and whether this host can carry it."""
     topology = load(file, overrides)
     checks.check_models(topology, str(file), file.parent)
-    warnings = [*checks.warnings(topology), *checks.host_warnings(topology)]
+    warnings = [
+        *lab_files.check_files(topology, str(file)),
+        *checks.warnings(topology),
+        *checks.host_warnings(topology),
+    ]
+    lab_files.check_policy(topology, str(file))
     if as_json:
         click.echo(json.dumps({"lab": topology.normalised(), "warnings": warnings}, indent=1))
         return

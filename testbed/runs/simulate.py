@@ -30,6 +30,10 @@ from testbed.traces.trace import Trace
 
 #: Channel states are sampled no finer than this: the steps of a trace that is not a grid.
 FINEST_STEP_SECONDS = 0.01
+#: Of a simulation: slots x UEs, tasks, and channel states. More would not fit the memory of a laptop.
+MAX_UE_SLOTS = 5_000_000
+MAX_TASKS = 10_000_000
+MAX_STATES = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     if order.run_directory is not None:
         require_unused(order.run_directory)
     duration = order.slots * topology.slot
+    require_bounded(topology, order.slots)
     conditions = gather(topology, order.where, order.folder, duration, notify)
     scenario = conditions.scenario
     make_policy(topology, scenario, order.where, notify)
@@ -101,14 +106,37 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     return _conclude_slots(result, policy, manifest, directory)
 
 
+def require_bounded(topology: Topology, slots: int) -> None:
+    """Raises InputError for a simulation that memory would not hold."""
+    ues = topology.expand()
+    tasks = slots * topology.slot * sum(arrivals_of(ue.spec.arrivals)[0].mean_rate_per_second for ue in ues)
+    for what, asked, most in (("slots x UEs", slots * len(ues), MAX_UE_SLOTS), ("tasks", tasks, MAX_TASKS)):
+        if asked > most:
+            raise InputError(
+                f"the simulation has too many {what}",
+                where="--slots",
+                value=f"{slots} slots: {asked:.3g} {what}",
+                allowed=f"{most} {what}",
+                fix="Simulate fewer slots, UEs or tasks.",
+            )
+
+
 def channel_states(topology: Topology, traces: dict[str, Trace], duration_seconds: float) -> ChannelStates:
     """The traces on the coarsest grid that holds all their steps, as the wires would replay them for the duration."""
     ues = topology.expand()
-    gaps = np.concatenate(
-        [np.diff(traces[ue.name].times_seconds, append=traces[ue.name].duration_seconds) for ue in ues]
-    )
-    grain = int(np.gcd.reduce(np.maximum(np.rint(gaps * 1e3).astype(np.int64), 1)))
+    # a loop of one step never steps
+    stepping = [traces[ue.name] for ue in ues if len(traces[ue.name]) > 1 or ue.spec.channel.at_end == "clear"]
+    gaps = [np.diff(trace.times_seconds, append=trace.duration_seconds) for trace in stepping] or [np.ones(1)]
+    grain = int(np.gcd.reduce(np.maximum(np.rint(np.concatenate(gaps) * 1e3).astype(np.int64), 1)))
     step = max(grain * 1e-3, FINEST_STEP_SECONDS)
+    if duration_seconds / step * len(ues) > MAX_STATES:
+        raise InputError(
+            "the channels have too many steps for this duration",
+            where="--slots",
+            value=f"{duration_seconds:g} s in steps of {step:g} s, {len(ues)} UEs",
+            allowed=f"{MAX_STATES} steps x UEs",
+            fix="Simulate fewer slots, or give the traces steps that are multiples of a longer one.",
+        )
     times = np.arange(max(1, int(np.ceil(duration_seconds / step - 1e-9)))) * step
     up, down = np.empty((2, times.size, len(ues)))
     for column, ue in enumerate(ues):

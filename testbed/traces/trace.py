@@ -13,6 +13,10 @@ Floats = NDArray[np.float64]
 Kind = Literal["gain", "rate", "delay", "loss"]
 AtEnd = Literal["loop", "hold", "clear"]
 
+#: Of one trace: 55 hours at the default step. More have been asked for by mistake, and would fill the memory.
+MAX_STEPS = 2_000_000
+#: A loop that is shorter is heard as its mean: no wire follows it.
+SHORTEST_LOOP_SECONDS = 0.01
 #: After the end of a trace with ``at_end: clear`` nothing impairs the channel: no loss at all, or a rate that no wire
 #: of ours reaches.
 CLEAR_STATE: dict[Kind, float] = {"gain": 1.0, "rate": 10e9, "delay": 0.0, "loss": 0.0}
@@ -33,7 +37,7 @@ class Trace:
     the radio's whole spectrum; "delay": seconds; "loss": a ratio. Raises ValueError for anything else.
 
     ``at_end`` of the look-ups: "loop" starts again, "hold" keeps the last value, "clear" ends the impairment
-    (:data:`CLEAR_STATE`). Time before 0 has the first value.
+    (:data:`CLEAR_STATE`). Time before 0 has the first value. A trace of one step that loops never steps again.
     """
 
     times_seconds: Floats
@@ -71,6 +75,8 @@ class Trace:
 
     def step_number(self, time_seconds: float, at_end: AtEnd) -> int:
         """Number of the step in force at a time."""
+        if at_end == "loop" and len(self) == 1:
+            return 0
         rounds, inside = 0, max(time_seconds, 0.0)
         if at_end == "loop":
             rounds = int(inside // self.duration_seconds)
@@ -90,7 +96,7 @@ class Trace:
         rounds, entry = divmod(number, len(self))
         if rounds == 0:
             return float(self.times_seconds[entry])
-        if at_end == "loop":
+        if at_end == "loop" and len(self) > 1:
             return rounds * self.duration_seconds + float(self.times_seconds[entry])
         return self.duration_seconds if at_end == "clear" and number == len(self) else math.inf
 
@@ -120,6 +126,31 @@ class Trace:
         states = np.array([self.value_at(float(time), at_end) for time in times.ravel()]).reshape((*times.shape, 2))
         return states[..., 0], states[..., 1]
 
+    def without_repeats(self) -> Trace:
+        """The same function of time: neighbouring steps that are equal are one."""
+        # nine digits, as in files: bins of equal content differ by rounding of their edges
+        new = np.append(True, _differs(self.up) | _differs(self.down))
+        if new.all():
+            return self
+        return Trace(self.times_seconds[new], self.up[new], self.down[new], self.kind, self.duration_seconds)
+
+    def as_played(self, at_end: AtEnd) -> Trace:
+        """What a wire is given: a loop under :data:`SHORTEST_LOOP_SECONDS` is its mean."""
+        if at_end != "loop" or len(self) == 1 or self.duration_seconds >= SHORTEST_LOOP_SECONDS:
+            return self
+        up, down = self.mean()
+        return Trace(self.times_seconds[:1], np.array([up]), np.array([down]), self.kind, self.duration_seconds)
+
+    def binned(self, width_seconds: float) -> Trace:
+        """Means over bins of a width, the last one cut at the end. Raises ValueError for too many of them."""
+        if not self.duration_seconds / width_seconds <= MAX_STEPS:
+            raise ValueError(f"{self.duration_seconds:g} s in bins of {width_seconds:g} s are more than {MAX_STEPS}")
+        starts = np.arange(0.0, self.duration_seconds - 1e-9, width_seconds)
+        edges = np.append(starts, self.duration_seconds)
+        knots = np.append(self.times_seconds, self.duration_seconds)
+        up, down = (np.diff(np.interp(edges, knots, each)) / np.diff(edges) for each in self._integrals)
+        return Trace(starts, np.maximum(up, 0.0), np.maximum(down, 0.0), self.kind, self.duration_seconds)
+
     def _integral(self, time_seconds: float, at_end: AtEnd) -> State:
         """Of each direction from 0 to a time."""
         number = self.step_number(time_seconds, at_end)
@@ -131,3 +162,8 @@ class Trace:
             float(rounds * up[-1] + up[entry] + state.up * inside),
             float(rounds * down[-1] + down[entry] + state.down * inside),
         )
+
+
+def _differs(values: Floats) -> NDArray[np.bool_]:
+    """Whether each value is another than the one before, shape (n - 1,)."""
+    return np.asarray(np.abs(np.diff(values)) > 1e-9 * values[1:])

@@ -16,7 +16,7 @@ from testbed.traces import read_trace
 def call(*arguments: str) -> str:
     result = CliRunner().invoke(command, list(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def test_generate_show_and_plot(tmp_path: Path) -> None:

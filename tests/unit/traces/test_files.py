@@ -72,7 +72,14 @@ HEADER = "time_seconds,up,down\n"
         (HEADER + "0,1,-1\n", "gain", r"line 2: down is not a value; got '-1'"),
         (HEADER + "1,1,1\n", "gain", r"line 2: the first time is not 0"),
         (HEADER + "0,1,1\n1,1,1\n1,1,1\n", "gain", r"line 4: times must rise"),
-        (HEADER + "0,1,1\n\n", "gain", r"line 3: not a row"),
+        (HEADER + "0,1,1\n\n1,1\n", "gain", r"line 4: not a row"),
+        (HEADER + "0,118,1\n", "gain", r"line 2: up is not a value; got '118'.*at most 1\. .*path loss .*1e-12"),
+        (HEADER + "0,-118,1\n", "gain", r"line 2: up is not a value; got '-118'.*linear power ratio"),
+        (HEADER + "0,0,3\n", "loss", r"line 2: down is not a value; got '3'.*divide percent by 100"),
+        (HEADER + "0,0,4000\n", "delay", r"line 2: down is not a value.*divide ms by 1000"),
+        (HEADER + "0,1e14,1\n", "rate", r"line 2: up is not a value.*bit/s"),
+        (HEADER + "1700000000,1,1\n", "rate", r"line 2: the first time is not 0.*Subtract it"),
+        (HEADER + "0,1,1\n1e308,1,1\n", "rate", r"the last step has no length"),
         ("# duration_seconds=1\n" + HEADER + "0,1,1\n1,1,1\n", "gain", r"duration_seconds is not a value; got '1'"),
         ("# duration_seconds=long\n" + HEADER + "0,1,1\n", "gain", r"duration_seconds is not a value"),
     ],
@@ -91,3 +98,32 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a text file"):
         read_trace(tmp_path / "binary.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + HEADER + "0,1e6,2e6\n1,2e6,1e6\n",
+        HEADER + "0,1e6,2e6\n\n1,2e6,1e6\n\n\n",
+        "\n" + HEADER + "0,1e6,2e6\r\n1,2e6,1e6",
+    ],
+)
+def test_marks_and_blank_lines_mean_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8", newline="")
+    trace = load_trace(tmp_path / "t.csv", "rate")
+    np.testing.assert_array_equal(trace.up, [1e6, 2e6])
+    assert trace.duration_seconds == 2.0
+
+
+def test_a_fading_channel_at_the_antenna_can_be_played(tmp_path: Path) -> None:
+    """The path loss has no near field: its gain comes out above 1, which no file may hold."""
+    (trace,) = generate([Channel(0.2, "rayleigh", 1.0)], 5.0, seed=1)
+    write_trace(trace, tmp_path / "t.csv")
+    assert read_trace(tmp_path / "t.csv").up.max() <= 1.0
+
+
+def test_more_steps_than_memory_holds_are_refused() -> None:
+    with pytest.raises(ValueError, match="steps that a trace may have"):
+        generate([CHANNEL], 1e8, seed=0)
+    with pytest.raises(ValueError, match="steps that a trace may have"):
+        generate([CHANNEL], 60.0, seed=0, step_seconds=1e-6)
