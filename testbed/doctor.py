@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from testbed import programs
 from testbed.calibrate import describe
 from testbed.errors import HostError
 from testbed.inference.calibration import calibration_of
@@ -147,8 +148,8 @@ def _programs() -> list[Finding]:
         ),
         Finding(
             "prometheus",
-            shutil.which("prometheus") is not None,
-            shutil.which("prometheus") or "not installed",
+            programs.find("prometheus") is not None,
+            programs.find("prometheus") or "not installed",
             "no metrics history while a lab runs",
             "apt install prometheus",
         ),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import click
 
+from testbed import programs
 from testbed.cli import options
-from testbed.errors import HostError
 from testbed.topology import Topology
 from testbed.units import DURATION, FREQUENCY
 
@@ -24,9 +23,8 @@ def command(lab: options.LabChoice, svg: Path | None) -> None:
     if svg is None:
         click.echo(text, nl=False)
         return
-    if shutil.which("dot") is None:
-        raise HostError("drawing the graph", missing="the program dot", fix="apt install graphviz.")
-    subprocess.run(["dot", "-Tsvg", "-o", str(svg)], input=text, text=True, check=True)
+    [dot_program] = programs.require("drawing the graph", "dot")
+    subprocess.run([dot_program, "-Tsvg", "-o", str(svg)], input=text, text=True, check=True)
     click.echo(f"wrote {svg}", err=True)
 
 

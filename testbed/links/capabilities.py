@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import struct
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from testbed import programs
 from testbed.errors import HostError
 from testbed.runtime.namespaces import run_in_new
 
@@ -33,6 +33,7 @@ _TRIALS = {
 }
 VDE_PROGRAM = "wirefilter"
 _TUN = "/dev/net/tun"
+_SYSCTLS = Path("/proc/sys/net/ipv4")
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI = 0x2, 0x1000
 
@@ -77,22 +78,41 @@ class Capabilities:
 @cache
 def probe() -> Capabilities:
     """What works here; measured once per process. Raises HostError where not even a namespace can be made."""
-    if shutil.which("tc") is None or shutil.which("ip") is None:
-        raise HostError("making wires", missing="the programs ip and tc", fix="apt install iproute2.")
+    _, tc = programs.require("making wires", "ip", "tc")
     works, tap = run_in_new(
-        lambda: ({name: [_tc(trial) for trial in trials][-1] for name, trials in _TRIALS.items()}, _tap())
+        lambda: ({name: [_tc(tc, trial) for trial in trials][-1] for name, trials in _TRIALS.items()}, _tap())
     )
-    sysctls = Path("/proc/sys/net/ipv4")
     return Capabilities(
         **works,
-        vde=tap and shutil.which(VDE_PROGRAM) is not None,
-        tcp_rto_max=(sysctls / "tcp_rto_max_ms").exists(),
-        congestion_controls=tuple((sysctls / "tcp_available_congestion_control").read_text(encoding="ascii").split()),
+        vde=tap and programs.find(VDE_PROGRAM) is not None,
+        tcp_rto_max=(_SYSCTLS / "tcp_rto_max_ms").exists(),
+        congestion_controls=_congestion_controls(),
     )
 
 
-def _tc(arguments: str) -> bool:
-    return subprocess.run(["tc", *arguments.split()], capture_output=True, check=False).returncode == 0
+def require_congestion_control(name: str, ue: str) -> None:
+    """Have the kernel know a congestion control: its module is loaded where that is allowed. Raises HostError."""
+    if name in probe().congestion_controls:
+        return
+    module = f"tcp_{name}"
+    modprobe = programs.find("modprobe")
+    if os.geteuid() == 0 and modprobe is not None:
+        subprocess.run([modprobe, module], capture_output=True, check=False)
+    found = _congestion_controls()
+    if name not in found:
+        raise HostError(
+            f"the congestion control {name!r} of {ue!r} was asked for",
+            missing=f"it (kernel {_release()} has {', '.join(found)})",
+            fix=f"Load its module as root (modprobe {module}), or name another under link.congestion_control.",
+        )
+
+
+def _congestion_controls() -> tuple[str, ...]:
+    return tuple((_SYSCTLS / "tcp_available_congestion_control").read_text(encoding="ascii").split())
+
+
+def _tc(tc: str, arguments: str) -> bool:
+    return subprocess.run([tc, *arguments.split()], capture_output=True, check=False).returncode == 0
 
 
 def _tap() -> bool:

@@ -6,21 +6,20 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from testbed import programs
 from testbed.errors import HostError, TestbedError
 
 
 def batch(program: str, lines: Sequence[str], *, force: bool = False) -> None:
-    """``ip -batch -`` or ``tc -batch -`` in the calling thread's namespace. Raises TestbedError with what failed.
+    """``ip -batch -`` or ``tc -batch -`` in the calling thread's namespace. Raises TestbedError with what failed,
+    HostError without that program.
 
     ``force`` goes on after a line that fails and then raises nothing.
     """
     if not lines:
         return
-    command = [program, *(["-force"] if force else []), "-batch", "-"]
-    try:
-        answer = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise HostError("making wires", missing=f"the program {program}", fix="apt install iproute2.") from None
+    command = [*programs.require("making wires", program), *(["-force"] if force else []), "-batch", "-"]
+    answer = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False)
     if answer.returncode != 0 and not force:
         reason = " ".join(answer.stderr.split())
         failed = reason.rpartition("-:")[2].rstrip()

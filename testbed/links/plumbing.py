@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from testbed.errors import InputError
+from testbed import programs
 from testbed.links import capabilities, vde
 from testbed.links.capabilities import Delayer
 from testbed.links.impairment import Impairment
@@ -96,12 +96,7 @@ def _check(wires: Sequence[WireSpec]) -> Delayer | None:
             if only := [*wire.up.netem_only(), *wire.down.netem_only()]:
                 found.require(f"a link with {only[0]} (of {wire.ue!r})", "netem")
     for wire in wires:
-        if wire.congestion_control not in found.congestion_controls:
-            raise InputError(
-                f"the congestion control of {wire.ue!r} is not in this kernel",
-                value=wire.congestion_control,
-                allowed=", ".join(found.congestion_controls),
-            )
+        capabilities.require_congestion_control(wire.congestion_control, wire.ue)
     return found.delayer if impaired else None
 
 
@@ -212,13 +207,15 @@ class WireState:
 def inspect(radio_namespace: str) -> dict[int, WireState]:
     """The wires of a radio namespace by index, from the system itself."""
 
+    ip, tc = programs.require("reading the wires", "ip", "tc")
+
     def ask(*command: str) -> list[dict[str, object]]:
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
         listed: list[dict[str, object]] = json.loads(answer.stdout or "[]")
         return listed
 
     links, qdiscs = run_inside(
-        radio_namespace, lambda: (ask("ip", "-json", "link", "show"), ask("tc", "-json", "qdisc", "show"))
+        radio_namespace, lambda: (ask(ip, "-json", "link", "show"), ask(tc, "-json", "qdisc", "show"))
     )
     ports = sorted(str(link["ifname"]) for link in links)
     roots = {str(entry["dev"]) for entry in qdiscs if entry["kind"] == "htb"}

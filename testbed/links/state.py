@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from testbed import programs
 from testbed.errors import TestbedError
 from testbed.runtime.namespaces import run_inside
 
@@ -31,8 +32,10 @@ class DirectionState:
 def link_states(radio_namespace: str, ues: Sequence[str]) -> list[DirectionState]:
     """Both directions of every UE's link; ``ues`` in the order of their indices. Raises TestbedError if it is gone."""
 
+    [tc] = programs.require("reading the links", "tc")
+
     def ask(*arguments: str) -> str:
-        return subprocess.run(["tc", *arguments], capture_output=True, text=True, check=True).stdout
+        return subprocess.run([tc, *arguments], capture_output=True, text=True, check=True).stdout
 
     def read() -> list[DirectionState]:
         qdiscs: list[dict[str, Any]] = json.loads(ask("-json", "-s", "qdisc", "show") or "[]")

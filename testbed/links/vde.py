@@ -25,6 +25,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from testbed import programs
 from testbed.errors import TestbedError
 from testbed.links.capabilities import VDE_PROGRAM
 from testbed.links.impairment import Impairment
@@ -143,7 +144,7 @@ def _start_one(radio_namespace: str, port: str, impairment: Impairment) -> None:
     _, lab, _ = radio_namespace.split(".")
     arguments = ["-v", ":".join(plugs), "-M", str(management), "-f", str(script), "--daemon", "--pidfile", str(pid)]
     done = subprocess.run(
-        [VDE_PROGRAM, *arguments],
+        [*programs.require("delaying packets", VDE_PROGRAM), *arguments],
         env={**os.environ, discovery.LAB_VARIABLE: lab},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from testbed import programs
 from testbed.configs import write_config
 from testbed.errors import HostError
 from testbed.monitoring.config import EXPORTER, GRAFANA, PROMETHEUS, CommandConfig, ExporterConfig
@@ -192,14 +193,8 @@ def _prometheus_starter(place: _Place) -> _PrometheusProgram | _PrometheusContai
 
 class _PrometheusProgram:
     def __init__(self, place: _Place) -> None:
-        program = shutil.which("prometheus")
-        if program is None:
-            raise HostError(
-                "Prometheus was not started",
-                missing="the prometheus program",
-                fix="Install it (`apt-get install prometheus`), or use --runtime docker.",
-            )
-        self._program, self._place = program, place
+        [self._program] = programs.require("Prometheus was not started", "prometheus", fix="use --runtime docker")
+        self._place = place
 
     def __call__(self) -> str:
         port = free_port()
@@ -264,7 +259,7 @@ def _start_grafana(place: _Place, prometheus_url: str) -> str:
     shutil.copytree(source / "provisioning", target / "provisioning", dirs_exist_ok=True)
     shutil.copytree(source / "dashboards", target / "dashboards", dirs_exist_ok=True)
     environment = grafana_environment(target / "provisioning", target / "dashboards", prometheus_url, port)
-    program = shutil.which("grafana")
+    program = programs.find("grafana")
     if place.runtime.name != "docker" and program is not None:
         data = str(place.folder / "grafana-data")
         environment |= {"GF_PATHS_DATA": data, "GF_PATHS_LOGS": data, "GF_PATHS_PLUGINS": f"{data}/plugins"}

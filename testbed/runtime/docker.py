@@ -7,7 +7,6 @@ player (which shapes in it), the recorder and the metrics exporter.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import msgspec
 from docker.models.containers import Container
 from docker.types import DeviceRequest, Mount
 
+from testbed import programs
 from testbed.errors import HostError, TestbedError
 from testbed.runtime import docker_nodes as nodes_on_engine
 from testbed.runtime import realtime
@@ -245,9 +245,7 @@ class DockerRuntime:
         containers = self._containers()
         if node not in containers:
             return self._host.exec(node, command)
-        program = shutil.which("docker")
-        if program is None:
-            raise HostError("exec needs the engine's own client", missing="the docker command")
+        [program] = programs.require("entering a container", "docker")
         terminal = ["-t"] if sys.stdin.isatty() and sys.stdout.isatty() else []
         done = subprocess.run([program, "exec", "-i", *terminal, containers[node].id or "", *command], check=False)
         return done.returncode

@@ -7,7 +7,6 @@ import io
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import docker
 from docker.errors import BuildError, DockerException, ImageNotFound
 
+from testbed import programs
 from testbed.errors import HostError, TestbedError
 
 Flavor = Literal["cpu", "cuda"]
@@ -134,13 +134,11 @@ def import_debian(client: docker.DockerClient, packages: tuple[str, ...], tag: s
 
     Raises HostError without mmdebstrap.
     """
-    program = shutil.which("mmdebstrap")
-    if program is None:
-        raise HostError(
-            f"No registry answers for a base image, and {tag} cannot be made here",
-            missing="mmdebstrap",
-            fix="Install it (`apt-get install mmdebstrap`), or give the engine a registry that it can reach.",
-        )
+    [program] = programs.require(
+        f"no registry answers for a base image, and making {tag} here",
+        "mmdebstrap",
+        fix="give the engine a registry that it can reach",
+    )
     progress(f"base {tag}: {BASE.suite} with {', '.join(packages)} (mmdebstrap)")
     with tempfile.TemporaryDirectory(prefix="testbed-base-") as folder:
         root = Path(folder) / "root.tar"
@@ -267,6 +265,7 @@ def _answers(url: str) -> bool:
 
 
 def _run(command: list[str], failure: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PATH": programs.search_path()}  # mmdebstrap runs chroot and dpkg
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise TestbedError(f"{failure}: {' '.join(command[:3])} ... said: {done.stderr.strip()[-800:]}")

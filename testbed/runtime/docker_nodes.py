@@ -14,6 +14,7 @@ import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 
+from testbed import programs
 from testbed.errors import HostError, TestbedError
 from testbed.runtime import namespaces
 from testbed.runtime.base import Owned
@@ -88,7 +89,8 @@ def attach_namespace(name: str, pid: int) -> None:
     """Give a container's network namespace a name under /run/netns, so that ``ip -n`` and the wires find it."""
     if namespaces.exists(name):
         namespaces.delete(name)  # of a container that has ended
-    done = subprocess.run(["ip", "netns", "attach", name, str(pid)], capture_output=True, text=True, check=False)
+    [ip] = programs.require("naming network namespaces", "ip")
+    done = subprocess.run([ip, "netns", "attach", name, str(pid)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise HostError(f"the network namespace of process {pid} cannot be named {name}: {done.stderr.strip()}")
     namespaces.run_inside(name, _disable_ipv6)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from testbed import programs
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, host_cpu
 from testbed.runtime import realtime
 from testbed.runtime.cgroups import Version, detect
@@ -71,10 +71,12 @@ def in_user_namespace() -> bool:
 @cache
 def user_namespace_error() -> str:
     """Why a user namespace with its own network, mounts and processes cannot be made here; empty if it can."""
-    if shutil.which("unshare") is None or shutil.which("nsenter") is None:
-        return "unshare and nsenter are not installed"
+    missing = programs.lacking("unshare", "nsenter")
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    [unshare] = programs.require("making a user namespace", "unshare")
     result = subprocess.run(
-        ["unshare", "-Urnmpf", "--kill-child", "--mount-proc", "true"], capture_output=True, text=True, check=False
+        [unshare, "-Urnmpf", "--kill-child", "--mount-proc", "true"], capture_output=True, text=True, check=False
     )
     return "" if result.returncode == 0 else result.stderr.strip() or "unshare failed"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from testbed import programs
 from testbed.runtime.child import (
     LOG_SECONDS,
     ChildSpec,
@@ -61,6 +62,7 @@ def supervise(lab_directory: Path, spec: ChildSpec, started: int) -> None:
 def execute(place: Place, command: list[str]) -> int:
     """Replace this process by ``command`` inside the node. Returns 127 if there is no such command, as a shell does."""
     enter(place.cgroups, place.namespace)
+    os.environ["PATH"] = programs.search_path()  # `ip` and `tc` are what is mostly asked for
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:

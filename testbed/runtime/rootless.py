@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed import programs
 from testbed.errors import HostError, TestbedError
 from testbed.interrupts import ENDING
 from testbed.runtime import discovery, namespaces
@@ -193,8 +194,9 @@ def output_in_lab(holder: Holder, command: Sequence[str]) -> str:
 def _inside(holder: Holder, command: Sequence[str]) -> list[str]:
     if start_ticks(holder.pid) != holder.start_ticks:
         raise TestbedError(f"the holder of lab {holder.lab!r} (process {holder.pid}) has ended")
+    [nsenter] = programs.require("entering a lab", "nsenter")
     return [
-        *("nsenter", f"--target={holder.pid}", "--user", "--net", "--mount", "--pid", "--preserve-credentials"),
+        *(nsenter, f"--target={holder.pid}", "--user", "--net", "--mount", "--pid", "--preserve-credentials"),
         *(f"--wd={Path.cwd()}", "--", *command),
     ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.errors import HostError, InputError, TestbedError
+from testbed.errors import HostError, TestbedError
 from testbed.links import capabilities, plumbing
 from testbed.links.impairment import Impairment
 from testbed.links.netns import batch
@@ -116,7 +116,7 @@ def test_what_the_kernel_lacks_is_said_before_anything_is_made() -> None:
     with wired("li-lack", []) as lab:
         namespaces.create([lab.name("ue0")])
         try:
-            with pytest.raises(InputError, match=r"allowed: .*cubic"):
+            with pytest.raises(HostError, match=r"kernel .* has .*cubic.*modprobe tcp_fast"):
                 plumbing.connect([spec(0, congestion_control="fast")], lab.name)
             if not capabilities.probe().netem:
                 asked = Impairment(delay_seconds=0.01, reorder_ratio=0.1)
