@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+
 
 def first_line(error: BaseException) -> str:
     """What an error of a library says, without what it adds below; its type if it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def os_error_text(error: OSError) -> str:
+    """``FILE: REASON``, and what to do about reasons that a user can change."""
+    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    reason = error.strerror or first_line(error)
+    hint = _HINTS.get(error.errno or 0, "")
+    return f"{': '.join([' -> '.join(files), reason] if files else [reason])}.{f' {hint}' if hint else ''}"
+
+
+_HINTS = {
+    errno.EACCES: "This user may not do that: look at the owner and mode of it and of the folders above it.",
+    errno.EPERM: "This user may not do that.",
+    errno.ENOSPC: "Free some space there, or name another place (--out).",
+    errno.EDQUOT: "This user's quota is used up: free some space there, or name another place (--out).",
+    errno.EROFS: "Name a place on a file system that can be written to (--out).",
+    errno.ENOTDIR: "A file is where a folder would have to be.",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
+}
 
 
 class TestbedError(Exception):

@@ -20,7 +20,7 @@ from testbed.channels import (
     write_link_traces,
     write_traces,
 )
-from testbed.errors import InputError
+from testbed.errors import InputError, os_error_text
 from testbed.inference.profiles import profile_cache_path, read_profile, write_profile
 from testbed.plan import Plan, RuntimeName, make_plan
 from testbed.scenario import collect_profiles, scenario_of
@@ -106,7 +106,10 @@ def prepare(
     make_policy(topology, conditions.scenario, where, notify)
     run_id = new_run_id(topology)
     directory = (run_directory or Path("runs") / run_id).absolute()
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the run directory cannot be made ({os_error_text(error)})", where="--out") from None
     return Ingredients(
         topology=topology,
         scenario=conditions.scenario,
@@ -128,7 +131,10 @@ def _measured(model: str, folder: Path, seed: int, notify: Notify) -> ModelProfi
 
     notify(f"profiling {model} on this host (once; it is kept in {path})")
     profile = profile_model(model, seed, python_path=(folder,))
-    write_profile(profile, path)
+    try:
+        write_profile(profile, path)
+    except OSError as error:
+        notify(f"the profile was not kept: {os_error_text(error)}")
     return profile
 
 

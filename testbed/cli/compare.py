@@ -10,6 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from testbed.cli import out as out_types
 from testbed.errors import InputError
 from testbed.runs.compare import ComparedRun, compare, draw, labels_of
 from testbed.runs.gap import Gap
@@ -96,7 +97,7 @@ def _predicted_table(name: str, run: ComparedRun) -> Table:
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="IMAGE", help="Draw a figure (.png, .svg or .pdf).")
+@click.option("--out", type=out_types.FILE, metavar="IMAGE", help="Draw a figure (.png, .svg or .pdf).")
 def command(runs: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
     """Several runs side by side; between a run and its simulation, the gap and where it comes from."""
     if out is not None and out.suffix not in IMAGES:

@@ -9,13 +9,14 @@ import click
 
 from testbed import programs
 from testbed.cli import options
+from testbed.cli import out as out_types
 from testbed.topology import Topology
 from testbed.units import DURATION, FREQUENCY
 
 
 @click.command("graph")
 @options.lab_file
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Write an SVG (needs Graphviz's dot).")
+@click.option("--svg", type=out_types.FILE, help="Write an SVG (needs Graphviz's dot).")
 def command(lab: options.LabChoice, svg: Path | None) -> None:
     """Print a lab as a Graphviz graph, or draw it."""
     topology = lab.read()

@@ -14,9 +14,10 @@ import traceback
 import click
 
 import testbed
-from testbed import interrupts
+from testbed import folders, interrupts
+from testbed.cli import terminal
 from testbed.cli.again import again
-from testbed.errors import TestbedError
+from testbed.errors import TestbedError, os_error_text
 from testbed.lab import ElsewhereError
 from testbed.runtime import rootless
 
@@ -72,7 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command ``testbed``."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     interrupts.install()
+    terminal.prepare()
     try:
+        folders.give_libraries_a_place()
         code = group.main(args=arguments, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -93,5 +96,10 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"error: {os_error_text(error)}", err=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

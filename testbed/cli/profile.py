@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from controller.contract import ModelProfile, cut_label
+from testbed.cli import out as out_types
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, read_profile, write_profile
 
 
@@ -19,7 +20,7 @@ from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_pa
 @click.argument("model")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=out_types.FILE,
     help="File to write; default: where labs without 'profile:' look for it on this host.",
 )
 @click.option("--cuts", is_flag=True, help="List the single-tensor cuts and their bytes; measure and write nothing.")

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from testbed.cli import options
+from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
 from testbed.runs.execute import RUNNING, Order, execute
@@ -30,7 +31,7 @@ from testbed.units import DURATION
     show_default=True,
     help="How long tasks arrive.",
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run directory; default: runs/RUN_ID.")
+@click.option("--out", type=out_types.FOLDER, help="Run directory; default: runs/RUN_ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
     lab: options.LabChoice,

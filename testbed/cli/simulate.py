@@ -10,6 +10,7 @@ import msgspec
 
 from controller.simulation.result import Mode
 from testbed.cli import options
+from testbed.cli import out as out_types
 from testbed.errors import InvalidRunError
 from testbed.runs.report import si_seconds
 from testbed.runs.simulate import SimulationOrder, simulate_lab
@@ -26,7 +27,7 @@ from testbed.runs.summary import Summary, marks_of
     show_default=True,
     help="event: every task through every queue; slot: the formula's mean of each slot.",
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run directory; default: runs/RUN_ID.")
+@click.option("--out", type=out_types.FOLDER, help="Run directory; default: runs/RUN_ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
     lab: options.LabChoice,

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.cli import options
+from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InputError, InvalidRunError
 from testbed.runs.execute import RUNNING, Order, execute
@@ -56,7 +57,7 @@ def _table(points: Sequence[Point], key: str) -> Table:
 @click.option(
     "--duration", type=options.Quantity(DURATION, positive=True), help="How long tasks arrive in each run; default 60s."
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: runs/sweep-LAB-TIME.")
+@click.option("--out", type=out_types.FOLDER, help="Folder; default: runs/sweep-LAB-TIME.")
 @click.option("--json", "as_json", is_flag=True, help="Print the points as JSON.")
 def command(
     lab: options.LabChoice,

@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from controller.model.channel import Channel, Fading, Shadowing
+from testbed.cli import out as out_types
 from testbed.errors import InputError
 from testbed.text_files import read_text
 from testbed.traces import Kind, Trace, describe, generate, load_trace, read_mahimahi, read_trace, write_trace
@@ -71,7 +72,7 @@ def command() -> None:
 @click.option("--step", callback=_quantity(DURATION), default="100 ms", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--ue", type=click.IntRange(min=0), default=0, show_default=True, help="Index of the UE in its lab.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The CSV to write.")
+@click.option("--out", type=out_types.FILE, required=True, help="The CSV to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def generate_trace(
     fading: Fading,
@@ -102,7 +103,7 @@ def generate_trace(
 @command.command("show")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="For a CSV that does not name its kind.")
-@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Write the plot to this file as well.")
+@click.option("--png", type=out_types.FILE, help="Write the plot to this file as well.")
 @click.option("--width", type=click.IntRange(min=10, max=400), default=72, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON instead.")
 def show(file: Path, kind: Kind | None, png: Path | None, width: int, as_json: bool) -> None:
@@ -125,7 +126,7 @@ def show(file: Path, kind: Kind | None, png: Path | None, width: int, as_json: b
     callback=_optional_quantity(DURATION),
     help="Width of a step [default: 100 ms for Mahimahi, else as in the file].",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The CSV to write.")
+@click.option("--out", type=out_types.FILE, required=True, help="The CSV to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def import_trace(
     up: Path, down: Path | None, form: Format | None, width: float | None, out: Path, as_json: bool

@@ -9,6 +9,7 @@ import msgspec
 
 from controller.learning.actor import LearningCurve
 from testbed.cli import options
+from testbed.cli import out as out_types
 from testbed.runs.train import DEFAULT_UPDATES, DEFAULT_UPDATES_OF_ALL, Learner, TrainingOrder, require_trainable, train
 
 
@@ -33,7 +34,7 @@ def _progress(update: int, curve: LearningCurve) -> None:
 @click.option("--seed", type=int, default=1, show_default=True, metavar="S", help="Of the training.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=out_types.FILE,
     metavar="CHECKPOINT",
     help="Default: checkpoints/LAB.npz (LAB-ppo-all.npz for ppo-all) beside the lab file.",
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from testbed.cli import options
+from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.runs.execute import Order
 from testbed.runs.serve import BRINGING_UP, serve
@@ -17,7 +18,7 @@ from testbed.runtime.select import select
 @click.command("up")
 @options.lab_file
 @options.runtime
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run directory; default: runs/RUN_ID.")
+@click.option("--out", type=out_types.FOLDER, help="Run directory; default: runs/RUN_ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     lab: options.LabChoice,

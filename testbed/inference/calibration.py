@@ -10,7 +10,6 @@ Needs torch to measure; reading what was measured needs none.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import time
@@ -23,6 +22,7 @@ import msgspec
 import numpy as np
 
 from testbed.errors import InputError
+from testbed.folders import state_file
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION
 
 if TYPE_CHECKING:
@@ -183,9 +183,8 @@ def calibration_path() -> Path:
 
     The host is in the name because hosts may share a home directory.
     """
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     host = re.sub(r"[^A-Za-z0-9_.-]+", "-", platform.node()) or "host"
-    return Path(base) / "testbed" / f"calibration-{host}.json"
+    return state_file(f"calibration-{host}.json")
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 
 from controller.contract import CodecTimes, ModelProfile
 from testbed.errors import InputError
+from testbed.folders import cache_file
 
 #: Of the profile file. A file of another version is refused: its times may mean something else.
 PROFILE_VERSION = 1
@@ -57,8 +57,7 @@ def read_profile(path: Path) -> ModelProfile:
 
 def profile_cache_path(model: str) -> Path:
     """Where this host keeps its own measurement of a model: ``$XDG_CACHE_HOME/testbed/profiles/NAME.json``."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "testbed" / "profiles" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', model)}.json"
+    return cache_file("profiles", f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', model)}.json")
 
 
 def host_cpu() -> str:

@@ -286,10 +286,11 @@ def free_port() -> int:
 
 
 def _await(url: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback: no proxy reaches it
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=1):
+            with direct.open(url, timeout=1):
                 return True
         except OSError:
             time.sleep(0.05)

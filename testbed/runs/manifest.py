@@ -190,6 +190,8 @@ def read_manifest(run_directory: Path) -> Manifest:
                 fix="Read it with the version that its key `versions` names.",
             )
         return msgspec.json.decode(content, type=Manifest)
+    except PermissionError as error:
+        raise InputError(f"the run cannot be read ({error.strerror})", where=str(path)) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             "this is not a run directory",

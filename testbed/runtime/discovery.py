@@ -12,14 +12,14 @@ import os
 import re
 import shutil
 import signal
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from testbed.errors import HostError, InputError, TestbedError
+from testbed.errors import InputError, TestbedError
+from testbed.folders import is_own, make_own, private_folder
 from testbed.runtime import namespaces
 from testbed.runtime.base import Owned
 from testbed.runtime.cgroups import detect
@@ -32,19 +32,15 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,38}[a-z0-9])?")
 def state_root() -> Path:
     """Where labs keep their state: /run/testbed as root (also of a user namespace), else a private directory.
 
-    Raises HostError if somebody else owns it.
+    XDG_RUNTIME_DIR counts if it is this user's: ``su`` and ``sudo -u`` leave the one of who called them. Raises
+    HostError if somebody else owns what it would be.
     """
     if os.geteuid() == 0:
-        root = Path("/run/testbed")
-    elif runtime_directory := os.environ.get("XDG_RUNTIME_DIR"):
-        root = Path(runtime_directory) / "testbed"
-    else:
-        root = Path(f"/tmp/testbed-{os.geteuid()}")
-    root.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    status = root.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise HostError(f"{root} is not a directory of ours", fix="Remove it, or set XDG_RUNTIME_DIR to your own.")
-    return root
+        return make_own(Path("/run/testbed"), 0o755)
+    for runtime_directory in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.geteuid()}"):
+        if runtime_directory.startswith("/") and is_own(Path(runtime_directory)):
+            return make_own(Path(runtime_directory) / "testbed", 0o700)
+    return private_folder()
 
 
 def check_lab_name(lab: str) -> None:

@@ -251,11 +251,6 @@ def _write_context(context: Any, dockerfile: Path, files: Mapping[str, bytes], f
             archive.add(folder, arcname=name)
 
 
-def cache_directory() -> Path:
-    """Where downloads are kept between builds."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testbed"
-
-
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=REGISTRY_TIMEOUT_SECONDS):

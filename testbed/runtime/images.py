@@ -15,12 +15,12 @@ import docker
 from docker.errors import APIError
 
 from testbed.errors import HostError
+from testbed.folders import cache_file
 from testbed.runtime.docker_build import (
     BASE,
     Flavor,
     Progress,
     build,
-    cache_directory,
     code_files,
     content_hash,
     download_wheels,
@@ -186,7 +186,7 @@ def _ensure_packages(client: docker.DockerClient, root: Path, flavor: Flavor, pr
     base = _node_base_tag()
     if not has_image(client, base) and not pull(PYTHON_REFERENCE, base):
         import_debian(client, NODE_PACKAGES, base, progress)
-    wheels = cache_directory() / "wheels" / tag.partition(":")[2]
+    wheels = cache_file("wheels", tag.partition(":")[2])
     partial = wheels.with_suffix(".partial")
     requirements, constraints = root / "images/requirements.txt", root / "constraints.txt"
     if not wheels.is_dir():

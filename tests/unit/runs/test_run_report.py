@@ -1,5 +1,8 @@
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -96,6 +99,18 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     assert error.value.exit_code == 2
     with pytest.raises(InputError, match=r"no summary\.json.*testbed report"):
         compare([tmp_path])
+
+
+def test_compare_on_a_terminal_that_is_ascii(run: Path) -> None:
+    conclude(run)
+    shown = subprocess.run(
+        [sys.executable, "-P", "-m", "testbed", "compare", str(run)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "+- " in shown.stdout.decode("ascii")
 
 
 def test_compare_puts_runs_side_by_side(run: Path, tmp_path: Path) -> None:
