@@ -223,7 +223,7 @@ def warnings(topology: Topology) -> list[str]:
     load = host_load(topology, calibration_of(facts().cpu)[0])
     if load > HOST_LOAD_LIMIT:
         found.append(
-            f"edge cpus plus the UEs' speeds ask for {load:.0%} of what this host's {facts().cores} cores make; "
+            f"edge cpus plus the UEs' speeds ask for {load:.0%} of what this host's {facts().cores:.3g} cores make; "
             f"above {HOST_LOAD_LIMIT:.0%} stages overrun and runs become invalid. "
             f"Lower 'edge.cpus', 'speed' or 'count', or take a larger host."
         )
@@ -316,7 +316,7 @@ def cpusets_of(topology: Topology) -> Cpusets:
     host = facts()
     mode = topology.host.cpusets
     try:
-        sets = cpusets.assign(mode, host.cpus, host.cpusets)
+        sets = cpusets.assign(mode, host.cpus[: max(1, int(host.cores))], host.cpusets)
     except ValueError as error:
         raise HostError(str(error), fix="Write host: {cpusets: auto}.") from None
     if mode == "split" and not sets.ues:

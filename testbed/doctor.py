@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from dataclasses import dataclass
 
 from testbed import programs
@@ -11,7 +9,7 @@ from testbed.calibrate import describe
 from testbed.errors import HostError
 from testbed.inference.calibration import calibration_of
 from testbed.links import capabilities
-from testbed.runtime import gpu, realtime
+from testbed.runtime import engine, gpu, realtime
 from testbed.runtime.cpusets import RESERVE_FROM_CORES
 from testbed.runtime.host import HostFacts, facts
 
@@ -71,14 +69,15 @@ def _host(host: HostFacts) -> list[Finding]:
         Finding(
             "cores",
             host.cores >= 2,
-            f"{host.cores} ({host.reference_cores:g} reference cores), {host.cpu}, {host.memory_bytes / 2**30:.0f} GiB",
+            f"{host.cores:.3g} ({host.reference_cores:.3g} reference cores), {host.cpu}, "
+            f"{host.memory_bytes / 2**30:.0f} GiB",
             "one core carries little more than one UE",
             "use a host with two cores or more",
         ),
         Finding(
             "cpusets",
             host.cpusets and host.cores >= RESERVE_FROM_CORES,
-            f"{host.cores} cores" if host.cpusets else "no cpuset controller that we may use",
+            f"{host.cores:.3g} cores" if host.cpusets else "no cpuset controller that we may use",
             "UEs share cores with the edge, controller and player; the manifest says so",
             f"run as root on {RESERVE_FROM_CORES} cores or more (docs/lab-file.md, key host)",
         ),
@@ -136,7 +135,7 @@ def _links() -> list[Finding]:
 
 
 def _programs() -> list[Finding]:
-    docker = _docker()
+    docker, docker_fix = _docker()
     lacking, gpu_fix = gpu.lacking()
     return [
         Finding(
@@ -144,7 +143,7 @@ def _programs() -> list[Finding]:
             docker.startswith("Engine"),
             docker,
             "labs run in the netns runtime",
-            "install docker.io and start it (service docker start)",
+            docker_fix,
         ),
         Finding(
             "prometheus",
@@ -163,10 +162,14 @@ def _programs() -> list[Finding]:
     ]
 
 
-def _docker() -> str:
-    if shutil.which("docker") is None:
-        return "not installed"
-    answer = subprocess.run(
-        ["docker", "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, check=False
-    )
-    return f"Engine {answer.stdout.strip()}" if answer.returncode == 0 else "no engine answers"
+def _docker() -> tuple[str, str]:
+    """What `--runtime docker` would meet, and what to do about it."""
+    try:
+        client = engine.require()
+    except HostError as error:
+        install = "" if programs.find("dockerd") else "Install docker.io. "
+        return error.text, install + error.fix
+    try:
+        return f"Engine {client.version()['Version']}", ""
+    finally:
+        client.close()

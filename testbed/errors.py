@@ -58,7 +58,8 @@ class HostError(TestbedError):
     exit_code = 3
 
     def __init__(self, what: str, *, missing: str = "", fix: str = "") -> None:
-        text = what if not missing else f"{what}: {missing} is missing on this host"
+        self.fix = fix
+        self.text = text = what if not missing else f"{what}: {missing} is missing on this host"
         super().__init__(f"{text}. {fix}".strip())
 
 

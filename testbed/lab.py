@@ -573,7 +573,7 @@ def remove_lab(name: str, lock: int | None = None) -> Removal:
     try:
         lab = Lab.find(name)
     except ElsewhereError as elsewhere:
-        down = (sys.executable, "-m", "testbed", "down", name)  # tells what it does
+        down = (sys.executable, "-P", "-m", "testbed", "down", name)  # tells what it does
         told = False
         with contextlib.suppress(TestbedError):  # what it cannot do, the end of its holder does
             told = rootless.run_in_lab(elsewhere.holder, down, lock) == 0

@@ -11,7 +11,7 @@ from testbed.runtime.lab_lock import lab_lock
 
 def again(arguments: Sequence[str] | None = None) -> list[str]:
     """This command line."""
-    return [sys.executable, "-m", "testbed", *(sys.argv[1:] if arguments is None else arguments)]
+    return [sys.executable, "-P", "-m", "testbed", *(sys.argv[1:] if arguments is None else arguments)]
 
 
 def enter(lab: str, doing: str) -> None:

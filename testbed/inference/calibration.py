@@ -67,7 +67,7 @@ class Calibration(msgspec.Struct, frozen=True):
     realtime: bool  # measured at SCHED_FIFO, as stages run
     idle_seconds: float
     cpu: str
-    cores: int
+    cores: float
     torch_version: str
     measured_utc: str
 
@@ -119,7 +119,7 @@ def measure(
     models: Sequence[str],
     *,
     cpu: str,
-    cores: int,
+    cores: float,
     realtime: bool,
     progress: Progress,
     python_path: Sequence[Path] = (),

@@ -7,6 +7,7 @@ version 2 has one tree, and a process's threads stay together.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from abc import ABC, abstractmethod
@@ -257,6 +258,50 @@ def detect() -> Cgroups:
         if "cpu" in controllers and _can_delegate(version2):
             return CgroupsV2(version2)
     return NoCgroups()
+
+
+def mount_points() -> dict[str, str]:
+    """Mount point of each version 1 controller; under the empty name that of version 2."""
+    mounts: dict[str, str] = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, target, filesystem, options, *_ = line.split(" ")
+        if filesystem == "cgroup":
+            mounts.update(dict.fromkeys(options.split(","), target))
+        elif filesystem == "cgroup2":
+            mounts[""] = target
+    return mounts
+
+
+def own_quota_cores() -> float:
+    """Cores that the groups of this process (a container's, a service's) may use; infinite where none is capped."""
+    mounts = mount_points()
+    quotas = [math.inf]
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        mount = next((mounts[name] for name in controllers.split(",") if name in ("", "cpu") and name in mounts), None)
+        if mount is None:
+            continue
+        root = Path(mount)
+        group = root / path.lstrip("/")
+        if ".." in group.parts or not group.is_dir():  # the path is the host's, the mount the container's own
+            group = root
+        while True:
+            quotas.append(_quota_cores(group))
+            if group == root:
+                break
+            group = group.parent
+    return min(quotas)
+
+
+def _quota_cores(group: Path) -> float:
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    except OSError:
+        return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def join(group: Path) -> None:

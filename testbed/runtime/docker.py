@@ -22,14 +22,14 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, Mount
 
 from testbed import programs
-from testbed.errors import HostError, TestbedError
+from testbed.errors import HostError, InputError, TestbedError
 from testbed.runtime import docker_nodes as nodes_on_engine
-from testbed.runtime import realtime
+from testbed.runtime import engine, realtime
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
 from testbed.runtime.cgroups import PERIOD_MICROSECONDS, detect, quota_microseconds
 from testbed.runtime.child import start_ticks
 from testbed.runtime.discovery import system_lock
-from testbed.runtime.docker_build import Flavor, connect, project_root
+from testbed.runtime.docker_build import Flavor, project_root
 from testbed.runtime.docker_entry import Order, order_path, warm_path
 from testbed.runtime.docker_gpu import CUDA_ENVIRONMENT, wanted_device
 from testbed.runtime.docker_nodes import LABEL_NODE, PARALLEL, ContainerCgroup, container_name
@@ -69,25 +69,20 @@ class DockerRuntime:
         gpu: GpuMode = "off",
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Raises HostError when no engine answers, or when this process may not make namespaces (it is not root)."""
-        if os.geteuid() != 0:
-            raise HostError(
-                "The docker runtime moves wires into containers",
-                missing="root",
-                fix="Run as root (sudo), or use --runtime netns.",
-            )
+        """Raises HostError when this process is not root, or no engine answers that the runtime can use."""
+        self._client = engine.require()
         self._host = NetnsRuntime(lab, lab_directory, run_id)
         self.lab = lab
         self.lab_directory = lab_directory
         self._run_id = run_id
         self._gpu: GpuMode = gpu
         self._progress = progress
-        self._client = connect()
         self._cgroups: dict[str, ContainerCgroup] = {}
         self._quotas: dict[str, float] = {}
         self._calls: tuple[Call, ...] = ()
         self._seen: dict[str, _Seen] = {}
         self._asked_seconds = 0.0
+        self._is_here = False  # whether its processes were seen to be this host's
 
     @cached_property
     def _device(self) -> DeviceRequest | None:
@@ -156,7 +151,7 @@ class DockerRuntime:
         order_path(self.lab_directory, node.name).unlink(missing_ok=True)
         warm_path(self.lab_directory, node.name).unlink(missing_ok=True)
         quota = quota_microseconds(node.quota_host_cores)
-        paths = _user_paths()
+        paths = user_paths()
         mounts = [Mount(str(self.lab_directory), str(self.lab_directory), type="bind")]
         mounts += [Mount(path, path, type="bind", read_only=True) for path in paths]
         options: dict[str, Any] = {}
@@ -310,6 +305,8 @@ class DockerRuntime:
 
     def _containers(self) -> dict[str, Container]:
         found = nodes_on_engine.find(self._client, self.lab)
+        if not self._is_here:
+            self._is_here = any(nodes_on_engine.check_here(container, self.lab_directory) for container in found)
         return {container.labels[LABEL_NODE]: container for container in found}
 
     def _pid(self, node: str) -> int:
@@ -361,14 +358,45 @@ class _Seen:
         return self.status if self.alive() or not self.status.running else replace(self.status, running=False)
 
 
-def _user_paths() -> list[str]:
-    """Folders that this process imports from beside its installation: a user's models and policies."""
+#: What a container has at these places is its own.
+_IN_CONTAINER = tuple(
+    Path("/", place) for place in ("opt/testbed", "opt/packages", "tmp", "usr/lib", "etc", "dev", "proc")
+)
+_OTHERS_READ = 0o005
+
+
+def user_paths() -> list[str]:
+    """Folders that this process imports from beside its installation: a user's models and policies.
+
+    One in which nothing can be imported is left out. Raises InputError for one that a container cannot have: it would
+    cover what the container itself needs, or is closed to the container's user.
+    """
     known = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)]
     found: list[str] = []
     for entry in sys.path:
         path = Path(entry or ".").resolve()
         if path == project_root():  # it is in the image
             continue
-        if path.is_dir() and not any(path.is_relative_to(prefix) for prefix in known) and str(path) not in found:
-            found.append(str(path))
+        if str(path) in found or any(path.is_relative_to(prefix) for prefix in known) or not _has_modules(path):
+            continue
+        if any(needed.is_relative_to(path) for needed in _IN_CONTAINER):
+            raise InputError(
+                "containers cannot have this folder, in which Python modules lie: it would cover their own",
+                value=str(path),
+                fix="Put the lab file, with its models and policies, into a folder of its own.",
+            )
+        if path.stat().st_mode & _OTHERS_READ != _OTHERS_READ:
+            raise InputError(
+                "the user of the containers may not read this folder, in which Python modules lie",
+                value=str(path),
+                fix=f"Open it (chmod o+rx {path}), or use --runtime netns.",
+            )
+        found.append(str(path))
     return found
+
+
+def _has_modules(folder: Path) -> bool:
+    try:
+        return any(folder.glob("*.py")) or any(folder.glob("*/__init__.py"))
+    except OSError:
+        return False

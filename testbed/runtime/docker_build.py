@@ -13,16 +13,23 @@ import tarfile
 import tempfile
 import tomllib
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import docker
+from docker.credentials.errors import StoreError
 from docker.errors import BuildError, DockerException, ImageNotFound
 
 from testbed import programs
 from testbed.errors import HostError, TestbedError
+from testbed.runtime.engine import config_folder, require_local
+
+# What it warns of is raised, too.
+warnings.filterwarnings("ignore", module="docker.credentials")
 
 Flavor = Literal["cpu", "cuda"]
 Progress = Callable[[str], None]
@@ -81,16 +88,32 @@ def project_root() -> Path:
 
 
 def connect(timeout_seconds: float = 60.0) -> docker.DockerClient:
-    """A client of the host's engine. Raises HostError when none answers."""
+    """A client of the host's engine. Raises HostError when none answers, or one that is not on this machine."""
+    address = require_local()
     try:
-        client = docker.from_env(timeout=int(timeout_seconds))
+        client = docker.DockerClient(base_url=address, timeout=int(timeout_seconds))
         client.ping()
-    except DockerException as error:
+    except (DockerException, OSError) as error:
         raise HostError(
             f"No Docker Engine answers ({error})",
             fix="Start it (`service docker start`, or `dockerd` as root), or use --runtime netns.",
         ) from error
     return client
+
+
+@contextmanager
+def engine_errors(doing: str) -> Iterator[None]:
+    """What the engine or its SDK raises in here: HostError for a credentials helper that fails, else TestbedError."""
+    try:
+        yield
+    except (StoreError, DockerException, OSError) as error:  # OSError: requests' own, when the engine goes away
+        if isinstance(error, StoreError) or "Credentials store error" in str(error):
+            raise HostError(
+                f"{doing}: docker's credentials helper fails ({error})",
+                fix=f"Install it, or take it (credsStore, credHelpers) out of {config_folder() / 'config.json'}; "
+                f"DOCKER_CONFIG may name another folder.",
+            ) from error
+        raise TestbedError(f"{doing}: the Docker Engine failed: {error}") from error
 
 
 def content_hash(parts: Mapping[str, bytes]) -> str:
@@ -103,28 +126,31 @@ def content_hash(parts: Mapping[str, bytes]) -> str:
 
 
 def has_image(client: docker.DockerClient, tag: str) -> bool:
-    try:
-        client.images.get(tag)
-    except ImageNotFound:
-        return False
+    with engine_errors(f"looking for {tag}"):
+        try:
+            client.images.get(tag)
+        except ImageNotFound:
+            return False
     return True
 
 
 def pull(reference: str, tag: str) -> bool:
-    """Pull ``reference`` and name it ``tag``. False where its registry does not answer within a few seconds."""
+    """Pull ``reference`` and name it ``tag``. False where its registry does not answer within a few seconds.
+
+    Raises HostError where the engine's credentials helper fails.
+    """
     probe = connect(REGISTRY_TIMEOUT_SECONDS)
+    client = connect(timeout_seconds=900)
     try:
-        probe.images.get_registry_data(reference)
-    except (DockerException, OSError):
+        with engine_errors(f"pulling {reference}"):
+            probe.images.get_registry_data(reference)
+            client.images.pull(reference).tag(tag)
+    except HostError:
+        raise
+    except TestbedError:
         return False
     finally:
         probe.close()
-    client = connect(timeout_seconds=900)
-    try:
-        client.images.pull(reference).tag(tag)
-    except DockerException:
-        return False
-    finally:
         client.close()
     return True
 
@@ -146,7 +172,8 @@ def import_debian(client: docker.DockerClient, packages: tuple[str, ...], tag: s
         command += [f"--dpkgopt=path-exclude=/usr/share/{unread}/*" for unread in ("man", "doc", "locale", "info")]
         _run([*command, "--quiet", BASE.suite, str(root)], f"mmdebstrap could not make {tag}")
         name, _, version = tag.partition(":")
-        client.api.import_image_from_file(str(root), repository=name, tag=version)
+        with engine_errors(f"importing {tag}"):
+            client.api.import_image_from_file(str(root), repository=name, tag=version)
 
 
 def download_wheels(requirements: Path, constraints: Path, target: Path, flavor: Flavor, progress: Progress) -> None:
@@ -210,19 +237,20 @@ def build(
     with tempfile.TemporaryFile(prefix="testbed-context-") as context:
         _write_context(context, dockerfile, files or {}, folders or {})
         context.seek(0)
-        stream = client.api.build(
-            fileobj=context,
-            custom_context=True,
-            tag=tag,
-            buildargs={"BASE": base},
-            labels=dict(labels),
-            network_mode="none",
-            rm=True,
-            forcerm=True,
-            decode=True,
-        )
-        for line in _build_lines(stream, tag, tail):
-            progress(f"{tag}: {line}")
+        with engine_errors(f"building {tag}"):
+            stream = client.api.build(
+                fileobj=context,
+                custom_context=True,
+                tag=tag,
+                buildargs={"BASE": base},
+                labels=dict(labels),
+                network_mode="none",
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            for line in _build_lines(stream, tag, tail):
+                progress(f"{tag}: {line}")
     # The stage that unpacked the wheels is larger than the result and nothing refers to it any more.
     client.images.prune(filters={"dangling": True, "label": ["testbed.image=scratch"]})
 

@@ -18,7 +18,7 @@ from testbed import programs
 from testbed.errors import HostError, TestbedError
 from testbed.runtime import namespaces
 from testbed.runtime.base import Owned
-from testbed.runtime.cgroups import PERIOD_MICROSECONDS, quota_microseconds, write
+from testbed.runtime.cgroups import PERIOD_MICROSECONDS, mount_points, quota_microseconds, write
 from testbed.runtime.child import stat_fields
 
 LABEL_LAB = "testbed.lab"
@@ -85,6 +85,32 @@ def remove(client: docker.DockerClient, lab: str | None = None, *, role: str | N
     return sorted(str(container.name) for container in containers)
 
 
+def check_here(container: Container, lab_directory: Path) -> bool:
+    """Whether a container was seen to run on this host, by its process; False where it has ended.
+
+    Raises HostError where its process id, or the lab's folder in it, is another machine's: an engine may be reached
+    through a socket that leads elsewhere.
+    """
+    pid = int(container.attrs["State"]["Pid"])
+    if pid == 0:
+        return False
+    try:
+        ours = str(container.id) in Path(f"/proc/{pid}/cgroup").read_text()
+        shared = ours and Path(f"/proc/{pid}/root{lab_directory}").samefile(lab_directory)
+    except (FileNotFoundError, ProcessLookupError):
+        container.reload()
+        if container.attrs["State"]["Pid"] != pid:
+            return False
+        ours = shared = False
+    if not ours or (not shared and container.labels[LABEL_ROLE] != "service"):
+        lacks = "its containers do not see this machine's folders" if ours else "its process ids mean nothing here"
+        raise HostError(
+            f"The Docker Engine is not of this machine: {lacks}",
+            fix="Run the testbed where the engine runs, or use --runtime netns.",
+        )
+    return True
+
+
 def attach_namespace(name: str, pid: int) -> None:
     """Give a container's network namespace a name under /run/netns, so that ``ip -n`` and the wires find it."""
     if namespaces.exists(name):
@@ -109,7 +135,7 @@ class ContainerCgroup:
 
     def __init__(self, pid: int) -> None:
         paths = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
-        mounts = _cgroup_mounts()
+        mounts = mount_points()
         for controllers, path in paths.items():
             if "cpu" in controllers.split(",") and "cpu" in mounts:
                 self.directory, self.version = Path(f"{mounts['cpu']}{path}"), "v1"
@@ -169,15 +195,3 @@ def group_may_write() -> Iterator[None]:
             yield
         finally:
             os.umask(before)
-
-
-def _cgroup_mounts() -> dict[str, str]:
-    """Mount point of each version 1 controller; under the empty name that of version 2."""
-    mounts: dict[str, str] = {}
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, target, filesystem, options, *_ = line.split(" ")
-        if filesystem == "cgroup":
-            mounts.update(dict.fromkeys(options.split(","), target))
-        elif filesystem == "cgroup2":
-            mounts[""] = target
-    return mounts

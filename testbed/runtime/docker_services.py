@@ -15,6 +15,7 @@ from docker.types import LogConfig, Mount
 from testbed.errors import HostError, TestbedError
 from testbed.runtime import docker_nodes
 from testbed.runtime.docker_build import connect
+from testbed.runtime.engine import security_options
 from testbed.runtime.images import CONTAINER_UID
 
 SERVICE_ROLE = "service"
@@ -93,6 +94,12 @@ def run_container(
 
     Raises TestbedError when the engine refuses.
     """
+    offered = security_options(client)
+    confinement = ["no-new-privileges"]
+    if "selinux" in offered:  # a label would allow the lab's folder, and still not the sockets of programs on the host
+        confinement.append("label=disable")
+    if "userns" in offered:  # users are remapped: the lab's folder is closed to those, and no wire is theirs
+        options["userns_mode"] = "host"
     try:
         client.containers.run(
             image,
@@ -101,7 +108,7 @@ def run_container(
             name=docker_nodes.container_name(lab, node),
             user=f"{CONTAINER_UID}:{CONTAINER_UID}",
             cap_drop=["ALL"],
-            security_opt=["no-new-privileges"],
+            security_opt=confinement,
             read_only=True,
             tmpfs={"/tmp": "mode=1777,size=256m"},
             pids_limit=PIDS_LIMIT,

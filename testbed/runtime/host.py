@@ -12,7 +12,7 @@ from pathlib import Path
 from testbed import programs
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, host_cpu
 from testbed.runtime import realtime
-from testbed.runtime.cgroups import Version, detect
+from testbed.runtime.cgroups import Version, detect, own_quota_cores
 from testbed.runtime.discovery import system_lock
 
 
@@ -24,6 +24,7 @@ class HostFacts:
     preemption: str  # the kernel's model as it names it; "unknown" where it does not say
     cpu: str
     cpus: tuple[int, ...]  # that this process may use, as the kernel numbers them
+    quota_cores: float  # that a quota on the container (or service) in which this runs leaves it; infinite without one
     memory_bytes: int
     cgroup_version: Version  # that we may write to
     cpusets: bool  # whether nodes can be kept on some of the cores
@@ -33,8 +34,8 @@ class HostFacts:
     user_namespaces: bool  # whether one can be made, with a network and a process namespace in it
 
     @property
-    def cores(self) -> int:
-        return len(self.cpus)
+    def cores(self) -> float:
+        return min(len(self.cpus), self.quota_cores)
 
     @property
     def reference_cores(self) -> float:
@@ -53,6 +54,7 @@ def facts() -> HostFacts:
         preemption=_preemption(),
         cpu=host_cpu(),
         cpus=tuple(sorted(os.sched_getaffinity(0))),
+        quota_cores=own_quota_cores(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cgroup_version=groups.version,
         cpusets=groups.has_cpusets,

@@ -7,7 +7,7 @@ change of the code rebuilds the last one only, in seconds.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from testbed.runtime.docker_build import (
     code_files,
     content_hash,
     download_wheels,
+    engine_errors,
     has_image,
     import_debian,
     project_root,
@@ -147,6 +148,11 @@ def list_images(client: docker.DockerClient) -> list[Image]:
     root = project_root()
     current = {node_tag(flavor) for flavor in ("cpu", "cuda")} | {packages_tag(root, "cpu"), packages_tag(root, "cuda")}
     current |= {prometheus_tag(), _node_base_tag(), base_tag(("prometheus",), "")}
+    with engine_errors("listing images"):
+        return _listed(client, current)
+
+
+def _listed(client: docker.DockerClient, current: Set[str]) -> list[Image]:
     used = {container.attrs["ImageID"] for container in client.containers.list(all=True, sparse=True)}
     found = []
     for repository in REPOSITORIES:
@@ -165,12 +171,13 @@ def prune_images(client: docker.DockerClient, *, everything: bool = False) -> li
     for image in list_images(client):
         if image.in_use or (image.current and not everything):
             continue
-        try:
-            client.images.remove(image.tag)
-        except APIError as error:
-            if error.response is not None and error.response.status_code == 409:  # a newer image is built on it
-                continue
-            raise
+        with engine_errors(f"removing {image.tag}"):
+            try:
+                client.images.remove(image.tag)
+            except APIError as error:
+                if error.response is not None and error.response.status_code == 409:  # a newer image is built on it
+                    continue
+                raise
         removed.append(image)
     return removed
 

@@ -68,6 +68,11 @@ def bind_mount(source: str, target: Path) -> None:
     mount(source, target, _MS_BIND)
 
 
+def bind_tree(source: str, target: Path) -> None:
+    """The same with what is mounted below ``source``. Raises OSError."""
+    mount(source, target, _MS_BIND | _MS_REC)
+
+
 def become_root_of_user_namespace() -> None:
     """Go on as root of a new user namespace and as process 1 of a new process namespace, mounts and network separate.
 

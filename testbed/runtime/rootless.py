@@ -111,12 +111,7 @@ def run_in_new(lab: str, command: Sequence[str], lock: int | None = None) -> int
         # Closing the terminal must not end a lab that is up: a session of its own.
         starter = subprocess.Popen(
             [sys.executable, "-P", "-m", "testbed.runtime.rootless", lab, str(state), str(write_end), *command],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
-                HOLDER_VARIABLE: lab,
-                **({} if lock is None else handed_on(lab, lock)),
-            },
+            env={**_environment(), HOLDER_VARIABLE: lab, **({} if lock is None else handed_on(lab, lock))},
             pass_fds=(write_end,) if lock is None else (write_end, lock),
             start_new_session=True,
         )
@@ -141,7 +136,7 @@ def run_in_lab(holder: Holder, command: Sequence[str], lock: int | None = None) 
     with _collected((signal.SIGTERM, signal.SIGHUP)) as came:
         entered = subprocess.Popen(
             _inside(holder, command),
-            env={**os.environ, **({} if lock is None else handed_on(holder.lab, lock))},
+            env={**_environment(), **({} if lock is None else handed_on(holder.lab, lock))},
             pass_fds=() if lock is None else (lock,),
         )
         while True:
@@ -185,10 +180,15 @@ def _children(parent: int) -> list[int]:
 
 def output_in_lab(holder: Holder, command: Sequence[str]) -> str:
     """What a command prints inside a holder. Raises TestbedError if the holder has gone or the command fails."""
-    result = subprocess.run(_inside(holder, command), capture_output=True, text=True, check=False)
+    result = subprocess.run(_inside(holder, command), env=_environment(), capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise TestbedError(result.stderr.strip() or f"{command[0]} failed in lab {holder.lab!r}")
     return result.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Commands are run again without the present directory in their path: they must still import what this one can."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)}
 
 
 def _inside(holder: Holder, command: Sequence[str]) -> list[str]:
@@ -236,13 +236,8 @@ def hold(lab: str, outer_state: str, result: int, command: Sequence[str]) -> Non
     for number in ENDING:  # before it can be found by its name: process 1 does not get a signal that it does not handle
         signal.signal(number, receive)
     namespaces.become_root_of_user_namespace()
-    # before /run, where it may be, is covered; a descriptor of the old mount namespace could not be bound
-    state = os.open(outer_state, os.O_PATH | os.O_DIRECTORY)
     Path("/proc/self/comm").write_text(_COMMAND_NAME)
-    namespaces.mount("tmpfs", Path("/run"), 0, "tmpfs", "mode=755")
-    # Logs and state stay readable from outside, also when the holder has died.
-    namespaces.bind_mount(f"/proc/self/fd/{state}", discovery.state_root())
-    os.close(state)
+    _cover_run(outer_state)
     lock = os.environ.get(LOCK_VARIABLE, "").rpartition(":")[2]
     # Only the holder itself may carry its marker.
     child = subprocess.Popen(
@@ -264,6 +259,30 @@ def hold(lab: str, outer_state: str, result: int, command: Sequence[str]) -> Non
     while discovery.processes(lab):
         _reap()
         time.sleep(_POLL_SECONDS)
+
+
+def _cover_run(outer_state: str) -> None:
+    """A /run that the lab may write to: its own network namespaces and state, and all else as it is outside."""
+    # before they are covered; descriptors of the old mount namespace could not be bound
+    state = os.open(outer_state, os.O_PATH | os.O_DIRECTORY)
+    run = os.open("/run", os.O_PATH | os.O_DIRECTORY)
+    namespaces.mount("tmpfs", Path("/run"), 0, "tmpfs", "mode=755")
+    # Logs and state stay readable from outside, also when the holder has died.
+    namespaces.bind_mount(f"/proc/self/fd/{state}", discovery.state_root())
+    outer = Path(f"/proc/self/fd/{run}")
+    for entry in outer.iterdir():
+        target = Path("/run") / entry.name
+        if target == namespaces.NETNS_DIRECTORY or target.exists():
+            continue
+        # a lab may lie in here (/run/media/...); what cannot be shown (a dead FUSE mount) stays hidden
+        with suppress(OSError):
+            if entry.is_symlink():
+                target.symlink_to(entry.readlink())
+                continue
+            target.mkdir() if entry.is_dir() else target.touch()
+            namespaces.bind_tree(str(entry), target)
+    os.close(state)
+    os.close(run)
 
 
 def _reap() -> None:

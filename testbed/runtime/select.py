@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from testbed.errors import HostError
 from testbed.plan import RuntimeName
-from testbed.runtime.engine import client_if_any
+from testbed.runtime.engine import require
 
 RUNTIME_CHOICES = ("auto", "docker", "netns")
 
@@ -24,11 +23,10 @@ def select(choice: str, notify: Callable[[str], None]) -> RuntimeName:
 
 
 def _choose() -> tuple[RuntimeName, str]:
-    if os.geteuid() != 0:
-        return "netns", "the docker runtime needs root"
-    client = client_if_any()
-    if client is None:
-        return "netns", "no Docker Engine answers"
+    try:
+        client = require()
+    except HostError as error:
+        return "netns", error.text
     from testbed.runtime.docker_build import has_image
     from testbed.runtime.images import node_tag
 

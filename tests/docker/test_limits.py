@@ -9,6 +9,8 @@ from pathlib import Path
 import docker
 import pytest
 
+from testbed.errors import HostError
+from testbed.runtime import docker_nodes, docker_services
 from testbed.runtime.docker import DockerRuntime
 from testbed.runtime.docker_nodes import ContainerCgroup, container_name, host_tid
 
@@ -150,3 +152,17 @@ def quota_of(cgroup: ContainerCgroup) -> int:
 def run(*command: str) -> None:
     assert Path("/run/netns").is_dir()
     subprocess.run(command, check=True)
+
+
+def test_engines_that_remap_users_or_label_files_take_what_we_ask_for(
+    start: Start, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This engine does neither, and must take the options that those need; what runs is seen to be on this host."""
+    monkeypatch.setattr(docker_services, "security_options", lambda _: frozenset({"userns", "selinux"}))
+    lab = start([UE], {"ue0": "tb_test_sleeper"})
+    [found] = docker_nodes.find(client, lab.lab)
+    assert found.attrs["HostConfig"]["UsernsMode"] == "host"
+    assert "label=disable" in found.attrs["HostConfig"]["SecurityOpt"]
+    assert docker_nodes.check_here(found, lab.lab_directory)
+    with pytest.raises(HostError, match="do not see this machine's folders"):
+        docker_nodes.check_here(found, Path("/usr"))

@@ -38,7 +38,7 @@ if rootless.needed():
         sys.exit(0)
     if verb == "down":
         sys.exit(rootless.remove(lab_name))
-    if verb in ("up", "fail", "serve"):
+    if verb in ("up", "fail", "serve", "look"):
         sys.exit(rootless.run_in_new(lab_name, again))
     sys.exit(rootless.run_in_lab(rootless.holders(lab_name)[0], again))
 from tests.emulation.netns_lab import bring_up, facts, process, runtime
@@ -53,6 +53,8 @@ if verb in ("up", "serve"):
     }), flush=True)
     if verb == "serve":
         time.sleep(3600)
+elif verb == "look":
+    print(json.dumps([[path, os.access(path, os.R_OK), os.access(path, os.W_OK)] for path in sys.argv[3:]]))
 elif verb == "fail":
     sys.exit(2)
 elif verb == "exec":
@@ -96,6 +98,24 @@ def verb(tmp_path: Path) -> Iterator[Run]:
 def answer(result: subprocess.CompletedProcess[str]) -> Any:
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
+
+
+def test_run_is_covered_only_where_the_lab_needs_it(verb: Run) -> None:
+    """A lab file may lie on a medium under /run/media."""
+    medium = Path(f"/run/testbed-test-media-{os.getpid()}")
+    (medium / "disk").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", medium / "disk"], check=True)
+    try:
+        (medium / "disk" / "lab.yaml").write_text("name: x")
+        (medium / "link").symlink_to("disk")
+        seen = answer(
+            verb("look", LAB, f"{medium}/disk/lab.yaml", f"{medium}/link/lab.yaml", "/run/testbed", "/run/netns")
+        )
+    finally:
+        subprocess.run(["umount", medium / "disk"], check=True)
+        shutil.rmtree(medium)
+    assert [readable for _, readable, _ in seen] == [True, True, True, False]
+    assert seen[2][2]
 
 
 def test_a_lab_comes_up_is_looked_at_and_goes(verb: Run) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,15 @@ from testbed.errors import HostError, InputError
 from testbed.runtime import cgroups as cgroup_module
 from testbed.runtime import realtime
 from testbed.runtime.base import NodeSpec
-from testbed.runtime.cgroups import CgroupsV1, CgroupsV2, NoCgroups, quota_microseconds
+from testbed.runtime.cgroups import (
+    CgroupsV1,
+    CgroupsV2,
+    NoCgroups,
+    detect,
+    mount_points,
+    own_quota_cores,
+    quota_microseconds,
+)
 
 UE = NodeSpec("ue1", "ue", quota_host_cores=0.25, memory_bytes=1 << 20, cpu_list="0-1")
 
@@ -135,3 +145,52 @@ def test_a_kernel_without_a_limit_of_real_time_is_told_and_leaves_room(
     for name, value in (("cpu.rt_runtime_us", -1), ("cpu.rt_period_us", 1_000_000)):
         (tmp_path / name).write_text(f"{value}\n")
     assert realtime._runtime_microseconds(tmp_path) == 1_000_000
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_quota_on_the_group_of_this_process_counts(nested: bool) -> None:
+    """That of a container, or of a service: its own group, or one above it."""
+    kind = detect()
+    if kind.version == "none":
+        pytest.skip("needs a CPU controller that we may use")
+    tree = kind.trees()[0].parent if kind.version == "v2" else mounts_of_cpu()
+    group = tree / f"testbed-test-{os.getpid()}"
+    inner = group / "inner" if nested else group
+    inner.mkdir(parents=True)
+    try:
+        if kind.version == "v1":
+            (group / "cpu.cfs_period_us").write_text("100000")
+            (group / "cpu.cfs_quota_us").write_text("150000")
+        else:
+            (group / "cpu.max").write_text("150000 100000")
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            (inner / "cgroup.procs").write_text(str(os.getpid()))
+            os.write(write, str(own_quota_cores()).encode())
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read) as stream:
+            assert float(stream.read()) == 1.5
+        os.waitpid(pid, 0)
+    finally:
+        for path in dict.fromkeys((inner, group)):
+            remove_group(path)
+
+
+def mounts_of_cpu() -> Path:
+    return Path(mount_points()["cpu"])
+
+
+def remove_group(path: Path) -> None:
+    deadline = time.monotonic() + 2
+    while True:
+        try:
+            path.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
