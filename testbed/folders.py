@@ -52,6 +52,13 @@ def make_own(folder: Path, mode: int) -> Path:
     return folder
 
 
+def open_to_others(path: Path) -> None:
+    """Let others (the containers' user) read what is here, whatever the umask; the lab's own folder keeps users out."""
+    for entry in (path, *path.rglob("*")):
+        if not entry.is_symlink():
+            entry.chmod(entry.stat().st_mode | (0o055 if entry.is_dir() else 0o044))
+
+
 def is_own(folder: Path) -> bool:
     """Whether this user owns a folder and may write into it."""
     try:

@@ -375,7 +375,11 @@ class Topology(Model):
 
 #: Names of files that an error lists.
 _LISTED = 20
-RESERVED_NODES = ("edge", "radio", "controller", "player", "recorder", "exporter", "zygote", "cli")
+#: Other nodes and programs of a lab, files beside those of nodes, and files of a cgroup's directory.
+RESERVED_NODES = (
+    *("edge", "radio", "controller", "player", "recorder", "exporter", "prometheus", "grafana", "zygote", "cli"),
+    *("scenario", "tasks", "notify_on_release", "release_agent"),
+)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Topology:

@@ -6,8 +6,9 @@ import click
 
 from testbed.errors import InputError, TestbedError
 from testbed.lab import existing, remove_labs
-from testbed.runtime.discovery import check_lab_name
+from testbed.runtime.discovery import check_lab_name, state_root
 from testbed.runtime.engine import list_containers
+from testbed.runtime.identity import made_by_others
 
 
 @click.command("down")
@@ -18,12 +19,16 @@ def command(lab: str | None, everything: bool) -> None:
     if lab is not None:
         check_lab_name(lab)
     labs = existing()
+    others = {} if lab else made_by_others(labs, state_root())
+    for name, who in others.items():
+        click.echo(f"lab {name}: left as it is: {who} made it (name it to remove it)", err=True)
+    labs = [name for name in labs if name not in others]
     if everything and lab:
         raise InputError("give a lab's name or --all, not both", where="down", value=lab)
     if lab is None and not everything and len(labs) > 1:
         raise InputError("several labs are up: name one, or say --all", where="down", allowed=", ".join(labs))
     names = [lab] if lab else labs
-    if not names:
+    if not names and not others:
         list_containers()  # raises where an engine does not tell
         click.echo("no lab is up")
     left: list[str] = []

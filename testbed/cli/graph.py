@@ -16,10 +16,11 @@ from testbed.units import DURATION, FREQUENCY
 
 @click.command("graph")
 @options.lab_file
+@options.no_import
 @click.option("--svg", type=out_types.FILE, help="Write an SVG (needs Graphviz's dot).")
-def command(lab: options.LabChoice, svg: Path | None) -> None:
+def command(lab: options.LabChoice, imports: bool, svg: Path | None) -> None:
     """Print a lab as a Graphviz graph, or draw it."""
-    topology = lab.read()
+    topology = lab.read(imports=imports)
     text = dot(topology)
     if svg is None:
         click.echo(text, nl=False)

@@ -62,15 +62,19 @@ class LabChoice:
         """The same with more overrides, which come last."""
         return replace(self, overrides=(*self.overrides, *overrides))
 
-    def read(self) -> Topology:
-        """The lab as asked for, its models checked; warnings go to stderr. Raises InputError."""
+    def read(self, *, imports: bool = True) -> Topology:
+        """The lab as asked for, its models checked (which runs the user's code, if ``imports``); warnings go to stderr.
+
+        Raises InputError.
+        """
         named = (("policy", self.policy), ("seed", self.seed), ("name", self.name))
         more = [f"{key}={value}" for key, value in named if value is not None]
-        # a user's models and policies may lie beside the lab file; the lab's processes inherit this path
-        sys.path.append(str(self.folder))
+        if imports:  # a user's models and policies may lie beside the lab file; the lab's processes inherit this path
+            sys.path.append(str(self.folder))
         # what --set says of the policy is about the one that --policy names
         topology = load(self.file, (*more, *self.overrides))
-        checks.check_models(topology, str(self.file), self.file.parent)
+        if imports:
+            checks.check_models(topology, str(self.file), self.file.parent)
         for warning in (*lab_files.check_files(topology, str(self.file)), *checks.warnings(topology)):
             click.echo(f"warning: {warning}", err=True)
         return topology
@@ -96,6 +100,18 @@ def lab_file(function: F) -> F:
     ):
         verb = option(verb)
     return cast(F, verb)
+
+
+def no_import(function: F) -> F:
+    """--no-import, the verb's argument ``imports``: for a lab file that somebody else wrote."""
+    return click.option(
+        "--no-import",
+        "imports",
+        is_flag=True,
+        flag_value=False,
+        default=True,
+        help="Run no code that lies beside the lab file: its models are not tried.",
+    )(function)
 
 
 def runtime(function: F) -> F:

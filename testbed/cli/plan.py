@@ -16,14 +16,16 @@ from testbed.runtime.select import select
 @click.command("plan")
 @options.lab_file
 @options.runtime
+@options.no_import
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(
     lab: options.LabChoice,
     runtime: str,
+    imports: bool,
     as_json: bool,
 ) -> None:
     """Print what `up` would do, and do nothing."""
-    topology = lab.read()
+    topology = lab.read(imports=imports)
     for warning in checks.host_warnings(topology):
         click.echo(f"warning: {warning}", err=True)
     peaks = peak_states(make_traces(topology, None))

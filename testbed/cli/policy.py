@@ -10,6 +10,7 @@ import click
 
 from controller import registry
 from testbed.errors import InputError
+from testbed.folders import open_to_others
 from testbed.lab import Lab
 from testbed.messages import SetPolicy
 from testbed.yaml_text import parse_yaml
@@ -67,4 +68,5 @@ def share_checkpoint(path: Path, folder: Path) -> str:
         ) from None
     copy = folder / f"{path.stem}-{hashlib.sha256(content).hexdigest()[:12]}{path.suffix}"
     copy.write_bytes(content)
+    open_to_others(copy)
     return str(copy)

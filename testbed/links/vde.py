@@ -145,7 +145,7 @@ def _start_one(radio_namespace: str, port: str, impairment: Impairment) -> None:
     arguments = ["-v", ":".join(plugs), "-M", str(management), "-f", str(script), "--daemon", "--pidfile", str(pid)]
     done = subprocess.run(
         [*programs.require("delaying packets", VDE_PROGRAM), *arguments],
-        env={**os.environ, discovery.LAB_VARIABLE: lab},
+        env={**os.environ, **discovery.markers(lab)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

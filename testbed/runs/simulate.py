@@ -15,7 +15,7 @@ from controller.simulation.channels import ChannelStates
 from controller.simulation.result import Mode, SimulationResult
 from controller.simulator import simulate
 from testbed.channels import write_traces
-from testbed.errors import TestbedError
+from testbed.errors import InputError, TestbedError
 from testbed.prepare import Notify, gather, make_policy, new_run_id, write_profiles
 from testbed.runs.conclude import conclude
 from testbed.runs.fidelity import assess, write_fidelity

@@ -8,6 +8,7 @@ have no dots, and every comparison is with a whole name, so that ``a`` never tak
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -24,8 +25,11 @@ from testbed.runtime import namespaces
 from testbed.runtime.base import Owned
 from testbed.runtime.cgroups import detect
 from testbed.runtime.child import stat_fields
+from testbed.runtime.identity import CONTAINER_UID, ID_VARIABLE, is_local, read_identity
 
 LAB_VARIABLE = "TESTBED_LAB"
+#: A lock is waited for without a word so long.
+QUIET_SECONDS = 2.0
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,38}[a-z0-9])?")
 
 
@@ -53,29 +57,74 @@ def check_lab_name(lab: str) -> None:
 
 @contextmanager
 def system_lock() -> Iterator[None]:
-    """Labs come and go one at a time where they share something (the root of the cgroup tree)."""
-    with (state_root() / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    """Labs come and go one at a time where they share something (the root of the cgroup tree).
+
+    Says whom it waits for after :data:`QUIET_SECONDS`.
+    """
+    # nobody else may open it: a lock needs no more than that
+    descriptor = os.open(state_root() / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor) as handle:
+        os.fchmod(descriptor, 0o600)  # one of an earlier version
+        _lock(handle.fileno())
         yield
 
 
+def _lock(descriptor: int) -> None:
+    deadline = time.monotonic() + QUIET_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.005)
+        else:
+            return
+    logging.getLogger("testbed").warning("waiting for %s", _lock_holder(descriptor))
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _lock_holder(descriptor: int) -> str:
+    """Whom a lock waits for, by /proc/locks: ``the system lock of the labs, held by process 12 (testbed)``."""
+    inode = os.fstat(descriptor).st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()  # 1: FLOCK ADVISORY WRITE 711 00:1b:4471 0 EOF; "->" marks one that waits
+        if "->" not in fields and fields[5].rpartition(":")[2] == str(inode):
+            with suppress(OSError):
+                name = Path("/proc", fields[4], "comm").read_text().strip()
+                return f"the system lock of the labs, held by process {fields[4]} ({name})"
+    return "the system lock of the labs"
+
+
+def markers(lab: str) -> dict[str, str]:
+    """Environment by which a process is the lab's."""
+    identity = read_identity(state_root() / lab)
+    return {LAB_VARIABLE: lab} | ({} if identity is None else {ID_VARIABLE: identity.id})
+
+
 def processes(lab: str | None = None) -> dict[int, str]:
-    """Living processes of this user that carry the marker: pid -> lab. This process and its ancestors are left out."""
+    """Living processes of this user that carry the marker: pid -> lab. This process and its ancestors are left out,
+    and so are those of other containers on this host."""
     found: dict[int, str] = {}
     ours = _self_and_ancestors()
+    users = {os.geteuid()} | ({CONTAINER_UID} if os.geteuid() == 0 else set())
+    ids: dict[str, set[str]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) in ours:
             continue
         try:
             # A lab of the same name may belong to somebody else.
-            if entry.stat().st_uid != os.geteuid():
+            if entry.stat().st_uid not in users:
                 continue
-            environment = (entry / "environ").read_bytes()
+            environment = _environment(entry)
+            owner = environment.get(LAB_VARIABLE.encode(), b"").decode(errors="replace")
+            if not owner or lab not in (None, owner):
+                continue
+            if owner not in ids:
+                known = read_identity(state_root() / owner) if _NAME.fullmatch(owner) else None
+                ids[owner] = {known.id} if known is not None else set()
+            if is_local(int(entry.name), environment, ids[owner]):
+                found[int(entry.name)] = owner
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        owner = _marker(environment)
-        if owner is not None and (lab is None or owner == lab):
-            found[int(entry.name)] = owner
     return found
 
 
@@ -173,12 +222,9 @@ def _namespaces(prefix: str) -> list[str]:
     return namespaces.names(prefix) if os.geteuid() == 0 else []
 
 
-def _marker(environment: bytes) -> str | None:
-    prefix = f"{LAB_VARIABLE}=".encode()
-    for variable in environment.split(b"\0"):
-        if variable.startswith(prefix):
-            return variable[len(prefix) :].decode(errors="replace")
-    return None
+def _environment(process: Path) -> dict[bytes, bytes]:
+    variables = (process / "environ").read_bytes().split(b"\0")
+    return {name: value for name, _, value in (variable.partition(b"=") for variable in variables)}
 
 
 def _self_and_ancestors() -> set[int]:

@@ -23,6 +23,7 @@ from docker.types import DeviceRequest, Mount
 
 from testbed import programs
 from testbed.errors import HostError, InputError, TestbedError
+from testbed.folders import open_to_others
 from testbed.runtime import docker_nodes as nodes_on_engine
 from testbed.runtime import engine, realtime
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
@@ -35,7 +36,8 @@ from testbed.runtime.docker_gpu import CUDA_ENVIRONMENT, wanted_device
 from testbed.runtime.docker_nodes import LABEL_NODE, PARALLEL, ContainerCgroup, container_name
 from testbed.runtime.docker_services import run_container
 from testbed.runtime.gpu import GpuMode
-from testbed.runtime.images import CONTAINER_UID, ensure_node_image
+from testbed.runtime.identity import CONTAINER_UID, ID_VARIABLE, identity_of
+from testbed.runtime.images import ensure_node_image
 from testbed.runtime.netns import NetnsRuntime
 from testbed.runtime.zygote import Call, Preparation
 
@@ -163,7 +165,11 @@ class DockerRuntime:
             options |= {"cpuset_cpus": node.cpu_list}
         if node.role == "controller":
             options |= {"cpu_shares": CONTROLLER_SHARES}
-        environment = {"TESTBED_NODE": node.name, "TESTBED_RUN_ID": self._run_id}
+        environment = {
+            "TESTBED_NODE": node.name,
+            "TESTBED_RUN_ID": self._run_id,
+            ID_VARIABLE: identity_of(self.lab_directory).id,
+        }
         if self._flavor(node) == "cuda":
             options |= {"device_requests": [self._device]}
             environment |= CUDA_ENVIRONMENT
@@ -193,6 +199,7 @@ class DockerRuntime:
 
     def start(self, processes: Sequence[ProcessSpec]) -> None:
         """Tell each container its program; the others start on the host. Raises TestbedError if a container died."""
+        open_to_others(self.lab_directory / "config")
         containers = self._containers()
         inside = [process for process in processes if process.node in containers]
         with nodes_on_engine.group_may_write():
@@ -201,6 +208,7 @@ class DockerRuntime:
             path = order_path(self.lab_directory, process.node)
             partial = path.with_suffix(".partial")
             partial.write_bytes(msgspec.json.encode(Order(process.program, str(process.config.absolute()))))
+            partial.chmod(0o644)
             partial.rename(path)
         self._seen.clear()
         self._await_warm([process.node for process in inside])

@@ -20,8 +20,11 @@ from testbed.runtime import namespaces
 from testbed.runtime.base import Owned
 from testbed.runtime.cgroups import PERIOD_MICROSECONDS, mount_points, quota_microseconds, write
 from testbed.runtime.child import stat_fields
+from testbed.runtime.discovery import state_root
+from testbed.runtime.identity import host_id, read_identity
 
 LABEL_LAB = "testbed.lab"
+LABEL_ID = "testbed.id"
 LABEL_RUN = "testbed.run"
 LABEL_OWNER = "testbed.owner"
 LABEL_ROLE = "testbed.role"
@@ -32,12 +35,21 @@ _umask_lock = threading.Lock()
 
 
 def owner() -> str:
-    """Whose containers are ours: another user's labs on the same engine are not to be touched."""
-    return str(os.geteuid())
+    """Whose containers are ours: labs of other users, and of other hosts' root, on the same engine are not touched."""
+    return f"{os.geteuid()}@{host_id()}"
 
 
 def labels(lab: str, run_id: str, node: str, role: str) -> dict[str, str]:
-    return {LABEL_LAB: lab, LABEL_RUN: run_id, LABEL_OWNER: owner(), LABEL_ROLE: role, LABEL_NODE: node}
+    """Of a container of a lab."""
+    identity = read_identity(state_root() / lab)
+    return {
+        LABEL_LAB: lab,
+        LABEL_ID: "" if identity is None else identity.id,
+        LABEL_RUN: run_id,
+        LABEL_OWNER: owner(),
+        LABEL_ROLE: role,
+        LABEL_NODE: node,
+    }
 
 
 def container_name(lab: str, node: str) -> str:

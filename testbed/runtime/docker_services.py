@@ -13,10 +13,11 @@ from docker.errors import APIError
 from docker.types import LogConfig, Mount
 
 from testbed.errors import HostError, TestbedError
+from testbed.folders import open_to_others
 from testbed.runtime import docker_nodes
 from testbed.runtime.docker_build import connect
 from testbed.runtime.engine import security_options
-from testbed.runtime.images import CONTAINER_UID
+from testbed.runtime.identity import CONTAINER_UID
 
 SERVICE_ROLE = "service"
 PIDS_LIMIT = 256
@@ -39,6 +40,8 @@ def start_service(lab: str, run_id: str, service: Service) -> None:
     client = connect()
     if any(one.labels[docker_nodes.LABEL_NODE] == service.node for one in docker_nodes.find(client, lab)):
         return
+    for path in service.readable:
+        open_to_others(path)
     mounts = [Mount(str(path), str(path), type="bind", read_only=True) for path in service.readable]
     for path in service.writable:
         path.mkdir(parents=True, exist_ok=True)

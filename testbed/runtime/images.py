@@ -37,8 +37,6 @@ NODE_PACKAGES = ("python3", "libstdc++6")
 PYTHON_REFERENCE = f"python:{BASE.python}-slim-{BASE.debian}"
 PROMETHEUS_REFERENCE = "prom/prometheus:v2.53.3"
 GRAFANA_REFERENCE = "grafana/grafana-oss:11.4.0"
-#: The user of every container of ours; also the group of the sockets that host and containers share.
-CONTAINER_UID = 65532
 
 
 @dataclass(frozen=True)

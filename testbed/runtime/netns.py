@@ -20,6 +20,7 @@ from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace
 from testbed.runtime.cgroups import detect
 from testbed.runtime.child import ChildSpec, read_records, stat_fields
 from testbed.runtime.host import in_user_namespace
+from testbed.runtime.identity import ID_VARIABLE, identity_of, read_identity
 from testbed.runtime.launch import Place
 from testbed.runtime.zygote import Call, Preparation, ZygoteClient
 
@@ -155,6 +156,7 @@ class NetnsRuntime:
             "PYTHONPATH": path,
             "PYTHONUNBUFFERED": "1",
             discovery.LAB_VARIABLE: self.lab,
+            ID_VARIABLE: identity_of(self.lab_directory).id,
             "TESTBED_RUN_ID": self._run_id,
         }
 
@@ -163,6 +165,7 @@ class NetnsRuntime:
         self.lab_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in ("ipc", "config", "logs"):
             (self.lab_directory / name).mkdir(exist_ok=True)
+        identity_of(self.lab_directory)
 
     # ------------------------------------------------------------------------------------------------ a running lab
 
@@ -182,6 +185,8 @@ class NetnsRuntime:
                 allowed=", ".join(self._nodes()) or "none: it is not up",
             )
         environment = {**os.environ, discovery.LAB_VARIABLE: self.lab, "TESTBED_NODE": node}
+        if (identity := read_identity(self.lab_directory)) is not None:
+            environment[ID_VARIABLE] = identity.id
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         argument = msgspec.json.encode(place).decode()
         result = subprocess.run(

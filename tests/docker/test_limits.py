@@ -166,3 +166,12 @@ def test_engines_that_remap_users_or_label_files_take_what_we_ask_for(
     assert docker_nodes.check_here(found, lab.lab_directory)
     with pytest.raises(HostError, match="do not see this machine's folders"):
         docker_nodes.check_here(found, Path("/usr"))
+
+
+def test_containers_read_their_files_whatever_the_umask(start: Start) -> None:
+    before = os.umask(0o077)
+    try:
+        lab = start([UE], {"ue0": "tb_test_sleeper"})
+        wait_until(lambda: "hello from" in str(lab.logs("ue0")))
+    finally:
+        os.umask(before)
