@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from testbed.errors import HostError
+from testbed.errors import HostError, InputError
 
 
 def cache_file(*parts: str) -> Path:
@@ -57,6 +57,24 @@ def open_to_others(path: Path) -> None:
     for entry in (path, *path.rglob("*")):
         if not entry.is_symlink():
             entry.chmod(entry.stat().st_mode | (0o055 if entry.is_dir() else 0o044))
+
+
+def refuse_links(folder: Path) -> None:
+    """For root, who is about to write into a folder: raises InputError for links in one that another user owns.
+
+    They may lead anywhere, and to root everything is open.
+    """
+    if os.geteuid() != 0 or not folder.is_dir() or folder.stat().st_uid == 0:
+        return
+    for entry in folder.rglob("*"):
+        status = entry.lstat()
+        if stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
+            raise InputError(
+                "root follows no links in a folder of another user",
+                where=str(folder),
+                value=str(entry),
+                fix=f"Run this as that user (uid {folder.stat().st_uid}), or remove the link.",
+            )
 
 
 def is_own(folder: Path) -> bool:

@@ -375,10 +375,10 @@ class Topology(Model):
 
 #: Names of files that an error lists.
 _LISTED = 20
-#: Other nodes and programs of a lab, files beside those of nodes, and files of a cgroup's directory.
+#: Other nodes and programs of a lab, a file beside those of nodes, and one in every cgroup.
 RESERVED_NODES = (
     *("edge", "radio", "controller", "player", "recorder", "exporter", "prometheus", "grafana", "zygote", "cli"),
-    *("scenario", "tasks", "notify_on_release", "release_agent"),
+    *("scenario", "tasks"),
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from testbed.folders import refuse_links
 from testbed.runs.conclude import conclude
 
 
@@ -23,6 +24,7 @@ from testbed.runs.conclude import conclude
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(run: Path, warm_up_seconds: float, as_json: bool) -> None:
     """Make the tables, the summary and report.html of a run again, also of one that died."""
+    refuse_links(run)
     summary = conclude(run, warm_up_seconds=warm_up_seconds)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -16,12 +17,14 @@ from typing import Literal
 from testbed import programs
 from testbed.configs import write_config
 from testbed.errors import HostError
+from testbed.folders import open_to_others
 from testbed.monitoring.config import EXPORTER, GRAFANA, PROMETHEUS, CommandConfig, ExporterConfig
 from testbed.runtime.base import ProcessSpec, Runtime
 from testbed.runtime.child import stat_fields
 from testbed.runtime.docker_build import connect, project_root
 from testbed.runtime.docker_services import Service, remove_services, restart_service, start_service
 from testbed.runtime.host import in_user_namespace
+from testbed.runtime.identity import CONTAINER_UID
 from testbed.runtime.images import ensure_grafana_image, ensure_prometheus_image
 
 Mode = Literal["auto", "off", "required"]
@@ -55,12 +58,19 @@ class _Place:
     def folder(self) -> Path:
         return self.lab_directory / "monitoring"
 
-    def start_program(self, node: str, arguments: tuple[str, ...], environment: dict[str, str] | None = None) -> None:
+    def start_program(
+        self, node: str, arguments: tuple[str, ...], folder: Path, environment: dict[str, str] | None = None
+    ) -> None:
+        """As an unprivileged user, if this is root: it may read the lab's monitoring folder and write to ``folder``."""
         path = self.lab_directory / "config" / f"{node}.json"
         config = CommandConfig(
-            self.runtime.lab, self.run_id, node, str(self.lab_directory), arguments, environment or {}
+            *(self.runtime.lab, self.run_id, node, str(self.lab_directory), arguments, str(folder), environment or {})
         )
         write_config(config, path)
+        if os.geteuid() == 0:
+            os.chown(self.lab_directory, -1, CONTAINER_UID)
+            self.lab_directory.chmod(0o710)
+            open_to_others(self.folder)
         self.runtime.start([ProcessSpec(node, "testbed.monitoring.command", path)])
 
 
@@ -199,8 +209,8 @@ class _PrometheusProgram:
     def __call__(self) -> str:
         port = free_port()
         data = self._place.run_directory / PROMETHEUS
-        arguments = prometheus_arguments(self._place.folder, data, port)
-        self._place.start_program(PROMETHEUS, (self._program, *arguments))
+        arguments = prometheus_arguments(self._place.folder, Path(), port)
+        self._place.start_program(PROMETHEUS, (self._program, *arguments), data)
         return f"http://127.0.0.1:{port}"
 
 
@@ -233,6 +243,13 @@ def grafana_environment(provisioning: Path, dashboards: Path, prometheus_url: st
         "GF_AUTH_ANONYMOUS_ENABLED": "true",
         "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
         "GF_AUTH_DISABLE_LOGIN_FORM": "true",
+        # whoever looks is a viewer: nobody logs in, by any way
+        "GF_AUTH_BASIC_ENABLED": "false",
+        "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": "true",
+        "GF_SECURITY_ADMIN_PASSWORD": secrets.token_urlsafe(24),
+        "GF_SECURITY_SECRET_KEY": secrets.token_urlsafe(24),
+        "GF_USERS_ALLOW_SIGN_UP": "false",
+        "GF_SNAPSHOTS_EXTERNAL_ENABLED": "false",
         "GF_PATHS_PROVISIONING": str(provisioning),
         "GF_PATHS_DATA": "/tmp/grafana",
         "GF_PATHS_LOGS": "/tmp/grafana/logs",
@@ -261,9 +278,9 @@ def _start_grafana(place: _Place, prometheus_url: str) -> str:
     environment = grafana_environment(target / "provisioning", target / "dashboards", prometheus_url, port)
     program = programs.find("grafana")
     if place.runtime.name != "docker" and program is not None:
-        data = str(place.folder / "grafana-data")
-        environment |= {"GF_PATHS_DATA": data, "GF_PATHS_LOGS": data, "GF_PATHS_PLUGINS": f"{data}/plugins"}
-        place.start_program(GRAFANA, (program, "server", f"--homepath={GRAFANA_HOME}"), environment)
+        data = place.folder / "grafana-data"
+        environment |= {"GF_PATHS_DATA": str(data), "GF_PATHS_LOGS": str(data), "GF_PATHS_PLUGINS": f"{data}/plugins"}
+        place.start_program(GRAFANA, (program, "server", f"--homepath={GRAFANA_HOME}"), data, environment)
         return f"http://127.0.0.1:{port}"
     client = connect()
     try:

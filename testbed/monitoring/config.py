@@ -20,4 +20,5 @@ class CommandConfig(Config, frozen=True):
     """A foreign program (Prometheus, Grafana) that runs as a process of the lab."""
 
     arguments: tuple[str, ...]  # the program first
+    folder: str  # where it runs, and what it may write to
     environment: dict[str, str] = msgspec.field(default_factory=dict)

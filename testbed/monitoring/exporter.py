@@ -16,6 +16,7 @@ from prometheus_client import start_http_server
 from controller.contract import Scenario
 from testbed.agents.last_words import accounted
 from testbed.configs import read_config, read_scenario
+from testbed.folders import open_to_others
 from testbed.messages import decode_record, live_endpoint
 from testbed.monitoring.config import ExporterConfig
 from testbed.monitoring.metrics import Metrics
@@ -31,6 +32,7 @@ def write_targets(config: ExporterConfig, port: int) -> None:
     path = Path(config.targets_path)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps([{"targets": [f"127.0.0.1:{port}"], "labels": labels}]))
+    open_to_others(partial)  # Prometheus is another user
     partial.rename(path)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from controller.solvers import compiled
 from testbed import folders
+from testbed.cli import main
 from testbed.errors import HostError
 from testbed.runtime import discovery
 
@@ -149,3 +150,24 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_reason(tmp_path: Path) -
         folders.make_own(tmp_path / "file" / "state", 0o755)
     assert not folders.can_be_written(tmp_path / "file" / "x")
     assert folders.can_be_written(tmp_path / "new" / "x")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "folder"])
+def test_root_follows_no_links_in_a_users_run(open_folder: Path, kind: str) -> None:
+    """A report written there must not end up in a file of root's."""
+    run, target = own(open_folder / "run"), open_folder / "precious"
+    folders.refuse_links(run)
+    target.write_text("root's")
+    if kind == "symbolic":
+        (run / "report.html").symlink_to(target)
+    elif kind == "hard":
+        (run / "report.html").hardlink_to(target)
+    else:
+        (run / "streams").symlink_to(open_folder)
+    with pytest.raises(SystemExit) as caught:
+        main(["report", str(run)])
+    assert caught.value.code == 2
+    assert target.read_text() == "root's"
+    os.chown(run, 0, 0)  # root's own may have links
+    folders.refuse_links(run)
