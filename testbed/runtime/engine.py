@@ -58,7 +58,7 @@ def require_local() -> str:
     address = host()
     if not address.startswith("unix://"):
         raise HostError(
-            f"The Docker Engine at {address} is not on this machine: its processes cannot be put on wires here",
+            f"The Docker Engine at {address} is reached over a network: its processes may be of another machine",
             fix=f"Unset DOCKER_HOST, or choose the context of a local engine (docker context use default), {_NETNS}",
         )
     with socket.socket(socket.AF_UNIX) as probe:

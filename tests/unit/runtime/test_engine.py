@@ -71,7 +71,7 @@ def test_a_context_that_is_not_there_is_named(settings: Path) -> None:
 def test_an_engine_of_another_machine_is_refused_by_everybody(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", address)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    with pytest.raises(HostError, match=f"The Docker Engine at {address} is not on this machine") as caught:
+    with pytest.raises(HostError, match=f"The Docker Engine at {address} is reached over a network") as caught:
         connect()
     assert caught.value.exit_code == 3
     assert engine.client_if_any() is None
@@ -79,7 +79,7 @@ def test_an_engine_of_another_machine_is_refused_by_everybody(address: str, monk
     runtime, reason = select._choose()
     found, _ = doctor._docker()
     assert (runtime, reason) == ("netns", found)
-    assert "is not on this machine" in found
+    assert "is reached over a network" in found
 
 
 def test_an_engine_that_does_not_answer_is_the_same_for_doctor_and_run(
