@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import PurePath
 
 
 def first_line(error: BaseException) -> str:
@@ -12,18 +13,29 @@ def first_line(error: BaseException) -> str:
 
 def os_error_text(error: OSError) -> str:
     """``FILE: REASON``, and what to do about reasons that a user can change."""
-    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    files = [str(name) for name in (error.filename, error.filename2) if name is not None] or _handled(error)
     reason = error.strerror or first_line(error)
     hint = _HINTS.get(error.errno or 0, "")
     return f"{': '.join([' -> '.join(files), reason] if files else [reason])}.{f' {hint}' if hint else ''}"
 
 
+def _handled(error: OSError) -> list[str]:
+    """The file that was being written: only opening one names it in the error (a full disk shows later)."""
+    found: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        paths = [value for value in trace.tb_frame.f_locals.values() if isinstance(value, PurePath)]
+        found = [str(paths[-1])] if paths else found
+        trace = trace.tb_next
+    return found
+
+
 _HINTS = {
     errno.EACCES: "This user may not do that: look at the owner and mode of it and of the folders above it.",
     errno.EPERM: "This user may not do that.",
-    errno.ENOSPC: "Free some space there, or name another place (--out).",
-    errno.EDQUOT: "This user's quota is used up: free some space there, or name another place (--out).",
-    errno.EROFS: "Name a place on a file system that can be written to (--out).",
+    errno.ENOSPC: "Free some space there, or have it written elsewhere.",
+    errno.EDQUOT: "This user's quota is used up: free some space there.",
+    errno.EROFS: "Name a place on a file system that can be written to.",
     errno.ENOTDIR: "A file is where a folder would have to be.",
     errno.EMFILE: "Raise the limit on open files (ulimit -n).",
 }

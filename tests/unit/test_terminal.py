@@ -64,6 +64,14 @@ def test_an_error_of_the_system_is_one_paragraph(error: OSError, text: str) -> N
     assert "\n" not in os_error_text(error)
 
 
+def test_a_full_disk_names_the_file_that_was_being_written() -> None:
+    path = Path("/dev/full")
+    with pytest.raises(OSError) as caught:
+        path.write_bytes(b"x")
+    assert caught.value.filename is None
+    assert os_error_text(caught.value).startswith("/dev/full: No space left on device. Free some space")
+
+
 def test_an_error_of_the_system_ends_the_command_line_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
