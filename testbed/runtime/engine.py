@@ -111,12 +111,22 @@ def options_of(information: dict[str, Any]) -> frozenset[str]:
     return frozenset(option.partition(",")[0].removeprefix("name=") for option in found)
 
 
-def client_if_any() -> docker.DockerClient | None:
-    """A client of the local engine; None where none answers. Takes microseconds where nothing listens."""
+def may_answer() -> bool:
+    """Whether something listens where the local engine would. Takes microseconds."""
     try:
         require_local()
-        from testbed.runtime.docker_build import connect
+    except HostError:
+        return False
+    return True
 
+
+def client_if_any() -> docker.DockerClient | None:
+    """A client of the local engine; None where none answers."""
+    if not may_answer():
+        return None
+    from testbed.runtime.docker_build import connect
+
+    try:
         return connect(timeout_seconds=20)
     except HostError:
         return None
