@@ -46,15 +46,28 @@ class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # --------------------------------------------------------------------------------------------------- model profile
 
 
-class GraphNode(Struct, frozen=True):
+#: Bytes of an element of the types that a lossy codec makes smaller; all others cross as they are.
+LOSSY_TYPES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2}
+_CODE_BYTES: dict[str, int] = {"fp16": 2, "uint8": 1}
+
+
+class GraphNode(Struct, frozen=True, omit_defaults=True):
     """One value of the traced graph and the operation that makes it."""
 
     name: str
     inputs: tuple[str, ...]  # names of the graph values that it reads; () only for "input"
     output_shape: tuple[int, ...]
-    output_bytes: int  # as fp32 (the first node, "input", is a uint8 image: its true bytes)
+    output_bytes: int  # as it is in memory
     macs: int
     parameter_bytes: int
+    dtype: str = "f32"  # of the value: a name of testbed.inference.codec; not said of "input", which is a uint8 image
+
+    def encoded_bytes(self, codec: Codec) -> int:
+        """Bytes of the value on the wire, without headers. The raw input always crosses as it is."""
+        element, code = LOSSY_TYPES.get(self.dtype, 0), _CODE_BYTES.get(codec, 8)
+        if self.name == "input" or code >= element:
+            return self.output_bytes
+        return self.output_bytes // element * code
 
 
 class CodecTimes(Struct, frozen=True):
@@ -126,15 +139,8 @@ class ModelProfile(Struct, frozen=True):
 
     def boundary_bytes(self, cut: Cut, codec: Codec) -> int:
         """Bytes of the tensors of ``cut`` once encoded, without headers. The raw input is always uint8."""
-        total = 0
-        sizes = {node.name: node.output_bytes for node in self.nodes}
-        for name in cut:
-            size = sizes[name]
-            if name == "input" or codec == "fp32":
-                total += size
-            else:
-                total += size // (2 if codec == "fp16" else 4)
-        return total
+        nodes = {node.name: node for node in self.nodes}
+        return sum(nodes[name].encoded_bytes(codec) for name in cut)
 
 
 # --------------------------------------------------------------------------------------------------------- scenario

@@ -275,7 +275,7 @@ class TaskRecord(Message, frozen=True):
     transmit_joules: float
     answer: int  # argmax of the logits: the task's answer really came back
     model_version: int = 0
-    answer_checksum: int = 0  # CRC-32 of the logits' fp32 bytes
+    answer_checksum: int = 0  # CRC-32 of the logits' bytes
 
 
 class ModelUpdate(Message, frozen=True):

@@ -35,8 +35,7 @@ class NodeWork:
         """The raw input travels by ``input_codec``, every other value by ``codec``. Raises KeyError for a codec
         without times."""
         boundary = np.array([node.output_bytes for node in profile.nodes], dtype=np.float64)
-        encoded = boundary / {"fp32": 1, "fp16": 2, "uint8": 4}[codec]
-        encoded[0] = boundary[0]
+        encoded = np.array([node.encoded_bytes(codec) for node in profile.nodes], dtype=np.float64)
         encode, decode = _codec_seconds(profile, boundary, codec)
         encode[0], decode[0] = 0.0, profile.codecs[input_codec].decode_seconds[0]
         device = np.array(profile.device_node_seconds or profile.node_seconds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Cut, GraphNode, cut_label
+from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Codec, Cut, GraphNode, cut_label
 
 
 def consumers(nodes: Sequence[GraphNode]) -> dict[str, tuple[str, ...]]:
@@ -93,7 +93,7 @@ def chain_cuts(nodes: Sequence[GraphNode]) -> tuple[Cut, ...]:
     return (*cuts, ALL_ON_DEVICE)
 
 
-def cut_bytes(nodes: Sequence[GraphNode], cut: Cut) -> int:
-    """Bytes of the tensors of ``cut`` as the graph holds them (fp32; the input as uint8), without headers."""
+def cut_bytes(nodes: Sequence[GraphNode], cut: Cut, codec: Codec = "fp32") -> int:
+    """Bytes of the tensors of ``cut`` on the wire (``fp32``: as the graph holds them), without headers."""
     wanted = frozenset(cut)
-    return sum(node.output_bytes for node in nodes if node.name in wanted)
+    return sum(node.encoded_bytes(codec) for node in nodes if node.name in wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -42,8 +43,8 @@ class Tail:
         self._next += 1
 
     def logits(self) -> memoryview:
-        """fp32 bytes of the answer."""
-        return self._answer().float().contiguous().view(-1).view(torch.uint8).numpy().data
+        """Bytes of the answer, in the model's own type."""
+        return tensors.raw(self._answer())
 
 
 class CpuBackend:
@@ -78,13 +79,20 @@ class CpuBackend:
             tail.step()
 
     def head(self, task: int, cut: Cut, codec: Codec, image: Tensor) -> tuple[bytes, list[memoryview]]:
-        """Header and buffers that cross the wire; for ``()`` the logits' fp32 bytes are the one buffer."""
+        """Header and buffers that cross the wire; for ``()`` the logits' bytes are the one buffer."""
         return self.pack(task, cut, (image,) if cut == ("input",) else self.split.partition(cut).head(image), codec)
 
     def pack(self, task: int, cut: Cut, values: Sequence[Tensor], codec: Codec) -> tuple[bytes, list[memoryview]]:
         """The tensors of a cut, encoded."""
         with torch.inference_mode():
             return tensors.pack(task, cut, values, codec if cut else "fp32", self.split.weights.active)
+
+    def answer_of(self, logits: memoryview) -> tuple[int, int]:
+        """(class, checksum) of an answer's bytes. Raises ValueError for another number of them."""
+        answer = self.split.model.answer
+        if len(logits) != answer.numel() * answer.element_size():
+            raise ValueError(f"the edge's answer has {len(logits)} bytes")
+        return tensors.largest(logits, answer.dtype), zlib.crc32(logits)
 
     def tail(self, header: tensors.FrameHeader, buffers: Sequence[memoryview]) -> Tail:
         """Decode, and what remains to be done. Raises MalformedFrame."""

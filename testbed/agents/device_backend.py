@@ -55,7 +55,7 @@ class DeviceBackend(CpuBackend):
         self._moved = SplitModel(self.split.graph.on(str(stream.device)))
         self.usage = DeviceUsage()
         self._staging = stream.host_buffer(0)
-        self._answers = stream.host_buffer(self.split.model.answer.numel() * 4)
+        self._answers = stream.host_buffer(self.split.model.answer.numel() * self.split.model.answer.element_size())
         self._staged: Mark | None = None  # until then the device may still read the staging buffer
 
     def prepare_tails(self, cuts: Sequence[Cut]) -> None:
@@ -83,7 +83,7 @@ class DeviceBackend(CpuBackend):
             tail = self.tail(tensors.decode_header(header), buffers)
             while not tail.finished:
                 tail.step()
-            answer = torch.frombuffer(tail.logits(), dtype=torch.float32)
+            answer = torch.frombuffer(tail.logits(), dtype=self.split.model.answer.dtype).float()
         return answer
 
     def tail(self, header: tensors.FrameHeader, buffers: Sequence[memoryview]) -> Tail:
@@ -121,13 +121,14 @@ class DeviceBackend(CpuBackend):
         """The last step: the answer comes back, and the books are closed."""
         stream = self._stream
         with stream.issue(), torch.inference_mode():
-            answer = state[self.split.graph.answer].float().contiguous().view(-1).view(torch.uint8)
+            value = state[self.split.graph.answer]
+            answer = value.contiguous().view(-1).view(torch.uint8)
             room = self._answers[: answer.numel()]
             start = stream.mark()
             room.copy_(answer, non_blocking=True)
             end = stream.mark()
             stream.wait(end)
-            logits.append(room.clone().view(torch.float32))  # the next tail writes over the room
+            logits.append(room.clone().view(value.dtype))  # the next tail writes over the room
         usage = self.usage
         usage.tails += 1
         usage.tail_seconds += spans.seconds(spans.computing)

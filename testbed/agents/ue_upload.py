@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 
 from controller.contract import UeDecision
 from controller.model.uploading import edge_nodes
@@ -13,7 +12,7 @@ from testbed.agents.ue import DataLink, UeAgent
 from testbed.agents.upload_link import UploadLink
 from testbed.agents.upload_run import Run
 from testbed.agents.upload_stage import UploadStage
-from testbed.inference.weights import bytes_of
+from testbed.inference import tensors
 from testbed.links.sight import Sight
 
 
@@ -95,9 +94,7 @@ class UploadUeAgent(UeAgent):
             self._link.record(record)
         if not run.failure:
             try:
-                answer = run.values[run.flow.answer].float().contiguous()
-                task.answer = int(answer.argmax())
-                task.answer_checksum = zlib.crc32(bytes_of(answer))
+                task.answer, task.answer_checksum = self._backend.answer_of(tensors.raw(run.values[run.flow.answer]))
             except Exception as error:  # noqa: BLE001 - of values that are no logits
                 run.failure = reason_of("answer", error)
         if run.failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
@@ -11,9 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from controller.contract import ModelProfile, cut_label
+from controller.contract import Codec, ModelProfile, cut_label
 from testbed.cli import out as out_types
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, read_profile, write_profile
+
+CODECS: tuple[Codec, ...] = get_args(Codec)
 
 
 @click.command("profile")
@@ -116,16 +119,16 @@ def _list_cuts(model: str, seed: int, as_json: bool) -> None:
     from testbed.inference.partition import load_split_model
 
     graph = load_split_model(model, seed).graph
-    rows = [(cut_label(cut), cut_bytes(graph.nodes, cut)) for cut in graph.chain_cuts]
     if as_json:
-        click.echo(msgspec.json.encode([{"cut": label, "bytes": size} for label, size in rows]))
+        rows = [{"cut": cut_label(cut), "bytes": cut_bytes(graph.nodes, cut)} for cut in graph.chain_cuts]
+        click.echo(msgspec.json.encode(rows))
         return
-    table = Table("cut", *[f"{codec} KiB" for codec in ("fp32", "fp16", "uint8")], title=model)
+    table = Table("cut", *[f"{codec} KiB" for codec in CODECS], title=model)
     for column in table.columns[1:]:
         column.justify = "right"
-    for label, size in rows:
-        divisors = (1, 1, 1) if label == "input" else (1, 2, 4)
-        table.add_row(label, *[f"{size / divisor / 1024:.1f}" for divisor in divisors])
+    for cut in graph.chain_cuts:
+        sizes = (cut_bytes(graph.nodes, cut, codec) for codec in CODECS)
+        table.add_row(cut_label(cut), *[f"{size / 1024:.1f}" for size in sizes])
     Console().print(table)
 
 
@@ -146,7 +149,7 @@ def _table(profile: ModelProfile) -> Table:
     for found in profile.measured_cuts:
         table.add_row(
             cut_label(found.cut),
-            *(f"{profile.boundary_bytes(found.cut, codec) / 1024:.1f}" for codec in ("fp32", "fp16", "uint8")),
+            *(f"{profile.boundary_bytes(found.cut, codec) / 1024:.1f}" for codec in CODECS),
             f"{found.head_seconds * 1e3:.2f}",
             f"{found.tail_seconds * 1e3:.2f}",
         )

@@ -8,9 +8,12 @@ numbers while tracing and have become constants, since the shape of the image ne
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
+import io
+import logging
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +21,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from controller.contract import Cut, GraphNode
 from controller.model.cuts import chain_cuts
+from controller.user_code import told
 from testbed.errors import InputError, first_line
-from testbed.inference.models import LoadedModel, Normalise, offending_line
+from testbed.inference.codec import DTYPE_NAMES
+from testbed.inference.models import LoadedModel, Normalise, settle
+from testbed.inference.tensors import raw, why_not
 
 INPUT = "input"
 NORMALISE = "normalise"
@@ -92,33 +97,68 @@ def trace(model: LoadedModel) -> ModelGraph:
     """Trace a model with torch.fx, or with torch.export where fx cannot follow its code.
 
     The graph's answer is compared with the model's own on a random image, bit for bit (with a tolerance of 1e-4 for
-    torch.export, which may spell an operation differently). Raises InputError, naming the source line, for a model
-    that neither can trace, or whose graph answers something else.
+    torch.export, which may spell an operation differently; the unsplit model is then the exported one). Raises
+    InputError, naming the source line, for a model that neither can trace, whose graph answers something else, or that
+    has a value which cannot cross the wire.
     """
+    settle()
     in_place = [module for module in model.module.modules() if getattr(module, "inplace", False)]
     try:
-        graph = _with_image_input(model, fx.symbolic_trace(model.module))
-        if torch.equal(_run(graph, model.probe), model.answer):
+        graph = _with_image_input(model, _symbolic(model.module))
+        if raw(_run(graph, model.probe)) == raw(model.answer):
             return graph
         fx_problem = "its graph answers something else (an in-place write through a view?)"
+    except InputError:
+        raise
     except Exception as error:  # noqa: BLE001 - tracing runs the user's forward, which can raise anything
-        fx_problem = f"{error} ({offending_line(error)})"
+        fx_problem = told(error)
     for module in in_place:  # as they were: torch.export does its own clearing, and sees through views
         module.inplace = True  # type: ignore[assignment]
     try:
-        exported = torch.export.export(model.module, (_normalised(model),), strict=False).run_decompositions({})
+        with _silenced():
+            exported = torch.export.export(model.module, (_normalised(model),), strict=False).run_decompositions({})
         graph = _with_image_input(model, exported.module())
         answer = _run(graph, model.probe)
+    except InputError:
+        raise
     except Exception as error:  # as above
         raise InputError(
             f"the model cannot be traced. torch.fx: {fx_problem}. torch.export: {first_line(error)}",
             where="model",
             value=model.name,
-            fix="Replace control flow that depends on tensor values, or wrap that part in a module of torch.nn's kind.",
+            fix="Replace control flow that depends on tensor values (early exits: one model each), or wrap that part "
+            "in a module of torch.nn's kind.",
         ) from error
     if not torch.allclose(answer, model.answer, rtol=1e-4, atol=1e-4 * float(model.answer.abs().max())):
-        raise InputError(f"the traced model answers something else. torch.fx: {fx_problem}", where=model.name)
-    return graph
+        raise InputError(
+            f"the traced model answers something else. torch.fx: {fx_problem}", where="model", value=model.name
+        )
+    return dataclasses.replace(graph, model=dataclasses.replace(model, answer=answer))
+
+
+class _Tracer(fx.Tracer):
+    """TorchScript inside a model is taken whole: there is no Python in it to follow."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, torch.jit.ScriptModule) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _symbolic(module: nn.Module) -> fx.GraphModule:
+    tracer = _Tracer()
+    graph = tracer.trace(module)
+    return fx.GraphModule(tracer.root, graph, type(module).__name__)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """torch.export prints whole graphs of what it fails on, and logs them: the error says what a user can use."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _normalised(model: LoadedModel) -> Tensor:
@@ -241,14 +281,9 @@ class _Measured(fx.Interpreter):
         self._model = model
         self._macs: dict[str, int] = {}
         self._results: dict[str, Any] = {}
-        # torch's fused attentions are opaque operators; without them, their matrix products are counted.
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-                self.run(model.probe)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
+        self._unpacked: dict[str, list[Tensor]] = {}
+        with torch.no_grad():
+            self.run(model.probe)
 
     def run_node(self, n: fx.Node) -> Any:
         with FlopCounterMode(display=False) as counter:
@@ -296,6 +331,14 @@ class _Measured(fx.Interpreter):
                 elif read not in own:
                     own.append(read)
         result: Tensor = self._results[node.name]
+        if reason := why_not(result):
+            raise InputError(
+                f"the value of layer {node.name!r} ({node.target}) cannot cross the wire: {reason}",
+                where="model",
+                value=self._model.name,
+                allowed="dense tensors, also quantised ones with one scale",
+                fix="Convert it in that layer, or let a module of your own that torch.fx takes whole hold it.",
+            )
         fresh = [current for current in own if current.name not in seen]
         seen.update(current.name for current in fresh)
         order = {name: index for index, name in enumerate(self._results)}
@@ -306,6 +349,7 @@ class _Measured(fx.Interpreter):
             output_bytes=result.numel() * result.element_size(),
             macs=sum(self._macs[current.name] for current in fresh),
             parameter_bytes=sum(_storage_bytes(self._tensors(current), seen) for current in fresh),
+            dtype=DTYPE_NAMES[result.dtype] if inputs else DTYPE_NAMES[torch.float32],
         )
 
     def _tensors(self, node: fx.Node) -> Iterable[Tensor]:
@@ -314,8 +358,17 @@ class _Measured(fx.Interpreter):
             return [target] if isinstance(target, Tensor) else []
         if node.op == "call_module":
             module = self.fetch_attr(str(node.target))
-            return [*module.parameters(), *module.buffers()]
+            return [*module.parameters(), *module.buffers(), *self._packed(str(node.target), module)]
         return []
+
+    def _packed(self, name: str, module: nn.Module) -> Iterable[Tensor]:
+        """What a quantised module keeps in an object of the library's own."""
+        unpack = getattr(module, "_weight_bias", None)
+        if unpack is None:
+            return []
+        if name not in self._unpacked:  # kept: what is told apart by its address must not be freed
+            self._unpacked[name] = [part for part in unpack() if part is not None]
+        return self._unpacked[name]
 
 
 def _storage_bytes(tensors: Iterable[Tensor], seen: set[str]) -> int:

@@ -1,31 +1,40 @@
 """Models by name: ``torchvision:NAME`` (random weights) or ``package.module:factory`` (the user's own).
 
 Weights are random but seeded: delay does not depend on their values, and every process of a lab that loads the same
-name with the same seed holds the same model.
+name with the same seed holds the same model. What a factory may draw from without our seed (an entropy pool, a file
+that changes) shows in :attr:`LoadedModel.weights_digest`, which the sides of a lab compare.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import hashlib
 import importlib
+import random
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+import urllib.error
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from controller.seeds import Purpose, generator, integer
+from controller.user_code import UserCodeError, guarded, import_user_module, prepare_torchvision
 from testbed.errors import InputError
+from testbed.inference.tensors import raw, why_not
 
 DEFAULT_INPUT_SHAPE = (3, 224, 224)
 MODEL_FORMS = "torchvision:NAME (for example torchvision:resnet18) or package.module:factory"
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class LoadedModel:
     classes: int
     probe: Tensor  # uint8 image (1, C, H, W)
     answer: Tensor  # what the module, untouched, answers to the normalised probe
+    weights_digest: str  # of all parameters and buffers, as hex
 
 
 class Normalise(nn.Module):
@@ -50,8 +60,8 @@ class Normalise(nn.Module):
         super().__init__()
         mean = (0.485, 0.456, 0.406) if channels == 3 else (0.0,) * channels
         std = (0.229, 0.224, 0.225) if channels == 3 else (1.0,) * channels
-        self.register_buffer("mean", torch.tensor(mean).view(1, channels, 1, 1) * 255.0)
-        self.register_buffer("std", torch.tensor(std).view(1, channels, 1, 1) * 255.0)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, channels, 1, 1) * 255.0)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1) * 255.0)
 
     def forward(self, image: Tensor) -> Tensor:
         return (image.float() - self.mean) / self.std
@@ -66,25 +76,92 @@ def random_image(input_shape: tuple[int, int, int], seed: int, *indices: int) ->
 def load_model(name: str, seed: int, python_path: Sequence[Path] = ()) -> LoadedModel:
     """Load a model with weights drawn from ``seed``, in eval mode, on one thread.
 
-    The working directory and ``python_path`` (the lab file's folder) are importable for a user's factory.
-    Raises InputError for an unknown name, a factory that fails, or an answer that is not one tensor (1, classes).
+    The working directory and ``python_path`` are importable for a user's factory, which runs in the first folder of
+    ``python_path`` (the lab file's): relative paths start there. Torch's process-wide settings are afterwards what they
+    were. Raises InputError for an unknown name, a factory that fails, a model that does not answer with one tensor
+    (1, classes) of numbers, or answers the same image in two ways.
     """
-    # A second thread would time-share the node's quota, and a pool started before a fork hangs the child's first
-    # convolution.
-    torch.set_num_threads(1)
+    settle()
     kind, _, rest = name.partition(":")
     if not rest or not kind:
         raise InputError("not a model name", where="model", value=name, allowed=MODEL_FORMS)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(integer(seed, Purpose.MODEL))
+    with _seeded(integer(seed, Purpose.MODEL)) as again:
         if kind == "torchvision":
             module, shape = _torchvision_model(rest)
         else:
-            module, shape = _user_model(name, kind, rest, python_path)
-    module.eval().requires_grad_(False)
-    probe = random_image(shape, seed)
-    answer = _first_answer(name, module, Normalise(shape[0])(probe))
-    return LoadedModel(name, module, shape, int(answer.shape[1]), probe, answer)
+            module, shape = _user_model(name, kind, rest, python_path, again)
+        probe = random_image(shape, seed)
+        image = Normalise(shape[0])(probe)
+        with _told(name, "the model does not go into eval mode"):
+            module.eval()
+        if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+            _run(name, module, image)  # a lazy layer learns its size, and draws its weights, when it first runs
+    module.requires_grad_(False)
+    answer = _run(name, module, image)
+    if raw(_run(name, module, image)) != raw(answer):
+        raise InputError(
+            "the model answers differently each time it sees the same image",
+            where="model",
+            value=name,
+            fix="Nothing may be drawn or kept in forward: give F.dropout training=self.training, and write buffers in "
+            "training only.",
+        )
+    return LoadedModel(name, module, shape, int(answer.shape[1]), probe, answer, _digest(module))
+
+
+def settle() -> None:
+    """Torch as every process of a testbed has it: one thread, and attention as plain matrix products.
+
+    A second thread would time-share the node's quota, and a pool started before a fork hangs the child's first
+    convolution. Fused attention lays its results out in another way: a graph that was exported with the one does not
+    run with the other, and its operations could not be counted.
+    """
+    torch.set_num_threads(1)
+    torch.backends.cuda.enable_math_sdp(True)
+    for fused in ("flash", "mem_efficient", "cudnn"):
+        getattr(torch.backends.cuda, f"enable_{fused}_sdp")(False)
+    torch.backends.mha.set_fastpath_enabled(False)
+
+
+#: What a training script sets for the whole process, by how it is read and set.
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[Callable[[], None]]:
+    """Where a model is made: torch, numpy and ``random`` start from ``seed``, and again whenever what is yielded is
+    called. The caller's randomness and torch's settings are afterwards what they were.
+
+    A factory that asks for threads is not heard: once started they stay, and no process may be forked beside them.
+    """
+
+    def begin() -> None:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    python, numpy = random.getstate(), np.random.get_state()
+    settings = [(put, get()) for get, put in _SETTINGS]
+    device, set_threads = torch.get_default_device(), torch.set_num_threads
+    try:
+        torch.set_num_threads = lambda nthreads: None
+        with torch.random.fork_rng(devices=[]):
+            begin()
+            yield begin
+    finally:
+        torch.set_num_threads = set_threads
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for put, value in settings:
+            put(value)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None)
+        settle()
 
 
 def check_model(name: str, folder: Path) -> None:
@@ -99,47 +176,104 @@ def check_model(name: str, folder: Path) -> None:
         load_model(name, 0, (folder,))
 
 
-def _first_answer(name: str, module: nn.Module, image: Tensor) -> Tensor:
+@contextlib.contextmanager
+def _told(name: str, what: str, fix: str = "") -> Iterator[None]:
+    """What a user's code raises in there, as an InputError about model ``name``."""
     try:
-        with torch.no_grad():
+        with guarded():
+            yield
+    except UserCodeError as error:
+        raise InputError(f"{what}: {error}", where="model", value=name, fix=_way_out(error) or fix) from error
+
+
+def _way_out(error: UserCodeError) -> str:
+    """For what goes wrong where weights come from; empty for anything else."""
+    cause: BaseException | None = error.__cause__
+    while cause is not None:
+        kind = type(cause).__name__
+        if isinstance(cause, (urllib.error.URLError, ConnectionError)) or "Connect" in kind or kind.startswith("Local"):
+            return (
+                "Weights cannot be fetched from here. Load them once where there is a network (they are kept in "
+                "TORCH_HOME and HF_HOME, which containers see, too), or keep a state_dict beside the lab file: "
+                "torch.load('weights.pt', weights_only=True). Random weights are right for delay."
+            )
+        if isinstance(cause, FileNotFoundError):
+            return "Relative paths start in the lab file's folder (in the working directory for `testbed profile`)."
+        cause = cause.__cause__ or cause.__context__
+    return ""
+
+
+def _run(name: str, module: nn.Module, image: Tensor) -> Tensor:
+    """The module's answer. Raises InputError."""
+    try:
+        with guarded(), torch.no_grad():
             answer = module(image)
-    except Exception as error:  # a user's forward can raise anything
+    except UserCodeError as error:
+        raise _unanswered(name, module, image, error) from error
+    finally:
+        settle()
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.shape[0] != 1:
+        got = f"one of {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
         raise InputError(
-            f"the model does not run on an image of shape {tuple(image.shape)}: {error} ({offending_line(error)})",
+            f"the model must answer one image with one tensor (1, classes), not {got}",
             where="model",
             value=name,
-            fix="Set the attribute input_shape = (C, H, W) on the module that the factory returns.",
-        ) from error
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.shape[0] != 1:
-        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise InputError(f"the model must answer one image with one tensor (1, classes), not {got}", where=name)
+            fix="Have the factory return a module whose forward picks that tensor and brings it to this shape.",
+        )
+    if answer.is_complex() or (reason := why_not(answer)):
+        raise InputError(
+            f"the model's answer cannot be read: {'complex numbers' if answer.is_complex() else reason}",
+            where="model",
+            value=name,
+            allowed="a plain tensor of real numbers",
+        )
+    if answer.device.type != "cpu":
+        raise InputError(f"the model lives on {answer.device}", where="model", value=name, allowed="the CPU")
     return answer
+
+
+def _unanswered(name: str, module: nn.Module, image: Tensor, error: UserCodeError) -> InputError:
+    """Why a module does not run, as far as trying shows."""
+    kinds = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()} - {torch.float32}
+    for dtype in sorted(kinds, key=str):
+        with contextlib.suppress(UserCodeError), guarded(), torch.no_grad():
+            module(image.to(dtype))
+            short = str(dtype).removeprefix("torch.")
+            return InputError(
+                f"the model computes in {short} and does not take the image, which comes as float32 ({error})",
+                where="model",
+                value=name,
+                fix=f"Convert it first thing in forward, as in image.to({dtype}).",
+            )
+    fix = ""
+    if not hasattr(module, "input_shape"):
+        fix = "If it takes images of another size, set input_shape = (C, H, W) on the module that the factory returns."
+    shape = tuple(image.shape)
+    return InputError(
+        f"the model does not run on an image of shape {shape}: {error}", where="model", value=name, fix=fix
+    )
+
+
+def _digest(module: nn.Module) -> str:
+    """Checksum of all parameters, buffers, and what quantised layers keep."""
+    found = {**dict(module.named_parameters()), **dict(module.named_buffers()), **module.state_dict()}
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for key in sorted(found):
+        for tensor in tree_leaves(found[key]):
+            if isinstance(tensor, Tensor) and not why_not(tensor.detach()):
+                digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(raw(tensor.detach()))
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------- torchvision
 
 
 @functools.cache
 def torchvision_models() -> ModuleType:
-    """``torchvision.models``, also where torchvision's compiled operators do not load.
-
-    torchvision 0.28 from PyPI needs CUDA libraries for them, and without them its import fails because two operator
-    schemas are unknown ("operator torchvision::nms does not exist"). No classifier calls these; declaring them is
-    enough, and is done only when the import failed.
-    """
-    try:
-        return importlib.import_module("torchvision.models")
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    for module in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
-        del sys.modules[module]
-    for operator in ("nms", "qnms"):
-        _operators().define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+    """``torchvision.models``, also where torchvision's compiled operators do not load."""
+    prepare_torchvision()
     return importlib.import_module("torchvision.models")
-
-
-@functools.cache
-def _operators() -> torch.library.Library:
-    # The declaration lives as long as this object does.
-    return torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _known_torchvision(name: str) -> ModuleType:
@@ -171,32 +305,32 @@ def _torchvision_model(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     return module, (3, side, side)
 
 
+# ------------------------------------------------------------------------------------------------------ the user's own
+
+
 def _user_model(
-    name: str, module_name: str, factory_name: str, python_path: Sequence[Path]
+    name: str, module_name: str, factory_name: str, python_path: Sequence[Path], seed_again: Callable[[], None]
 ) -> tuple[nn.Module, tuple[int, int, int]]:
-    for folder in [*map(str, python_path), str(Path.cwd())]:
+    # Imported by a process that has changed folders, a module of the working directory would not be found.
+    for folder in [*(str(path.absolute()) for path in python_path), str(Path.cwd())]:
         if folder not in sys.path:
             sys.path.append(folder)
-    try:
-        user_module = importlib.import_module(module_name)
-    except ImportError as error:
+    home = python_path[0] if python_path and python_path[0].is_dir() else Path()
+    with contextlib.chdir(home):
+        factory = _factory(name, module_name, factory_name)
+        seed_again()  # whether the module was imported just now or before makes no difference
+        with _told(name, "the factory failed"):
+            module = factory()
+    module = getattr(module, "_orig_mod", module)  # torch.compile's wrapper: what it wraps has the same weights
+    if isinstance(module, torch.jit.ScriptModule):
         raise InputError(
-            f"the model's module cannot be imported: {error}", where="model", value=name, allowed=MODEL_FORMS
-        ) from error
-    factory: Callable[[], Any] | None = getattr(user_module, factory_name, None)
-    if not callable(factory):
-        names = [key for key, value in vars(user_module).items() if callable(value) and not key.startswith("_")]
-        close = difflib.get_close_matches(factory_name, names, n=5, cutoff=0.3)
-        raise InputError(
-            f"module {module_name} has no callable {factory_name!r}",
+            "the factory returns a TorchScript program, whose graph cannot be cut",
             where="model",
             value=name,
-            allowed=", ".join(close or sorted(names)),
+            allowed="a plain torch.nn.Module",
+            fix="Return the module that it was scripted or traced from; its state_dict fits: "
+            "module.load_state_dict(torch.jit.load(FILE).state_dict()).",
         )
-    try:
-        module = factory()
-    except Exception as error:  # a user's factory can raise anything
-        raise InputError(f"the factory failed: {error} ({offending_line(error)})", where="model", value=name) from error
     if not isinstance(module, nn.Module):
         raise InputError(
             f"the factory must return a torch.nn.Module, not {type(module).__name__}", where="model", value=name
@@ -212,11 +346,26 @@ def _user_model(
     return module, (shape[0], shape[1], shape[2])
 
 
-def offending_line(error: BaseException) -> str:
-    """``file:line: source`` of the innermost frame of ``error`` that belongs to neither torch nor this package."""
-    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-    found: TracebackType | None = error.__traceback__
-    frames = [frame for frame in traceback.extract_tb(found) if not frame.filename.startswith((*ours, "<"))]
-    if not frames:
-        return "no line of the model's own is on the stack"
-    return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}"
+def _factory(name: str, module_name: str, factory_name: str) -> Callable[[], Any]:
+    try:
+        user_module = import_user_module(module_name)
+    except UserCodeError as error:
+        raise InputError(
+            f"the model's module cannot be imported: {error}",
+            where="model",
+            value=name,
+            allowed=MODEL_FORMS,
+            fix=_way_out(error),
+        ) from error
+    with _told(name, "the factory cannot be read from its module"):
+        factory: Callable[[], Any] | None = getattr(user_module, factory_name, None)
+    if callable(factory):
+        return factory
+    names = [key for key, value in vars(user_module).items() if callable(value) and not key.startswith("_")]
+    close = difflib.get_close_matches(factory_name, names, n=5, cutoff=0.3)
+    raise InputError(
+        f"module {module_name} has no callable {factory_name!r}",
+        where="model",
+        value=name,
+        allowed=", ".join(close or sorted(names)),
+    )

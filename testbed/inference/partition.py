@@ -201,13 +201,12 @@ class SplitModel:
     def check_profile(self, profile: ModelProfile, where: str) -> None:
         """Raise InputError unless ``profile`` (read from ``where``) describes this graph, node for node."""
         theirs, ours = [
-            [(node.name, node.output_shape) for node in nodes] for nodes in (profile.nodes, self.graph.nodes)
+            [(node.name, node.output_shape, node.dtype) for node in nodes]
+            for nodes in (profile.nodes, self.graph.nodes)
         ]
         if theirs == ours:
             return
-        differs = next(
-            (name for (name, shape), mine in zip(theirs, ours, strict=False) if (name, shape) != mine), "their number"
-        )
+        differs = next((node[0] for node, mine in zip(theirs, ours, strict=False) if node != mine), "their number")
         raise InputError(
             f"the profile describes another graph of {self.model.name} (first difference: {differs})",
             where=where,

@@ -13,6 +13,7 @@ one takes 20-45 % longer than back-to-back ones do.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from controller.contract import ALL_ON_EDGE, Codec, CodecTimes, Cut, ModelProfile, ReferenceCore
 from testbed.inference import calibration, tensors
+from testbed.inference.codec import VALUE_DTYPES
 from testbed.inference.graph import INPUT
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.profiles import PROFILE_VERSION, REFERENCE_CORE_FRACTION, host_cpu
@@ -273,22 +275,39 @@ def _scale_nodes(split: SplitModel, measured: Floats, head: Floats) -> Floats:
 
 
 def _codec_times(split: SplitModel, effort: Effort, fraction: float) -> dict[Codec, CodecTimes]:
-    """Seconds to pack and unpack the tensor of each chain cut: measured at up to 10 sizes, interpolated between."""
-    sizes = {node.name: node.output_bytes for node in split.graph.nodes}
-    boundary = [sizes[cut[0]] for cut in split.graph.chain_cuts[1:-1]] or [4]
-    known = sorted({int(size) // 4 * 4 for size in np.quantile(boundary, np.linspace(0, 1, 10), method="nearest")})
-    pixels = split.model.probe
+    """Seconds to pack and unpack the tensor of each chain cut: of its type, at up to 10 sizes, interpolated between."""
+    nodes = {node.name: node for node in split.graph.nodes}
+    boundary = [nodes[cut[0]] for cut in split.graph.chain_cuts[1:-1]]
+    known: dict[str, list[int]] = {}  # numbers in a tensor, by type
+    for name in {node.dtype for node in boundary}:
+        counts = [math.prod(node.output_shape) for node in boundary if node.dtype == name]
+        known[name] = sorted({int(count) for count in np.quantile(counts, np.linspace(0, 1, 10), method="nearest")})
     result: dict[Codec, CodecTimes] = {}
     for codec in CODECS:
-        measured = [_codec_pair(torch.randn(1, size // 4), ("boundary",), codec, effort) for size in known]
-        raw = _codec_pair(pixels, ALL_ON_EDGE, codec, effort)
+        measured = {
+            name: [_codec_pair(_numbers(count, name), ("boundary",), codec, effort) for count in counts]
+            for name, counts in known.items()
+        }
+        raw = _codec_pair(split.model.probe, ALL_ON_EDGE, codec, effort)
         columns = []
         for side in (0, 1):
-            values = np.interp(boundary, known, [pair[side] for pair in measured])
-            inner = values if len(split.graph.chain_cuts) > 2 else np.array([])
+            inner = [
+                float(
+                    np.interp(math.prod(node.output_shape), known[node.dtype], [m[side] for m in measured[node.dtype]])
+                )
+                for node in boundary
+            ]
             columns.append(_rounded(np.array([raw[side], *inner, 0.0]) / fraction))
         result[codec] = CodecTimes(columns[0], columns[1])
     return result
+
+
+def _numbers(count: int, dtype_name: str) -> Tensor:
+    """Something of that type to pack."""
+    dtype = VALUE_DTYPES[dtype_name]
+    if dtype_name.startswith("q"):
+        return torch.quantize_per_tensor(torch.randn(1, count), 0.1, 0, dtype)
+    return torch.randn(1, count).to(dtype)
 
 
 def _codec_pair(tensor: Tensor, cut: Cut, codec: Codec, effort: Effort) -> tuple[float, float]:

@@ -26,20 +26,6 @@ MAX_PAYLOAD_BYTES = 1 << 30
 MAX_TENSORS = 64
 MAX_DIMENSIONS = 8
 
-_DTYPES: dict[str, torch.dtype] = {
-    "f32": torch.float32,
-    "f64": torch.float64,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "u8": torch.uint8,
-    "i8": torch.int8,
-    "i16": torch.int16,
-    "i32": torch.int32,
-    "i64": torch.int64,
-    "bool": torch.bool,
-}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
 # torch warns, once, that nothing stops a write into a read-only buffer. Nothing here writes: in-place operations are
 # cleared from every tail (testbed.inference.graph), and copying each frame instead would undo the zero-copy.
 warnings.filterwarnings("ignore", message="The given buffer is not writable")
@@ -107,7 +93,8 @@ def pack(
     """Encode the tensors of one task: the header, and one buffer of bytes for each tensor (a view where possible).
 
     Axes that are only permuted in memory stay so: the tail then sees the strides that the head made, and computes the
-    same bits. Raises ValueError where :func:`testbed.inference.codec.encode` does.
+    same bits. Raises ValueError where :func:`testbed.inference.codec.encode` does. What :func:`why_not` names a reason
+    for cannot be packed.
     """
     headers: list[TensorHeader] = []
     buffers: list[memoryview] = []
@@ -115,10 +102,41 @@ def pack(
         order = _memory_order(tensor)
         laid_out = (tensor.permute(order) if order else tensor).contiguous()
         coded, scale, offset = codecs.encode(laid_out, codec)
-        headers.append(TensorHeader(_DTYPE_NAMES[tensor.dtype], tuple(laid_out.shape), order, scale, offset))
-        buffers.append(coded.cpu().reshape(-1).view(torch.uint8).numpy().data)
+        headers.append(TensorHeader(codecs.DTYPE_NAMES[tensor.dtype], tuple(laid_out.shape), order, scale, offset))
+        buffers.append(raw(coded))
     header = _encoder.encode(FrameHeader(WIRE_VERSION, task, cut_label(cut), codec, tuple(headers), model_version))
     return header, buffers
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor's numbers in the plain order of its axes: a view where they lie so in memory."""
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    # torch conjugates and negates lazily, and refuses to show the bytes of what it has yet to do
+    return tensor.resolve_conj().resolve_neg().cpu().reshape(-1).view(torch.uint8).numpy().data
+
+
+def largest(logits: memoryview, dtype: torch.dtype) -> int:
+    """The class that :func:`raw` logits of that type name. Raises ValueError for no logits."""
+    numbers = torch.frombuffer(logits, dtype=codecs.coded_dtype(dtype, "fp32"))
+    return int(numbers.to(torch.float64).argmax())
+
+
+def why_not(tensor: Tensor) -> str:
+    """Why a tensor cannot cross the wire; empty if it can."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return f"it is a {type(tensor).__name__}, not a plain tensor"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return f"its layout is {'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')}"
+    if tensor.dtype not in codecs.DTYPE_NAMES:
+        return f"its type is {str(tensor.dtype).removeprefix('torch.')}"
+    if tensor.is_quantized and tensor.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return "it is quantised with a scale per channel"
+    if tensor.ndim > MAX_DIMENSIONS:
+        return f"it has {tensor.ndim} dimensions, and {MAX_DIMENSIONS} can cross"
+    if tensor.numel() * tensor.element_size() > MAX_PAYLOAD_BYTES:
+        return f"it has more than {MAX_PAYLOAD_BYTES} bytes"
+    return ""
 
 
 def frame_bytes(header: bytes, buffers: Sequence[memoryview]) -> int:
@@ -187,9 +205,9 @@ def _memory_order(tensor: Tensor) -> tuple[int, ...]:
 
 
 def _buffer_bytes(tensor: TensorHeader, codec: Codec) -> int:
-    dtype = _DTYPES.get(tensor.dtype)
+    dtype = codecs.VALUE_DTYPES.get(tensor.dtype)
     if dtype is None:
-        raise MalformedFrame(f"unknown dtype {tensor.dtype!r}; known: {', '.join(_DTYPES)}")
+        raise MalformedFrame(f"unknown dtype {tensor.dtype!r}; known: {', '.join(codecs.VALUE_DTYPES)}")
     return math.prod(tensor.shape) * codecs.coded_dtype(dtype, codec).itemsize
 
 
@@ -200,10 +218,12 @@ def _tensor(
         raise MalformedFrame(f"a buffer of {buffer.nbytes} bytes where the header says {size}")
     if header.order and sorted(header.order) != list(range(len(header.shape))):
         raise MalformedFrame(f"{header.order} is not an order of {len(header.shape)} axes")
-    dtype = _DTYPES[header.dtype]
-    largest = torch.finfo(dtype if dtype.is_floating_point else torch.float64).max
-    if not (abs(header.scale) <= largest and abs(header.offset) <= largest):  # also for nan
+    dtype = codecs.VALUE_DTYPES[header.dtype]
+    bounds = torch.finfo(dtype if dtype.is_floating_point else torch.float64)
+    if not (abs(header.scale) <= bounds.max and abs(header.offset) <= bounds.max):  # also for nan
         raise MalformedFrame(f"scale {header.scale} and offset {header.offset} must be values of {header.dtype}")
+    if header.dtype.startswith("q") and not (header.offset.is_integer() and abs(header.offset) < 1 << 31):
+        raise MalformedFrame(f"a zero point of {header.offset}")
     coded_dtype = codecs.coded_dtype(dtype, codec)
     if size == 0:
         coded = torch.empty(header.shape, dtype=coded_dtype)

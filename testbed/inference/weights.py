@@ -20,8 +20,9 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from controller.seeds import Purpose, generator
+from testbed.inference.codec import DTYPE_NAMES, DTYPES
 from testbed.inference.graph import ModelGraph
-from testbed.inference.tensors import _DTYPE_NAMES, _DTYPES, Dimensions, MalformedFrame
+from testbed.inference.tensors import Dimensions, MalformedFrame
 
 MAX_WEIGHTS_BYTES = 1 << 32
 _DIGEST_BYTES = 16
@@ -55,7 +56,7 @@ def contents_of(tensors: Tensors) -> tuple[Contents, list[memoryview]]:
     parts: list[memoryview] = []
     entries: list[TensorEntry] = []
     for name, tensor in tensors.items():
-        entries.append(TensorEntry(name, _DTYPE_NAMES[tensor.dtype], tuple(tensor.shape)))
+        entries.append(TensorEntry(name, DTYPE_NAMES[tensor.dtype], tuple(tensor.shape)))
         if tensor.numel():
             parts.append(bytes_of(tensor.detach().contiguous()))
             digest.update(parts[-1])
@@ -85,10 +86,10 @@ class Arriving:
         self.tensors: list[Tensor] = []
         self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         for entry in contents.tensors:
-            if entry.dtype not in _DTYPES:
+            if entry.dtype not in DTYPES:
                 raise MalformedFrame(f"weights of unknown dtype {entry.dtype!r}")
             # memory as torch aligns it: kernels round otherwise where it is not, and answers would differ
-            self.tensors.append(torch.empty(entry.shape, dtype=_DTYPES[entry.dtype]))
+            self.tensors.append(torch.empty(entry.shape, dtype=DTYPES[entry.dtype]))
         self._memory = [bytes_of(tensor) for tensor in self.tensors if tensor.numel()]
         if sum(len(memory) for memory in self._memory) != contents.total_bytes:
             raise MalformedFrame("the tensors of a block of weights do not make up its size")
@@ -125,14 +126,14 @@ def unpack(contents: Contents, block: bytearray) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     offset = 0
     for entry in contents.tensors:
-        if entry.dtype not in _DTYPES:
+        if entry.dtype not in DTYPES:
             raise MalformedFrame(f"weights of unknown dtype {entry.dtype!r}")
         count = int(np.prod(entry.shape, dtype=np.int64))
-        size = count * _DTYPES[entry.dtype].itemsize
+        size = count * DTYPES[entry.dtype].itemsize
         if offset + size > len(block):
             raise MalformedFrame("weights end before their last tensor")
         # copied out: kernels round otherwise where memory is not aligned as torch aligns it, and answers would differ
-        tensors[entry.name] = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+        tensors[entry.name] = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
         if count:
             flat = torch.frombuffer(block, dtype=torch.uint8, count=size, offset=offset)
             tensors[entry.name].view(-1).view(torch.uint8).copy_(flat)
@@ -251,7 +252,7 @@ class VersionedWeights:
         """Whether contents are those of a node's layer in this model, values apart."""
         expected = [(name, self._kinds[name]) for name in self.layers.get(node, ())]
         return expected == [
-            (entry.name, (torch.Size(entry.shape), _DTYPES.get(entry.dtype))) for entry in contents.tensors
+            (entry.name, (torch.Size(entry.shape), DTYPES.get(entry.dtype))) for entry in contents.tensors
         ]
 
     def strip(self) -> None:

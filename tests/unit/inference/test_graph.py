@@ -7,6 +7,7 @@ import torch
 
 from controller.contract import ALL_ON_EDGE
 from testbed.errors import InputError
+from testbed.inference.models import Normalise
 from testbed.inference.partition import SplitModel
 
 Load = Callable[[str], SplitModel]
@@ -85,3 +86,29 @@ def test_compile_refuses_values_that_do_not_determine_the_output(load: Load) -> 
     graph = load("branching:Branching").graph
     with pytest.raises(ValueError, match="do not determine"):
         graph.compile("Tail", ("skip",), (graph.answer,))
+
+
+@pytest.mark.parametrize("name", ["Transformer", "Encoder"])
+def test_attention_is_exported_counted_and_run_in_one_way(name: str, load: Load) -> None:
+    split = load(f"attending:{name}")
+    with torch.inference_mode():
+        unsplit = split.model.module(Normalise(3)(split.model.probe))
+    for cut in split.graph.chain_cuts[:-1]:
+        partition = split.partition(cut)
+        assert torch.equal(partition.tail(partition.head(split.model.probe)), unsplit), cut
+    tokens, width, heads = 16, 16, 2
+    products = 2 * tokens * tokens * (width // heads) * heads  # queries by keys, and what comes out by values
+    assert sum(node.macs for node in split.graph.nodes) >= products
+    assert not torch.backends.cuda.flash_sdp_enabled()
+
+
+def test_torchscript_inside_a_model_is_one_node(load: Load) -> None:
+    graph = load("odd:ScriptedTrunk").graph
+    assert [node.name for node in graph.nodes] == ["input", "normalise", "trunk", "flatten", "head"]
+
+
+def test_an_early_exit_is_refused_in_one_paragraph(load: Load, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match=r"odd\.py:\d+: if early.*one model each") as refused:
+        load("odd:EarlyExit")
+    assert len(str(refused.value).splitlines()) == 1
+    assert capfd.readouterr().err == ""

@@ -69,7 +69,7 @@ def test_bytes_are_what_policies_count_with(codec: Codec, load: Load) -> None:
 
 def test_a_backend_serves_a_cut_that_it_was_not_prepared_for(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     split = load("families:InceptionLike")
-    monkeypatch.setattr("testbed.agents.backend.split_model", lambda model, seed: split)
+    monkeypatch.setattr("testbed.agents.backend.split_model", lambda *_: split)
     profile = profile_split(split, reference_fraction=0.5, effort=QUICK, progress=lambda text, ratio: None)
     backend = CpuBackend(profile.model, 7, profile)
     for cut in random_cuts(split.graph.nodes, 5, 3):
