@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from controller.contract import Policy
+from controller.user_code import UserCodeError, guarded, prepare_torchvision, told
 
 ENTRY_POINT_GROUP = "testbed.policies"
 
@@ -21,7 +22,7 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Policy:
     """A new policy object, before its ``reset``. ``options`` are the keyword arguments of its class.
 
     Raises ValueError for an unknown name, an unknown option, an option's value that the policy refuses, a module
-    that cannot be imported, and an object that is not a policy; the message lists what is allowed.
+    whose import fails in any way, and an object that is not a policy; the message lists what is allowed.
     """
     factory = _load(_find(name))
     given = dict(options or {})
@@ -34,8 +35,12 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Policy:
         )
     try:
         policy = factory(**given)
+    except ValueError:  # says itself what it refuses
+        raise
     except TypeError as error:
         raise ValueError(f"policy {name!r} refuses its options {given!r}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"policy {name!r} cannot be made with options {given!r}: {told(error)}") from error
     if not isinstance(policy, Policy):
         missing = [part for part in _PARTS if not hasattr(policy, part)]
         raise ValueError(f"policy {name!r} ({type(policy).__name__}) is not a Policy: it lacks {', '.join(missing)}")
@@ -58,10 +63,14 @@ def _find(name: str) -> EntryPoint:
 
 
 def _load(point: EntryPoint) -> Any:
+    prepare_torchvision()
     try:
-        return point.load()
-    except (ImportError, AttributeError) as error:
+        with guarded():
+            factory = point.load()
+            inspect.signature(factory)
+    except UserCodeError as error:
         raise ValueError(f"policy {point.name!r} cannot be loaded from {point.value}: {error}") from error
+    return factory
 
 
 def _options(factory: Any) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class UeConfig(Config, frozen=True):
     updates_endpoint: str = ""  # where new model versions come from; empty: the first one stays
     receive_watts: float = 0.0
     uploading: Uploading | None = None  # the edge starts without models
+    lab_folder: str = ""  # the lab file's: where a user's factory runs; empty: the working directory
 
 
 class EdgeUe(msgspec.Struct, frozen=True):
@@ -72,6 +73,7 @@ class EdgeConfig(Config, frozen=True):
     version_hold_seconds: float = 60.0  # after the last UE left it: a task of it may be on its way
     uploading: Uploading | None = None
     task_timeout_seconds: float = 60.0
+    lab_folder: str = ""  # as a UE's
 
 
 class LinkConfig(msgspec.Struct, frozen=True):

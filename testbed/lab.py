@@ -135,7 +135,7 @@ class Lab:
             match action:
                 case CreateNodes(nodes):
                     notify(f"creating {len(nodes)} nodes")
-                    self.prewarm(topology)
+                    self.prewarm(topology, ingredients.folder)
                     self.runtime.create(nodes)
                     self._write_state()
                     write_scenario(ingredients.scenario, self.directory / "config" / "scenario.json")
@@ -155,9 +155,9 @@ class Lab:
                         notify(f"warning: {note}")
                     self._make_realtime(nodes, priority)
 
-    def prewarm(self, topology: Topology) -> None:
-        """Start loading what the agents need."""
-        self.runtime.prewarm(_agent_imports(topology), _preload(topology))
+    def prewarm(self, topology: Topology, folder: Path) -> None:
+        """Start loading what the agents need; ``folder``: the lab file's."""
+        self.runtime.prewarm(_agent_imports(topology), _preload(topology, folder.absolute()))
 
     def _begin_monitoring(self, topology: Topology, notify: Notify) -> None:
         """In a thread: the lab does not wait for Prometheus, nor for the registry that may have Grafana."""
@@ -470,10 +470,10 @@ def _agent_imports(topology: Topology) -> tuple[str, ...]:
     return (*AGENT_IMPORTS, type(policy).__module__) if isinstance(policy, DecentralisedPolicy) else AGENT_IMPORTS
 
 
-def _preload(topology: Topology) -> list[Call]:
+def _preload(topology: Topology, folder: Path) -> list[Call]:
     """Models are built once per lab, too: the agents share their weights by copy-on-write."""
     return [
-        Call("testbed.agents.preload:preload", (model, topology.seed))
+        Call("testbed.agents.preload:preload", (model, topology.seed, str(folder)))
         for model in sorted({ue.model for ue in topology.expand()})
     ]
 

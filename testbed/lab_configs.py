@@ -114,6 +114,7 @@ class ConfigMaker:
             updates_endpoint=f"tcp://{wire.edge_address}:{UPDATES_PORT}" if self._topology.retraining else "",
             receive_watts=ue.spec.receive_power,
             uploading=uploading_of(self._topology),
+            lab_folder=str(self._ingredients.folder),
         )
 
     def _edge(self) -> EdgeConfig:
@@ -140,6 +141,7 @@ class ConfigMaker:
             version_hold_seconds=self._topology.task_timeout,
             uploading=uploading_of(self._topology),
             task_timeout_seconds=self._topology.task_timeout,
+            lab_folder=str(self._ingredients.folder),
         )
 
     def _player(self) -> PlayerConfig:

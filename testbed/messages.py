@@ -37,6 +37,7 @@ class Hello(Message, frozen=True):
     device: str = ""  # what computes its stages: "cpu", or "cuda: NAME"
     device_reason: str = ""  # why it is the CPU
     began_seconds: float = 0.0  # when it first said so: tells a node that was started again from the one before
+    weights: dict[str, str] = {}  # by UE: checksum of its model's first weights, as this node made them
 
 
 class UeReport(Message, frozen=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from controller import registry
 from controller.contract import ModelProfile, Policy, Scenario
+from controller.user_code import told
 from testbed import checks
 from testbed.channels import (
     LinkTraceKind,
@@ -35,6 +36,7 @@ class Ingredients:
     """What :meth:`testbed.lab.Lab.create` needs. Paths are absolute and in the run directory."""
 
     topology: Topology
+    folder: Path  # the lab file's
     scenario: Scenario
     plan: Plan
     run_id: str
@@ -83,6 +85,8 @@ def make_policy(topology: Topology, scenario: Scenario, where: str, notify: Noti
         raise InputError(
             f"key 'policy': {name} does not fit this lab: {str(error).rstrip('.')}", where=where
         ) from error
+    except (Exception, SystemExit) as error:  # a user's policy can raise anything
+        raise InputError(f"key 'policy': {name} failed in reset: {told(error)}", where=where) from error
     return policy
 
 
@@ -112,6 +116,7 @@ def prepare(
         raise InputError(f"the run directory cannot be made ({os_error_text(error)})", where="--out") from None
     return Ingredients(
         topology=topology,
+        folder=folder.absolute(),
         scenario=conditions.scenario,
         plan=make_plan(topology, runtime, peak_states(conditions.traces), sets),
         run_id=run_id,

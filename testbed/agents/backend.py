@@ -50,8 +50,8 @@ class Tail:
 class CpuBackend:
     """One model on one core of the host. Heads and tails are built when first asked for, or by :meth:`prepare`."""
 
-    def __init__(self, model: str, seed: int, profile: ModelProfile) -> None:
-        self.split: SplitModel = split_model(model, seed)
+    def __init__(self, model: str, seed: int, profile: ModelProfile, lab_folder: str = "") -> None:
+        self.split: SplitModel = split_model(model, seed, lab_folder)
         self.profile = profile
         self._segment_seconds = SEGMENT_SECONDS / profile.reference_core.fraction
         if tuple(node.name for node in self.split.graph.nodes) != tuple(node.name for node in profile.nodes):

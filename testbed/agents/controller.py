@@ -91,6 +91,7 @@ class ControllerProgram:
         self._state: State = "waiting"
         self._error = ""
         self._hellos: dict[str, Hello] = {}
+        self._refused: set[tuple[str, int]] = set()  # nodes and pids with weights of their own
         self._begin: Begin | None = None
         self._stop_requested = ""
         self._stopped_at = math.inf
@@ -213,6 +214,13 @@ class ControllerProgram:
                 hello.node, "unexpected", f"{identity!r} says it is {hello.node}, which nobody expects: ignored"
             )
             return
+        if difference := self._other_weights(hello):
+            if self._state == "waiting":
+                self._fail(difference)
+            elif (hello.node, hello.pid) not in self._refused:  # it goes on saying hello
+                self._event(hello.node, "weights", f"{hello.node} does not take part: {difference}")
+            self._refused.add((hello.node, hello.pid))
+            return
         known = self._hellos.get(hello.node)
         self._hellos[hello.node] = hello
         for consultation in self._consultations.values():
@@ -225,6 +233,18 @@ class ControllerProgram:
             self._event(hello.node, "joined", f"{hello.node} joined while the lab is {self._state}")
             self._port.send(identity, self._start_message())
             self._port.send(identity, self._apply(self._engine.decision))
+
+    def _other_weights(self, hello: Hello) -> str:
+        """What is wrong if another node made other weights for the same UE's model; empty if none did."""
+        for other in self._hellos.values():
+            for ue in other.weights.keys() & hello.weights.keys():
+                if other.node != hello.node and other.weights[ue] != hello.weights[ue]:
+                    return (
+                        f"{other.node} and {hello.node} hold different weights for the model of {ue}: its factory "
+                        "draws them from what no seed reaches (numpy.random.default_rng() without one, os.urandom) or "
+                        "from files that differ. Seed it, or load a state_dict that lies beside the lab file."
+                    )
+        return ""
 
     def _status(self) -> Status:
         return Status(

@@ -49,8 +49,8 @@ class DeviceBackend(CpuBackend):
     a tail with an earlier target can go next.
     """
 
-    def __init__(self, model: str, seed: int, profile: ModelProfile, stream: Stream) -> None:
-        super().__init__(model, seed, profile)
+    def __init__(self, model: str, seed: int, profile: ModelProfile, stream: Stream, lab_folder: str = "") -> None:
+        super().__init__(model, seed, profile, lab_folder)
         self._stream = stream
         self._moved = SplitModel(self.split.graph.on(str(stream.device)))
         self.usage = DeviceUsage()

@@ -180,6 +180,7 @@ class EdgeAgent:
             extra_tids=tids,
             device=self._device.device,
             device_reason=self._device.reason,
+            weights={ue: backend.split.model.weights_digest for ue, backend in self._backends.items()},
         )
 
     # ------------------------------------------------------------------------------------------------------ data plane

@@ -42,9 +42,9 @@ def _load(config: EdgeConfig, stream: Stream | None) -> dict[str, CpuBackend]:
         if key not in made:
             profile = read_profile(Path(ue.profile_path))
             if stream is None:
-                made[key] = CpuBackend(ue.model, config.seed, profile)
+                made[key] = CpuBackend(ue.model, config.seed, profile, config.lab_folder)
             else:
-                made[key] = DeviceBackend(ue.model, config.seed, profile, stream)
+                made[key] = DeviceBackend(ue.model, config.seed, profile, stream, config.lab_folder)
             made[key].prepare_tails(profile.known_cuts)
     return {ue.name: made[_key(ue)] for ue in config.ues}
 

@@ -342,4 +342,6 @@ class UploadEdgeAgent(EdgeAgent):
 
 def _models(config: EdgeConfig) -> dict[str, EdgeModel]:
     read = functools.cache(lambda path: read_profile(Path(path)))
-    return edge_models({ue.name: (split_model(ue.model, config.seed), read(ue.profile_path)) for ue in config.ues})
+    return edge_models(
+        {ue.name: (split_model(ue.model, config.seed, config.lab_folder), read(ue.profile_path)) for ue in config.ues}
+    )

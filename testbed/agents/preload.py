@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import torch
 
@@ -10,14 +11,17 @@ from testbed.inference.partition import SplitModel, load_split_model
 
 
 @functools.cache
-def split_model(model: str, seed: int) -> SplitModel:
-    """Traced, with the weights of ``seed``. A forked process finds what its parent loaded, and shares its memory."""
-    return load_split_model(model, seed)
+def split_model(model: str, seed: int, lab_folder: str) -> SplitModel:
+    """Traced, with the weights of ``seed``; a user's factory runs in ``lab_folder`` (empty: the working directory).
+
+    A forked process finds what its parent loaded, and shares its memory.
+    """
+    return load_split_model(model, seed, (Path(lab_folder),) if lab_folder else ())
 
 
-def preload(model: str, seed: int) -> None:
+def preload(model: str, seed: int, lab_folder: str) -> None:
     """Load a model and build all its heads. Starts no thread: a child of a process with some hangs."""
     torch.set_num_threads(1)
-    split = split_model(model, seed)
+    split = split_model(model, seed, lab_folder)
     for cut in split.graph.chain_cuts:
         _ = split.partition(cut).head_module

@@ -89,7 +89,8 @@ class UeAgent:
 
     def __init__(self, config: UeConfig) -> None:
         self._config = config
-        self._backend = CpuBackend(config.model, config.seed, read_profile(Path(config.profile_path)))
+        profile = read_profile(Path(config.profile_path))
+        self._backend = CpuBackend(config.model, config.seed, profile, config.lab_folder)
         self._prepare()
         self._wake = Wakeup()
         self._stop_reason = ""
@@ -180,7 +181,14 @@ class UeAgent:
 
     def _hello(self) -> messages.Hello:
         tids = (self._deadlines.tid, *io_tids(), *([self._updates.tid] if self._updates else []))
-        return messages.Hello(self._config.node, "ue", os.getpid(), stage_tid=self._stage.tid, extra_tids=tids)
+        return messages.Hello(
+            self._config.node,
+            "ue",
+            os.getpid(),
+            stage_tid=self._stage.tid,
+            extra_tids=tids,
+            weights={self._config.node: self._backend.split.model.weights_digest},
+        )
 
     def _turn(self) -> None:
         self._uplink.watch()

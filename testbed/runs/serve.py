@@ -132,7 +132,7 @@ def _differences(was: Any, want: Any, key: str = "") -> list[tuple[str, Any, Any
 
 def _repair(lab: Lab, order: Order, notify: Notify) -> str:
     repaired: list[str] = []
-    lab.prewarm(order.topology)
+    lab.prewarm(order.topology, order.folder)
     plan = make_plan(order.topology, order.runtime, lab.peak_states())
     lab.runtime.create(lab.state.nodes)
     wires = next(action.wires for action in plan.actions if isinstance(action, CreateWires))

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import zmq
 
@@ -51,8 +51,8 @@ POLICIES = Path(__file__).parent / "odd_policies"
 class FakeLab:
     """Starts the program in a directory of its own and plays all of its agents from one thread.
 
-    ``silent`` maps a node to the slots that it does not report. Each UE has one arrival and one completion per slot;
-    one task stays in flight until ``drain_slots`` reports after Drain.
+    ``silent`` maps a node to the slots that it does not report, ``weights`` to what its Hello says of them. Each UE has
+    one arrival and one completion per slot; one task stays in flight until ``drain_slots`` reports after Drain.
     """
 
     def __init__(
@@ -65,9 +65,11 @@ class FakeLab:
         deadline_seconds: float = 0.05,
         silent: Callable[[str, int], bool] = lambda node, slot: False,
         drain_slots: int = 1,
+        weights: Mapping[str, dict[str, str]] = MappingProxyType({}),
     ) -> None:
         self.scenario = scenario or example_scenario(2, slot_seconds=0.1)
         self.directory, self.silent, self._drain_slots = directory, silent, drain_slots
+        self._weights = weights
         self.ues = [str(ue.name) for ue in self.scenario.ues]
         self.received: dict[str, list[Control]] = {name: [] for name in (*self.ues, "edge", "player")}
         self.records: list[Record] = []
@@ -155,7 +157,7 @@ class FakeLab:
             dealer.setsockopt(zmq.ROUTING_ID, name.encode())
             dealer.connect(control_endpoint(str(self.directory)))
             role = name if name in ("edge", "player") else "ue"
-            dealer.send(encode(Hello(node=name, role=role, pid=os.getpid())))
+            dealer.send(encode(Hello(node=name, role=role, pid=os.getpid(), weights=self._weights.get(name, {}))))
             poller.register(dealer, zmq.POLLIN)
             agents[name] = dealer
         start: Start | None = None

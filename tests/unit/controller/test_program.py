@@ -248,3 +248,14 @@ def test_sigterm_stops_everybody(tmp_path: Path) -> None:
         assert lab.wait_end() == 0
         assert all(messages[-1] == Stop(reason="SIGTERM") for messages in lab.received.values())
         assert not any(math.isinf(row.start_seconds) for row in lab.slots())
+
+
+def test_sides_that_made_different_weights_are_refused_by_name(tmp_path: Path) -> None:
+    same = {"ue0": {"ue0": "a"}, "ue1": {"ue1": "b"}, "edge": {"ue0": "a", "ue1": "b"}}
+    with FakeLab(tmp_path / "same", weights=same) as lab:
+        assert lab.wait(lambda status: status.state != "waiting").state == "ready"
+    with FakeLab(tmp_path / "differ", weights={**same, "ue1": {"ue1": "c"}}) as lab:
+        status = lab.wait(lambda status: status.state != "waiting")
+        assert status.state == "stopped"
+        assert "different weights for the model of ue1" in status.error
+        assert "beside the lab file" in status.error

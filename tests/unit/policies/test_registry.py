@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
 import pytest
 
 from controller import registry
@@ -41,3 +45,27 @@ def test_a_refused_value_is_an_input_error() -> None:
 def test_options_and_defaults() -> None:
     assert registry.options("fixed") == {"cut": "local", "speed": None}
     assert registry.options("edge-only") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("class Mine(:\n", "SyntaxError.*strange_policy.py:1"),
+        ("import sys\nsys.exit(2)\n", r"SystemExit: 2 \(.*strange_policy.py:2"),
+        ("raise OSError('no disk')\n", r"OSError: no disk \(.*strange_policy.py:1"),
+        ("Other = 1\n", "has no attribute 'Mine'"),
+        ("Mine = 3\n", "3 is not a callable object"),
+        ("class Mine:\n    def __init__(self): raise KeyError('gone')\n", r"KeyError: 'gone' \(.*strange_policy.py:2"),
+        ("class Mine: pass\n", "is not a Policy: it lacks reset"),
+    ],
+)
+def test_whatever_a_users_policy_raises_is_a_value_error(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strange_policy.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "strange_policy", raising=False)
+    point = EntryPoint("mine", "strange_policy:Mine", registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with pytest.raises(ValueError, match=words):
+        registry.create("mine")
