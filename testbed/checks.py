@@ -20,13 +20,15 @@ import msgspec
 from controller.contract import ModelProfile, cut_label
 from testbed.errors import HostError, InputError
 from testbed.inference.calibration import KERNEL_VERSION, Calibration, calibration_of
-from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, read_profile
+from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, read_profile, with_device
+from testbed.inference.vouching import Voucher
 from testbed.links.capabilities import probe
 from testbed.links.vde import emulated_delay_seconds
 from testbed.runtime import cpusets
 from testbed.runtime.cpusets import Cpusets
 from testbed.runtime.host import facts
 from testbed.runtime.realtime import unlimited
+from testbed.scenario import profile_for
 from testbed.topology import ExpandedUe, Topology
 
 #: Above this part of what the host makes, stages overrun.
@@ -37,8 +39,13 @@ SAFETY = 1.25
 JUDGED_STAGE_SECONDS = 0.005
 
 
-def check_models(topology: Topology, where: str, folder: Path) -> None:
-    """Every model can be made. Raises InputError. Imports torch unless a profile vouches for the model."""
+def check_models(topology: Topology, where: str, folder: Path, *, traced: bool = False) -> None:
+    """Every model can be made. Raises InputError. Imports torch unless a profile vouches for the model.
+
+    ``traced``: and cut, and is what its profile describes, as a lab that comes up will find. That imports torch only
+    for a model of which this host has not seen just this content before.
+    """
+    checked: set[tuple[str, str | None, str | None]] = set()
     for ue in topology.expand():
         kind, colon, name = ue.model.partition(":")
         if not colon or not name or not kind:
@@ -48,15 +55,48 @@ def check_models(topology: Topology, where: str, folder: Path) -> None:
                 value=ue.model,
                 allowed="'torchvision:NAME' or 'package.module:factory'",
             )
-        if ue.profile is None:
-            from testbed.inference.models import check_model
+        if (ue.model, ue.profile, ue.device) in checked:
+            continue
+        checked.add((ue.model, ue.profile, ue.device))
+        try:
+            if traced:
+                _check_traced(topology, ue, where, folder)
+            elif ue.profile is None:
+                from testbed.inference.models import check_model
 
-            try:
                 check_model(ue.model, folder)
-            except InputError as error:
-                raise InputError(
-                    error.what, where=f"{where}: model", value=error.value, allowed=error.allowed, fix=error.fix
-                ) from None
+        except InputError as error:
+            at = where if error.where in ("", where) else f"{where}: {error.where}"
+            raise InputError(error.what, where=at, value=error.value, allowed=error.allowed, fix=error.fix) from None
+
+
+def _check_traced(topology: Topology, ue: ExpandedUe, where: str, folder: Path) -> None:
+    profile = reference_profile(ue) if ue.profile is None else profile_for(ue, ue.profile, where)
+    if profile is not None and ue.device is not None:
+        with_device(profile, profile_for(ue, ue.device, where))
+    moves = topology.uploading is not None or topology.retraining is not None
+    voucher = Voucher(ue.model, folder, profile, "weights move" if moves else "")
+    if voucher.known:
+        return
+    from testbed.inference.partition import load_split_model
+
+    split = load_split_model(ue.model, topology.seed, (folder,))
+    if moves and split.model.packed:
+        raise InputError(
+            f"the weights of {split.model.packed!r} are packed by a quantised layer and cannot be sent or retrained",
+            where="model",
+            value=ue.model,
+            allowed="layers with plain parameters, where 'uploading' or 'retraining' is set",
+        )
+    if profile is not None:
+        try:
+            split.check_profile(profile, ue.profile or str(profile_cache_path(ue.model)))
+        except InputError:
+            if ue.profile is not None:
+                raise
+            profile_cache_path(ue.model).unlink(missing_ok=True)  # of another model by that name: it is measured anew
+            return
+    voucher.remember()
 
 
 # ----------------------------------------------------------------------------------------------------- speed of stages

@@ -42,14 +42,15 @@ def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> d
         key = profile_key(ue)
         if key in profiles:
             continue
-        profile = measure(ue.model) if ue.profile is None else _read_for(ue, ue.profile, where)
+        profile = measure(ue.model) if ue.profile is None else profile_for(ue, ue.profile, where)
         if profile is None:
             continue
-        profiles[key] = profile if ue.device is None else with_device(profile, _read_for(ue, ue.device, where))
+        profiles[key] = profile if ue.device is None else with_device(profile, profile_for(ue, ue.device, where))
     return profiles
 
 
-def _read_for(ue: ExpandedUe, path: str, where: str) -> ModelProfile:
+def profile_for(ue: ExpandedUe, path: str, where: str) -> ModelProfile:
+    """The profile at ``path``. Raises InputError if it is none, or one of another model than the UE's."""
     profile = read_profile(Path(path))
     if profile.model != ue.model:
         raise InputError(

@@ -62,8 +62,9 @@ class LabChoice:
         """The same with more overrides, which come last."""
         return replace(self, overrides=(*self.overrides, *overrides))
 
-    def read(self, *, imports: bool = True) -> Topology:
-        """The lab as asked for, its models checked (which runs the user's code, if ``imports``); warnings go to stderr.
+    def read(self, *, imports: bool = True, traced: bool = False) -> Topology:
+        """The lab as asked for, its models checked (which runs the user's code, if ``imports``; see
+        ``checks.check_models`` for ``traced``); warnings go to stderr.
 
         Raises InputError.
         """
@@ -74,7 +75,7 @@ class LabChoice:
         # what --set says of the policy is about the one that --policy names
         topology = load(self.file, (*more, *self.overrides))
         if imports:
-            checks.check_models(topology, str(self.file), self.file.parent)
+            checks.check_models(topology, str(self.file), self.file.parent, traced=traced)
         for warning in (*lab_files.check_files(topology, str(self.file)), *checks.warnings(topology)):
             click.echo(f"warning: {warning}", err=True)
         return topology

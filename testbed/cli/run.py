@@ -41,7 +41,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Bring a lab up, measure, report, take it down."""
-    topology = lab.read()
+    topology = lab.read(traced=True)
     enter(topology.name, RUNNING)
     order = Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, duration)
     summary = execute(

@@ -27,7 +27,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Bring a lab up and serve until `down`. Idempotent: repairs what is missing, says what differs."""
-    topology = lab.read()
+    topology = lab.read(traced=True)
     enter(topology.name, BRINGING_UP)
     order = Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, None)
     running, did = serve(order, options.notify)

@@ -22,7 +22,7 @@ def command(file: Path, overrides: tuple[str, ...], imports: bool, as_json: bool
     """Check a lab file: every key, unit, path, model and policy, and whether this host can carry it."""
     topology = load(file, overrides)
     if imports:
-        checks.check_models(topology, str(file), file.parent)
+        checks.check_models(topology, str(file), file.parent, traced=True)
     warnings = [
         *lab_files.check_files(topology, str(file)),
         *checks.warnings(topology),

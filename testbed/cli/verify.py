@@ -30,7 +30,7 @@ from testbed.units import DURATION
 @click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON.")
 def command(lab: options.LabChoice, runtime: str, duration: float, as_json: bool) -> None:
     """Try a lab's wires and nodes on this host, before a long experiment: delay, loss, rate, stage times."""
-    topology = lab.read()
+    topology = lab.read(traced=True)
     enter(topology.name, VERIFYING)
     found = verify(
         Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), duration), options.notify

@@ -48,6 +48,7 @@ class LoadedModel:
     probe: Tensor  # uint8 image (1, C, H, W)
     answer: Tensor  # what the module, untouched, answers to the normalised probe
     weights_digest: str  # of all parameters and buffers, as hex
+    packed: str  # name of a layer that keeps its weights in an object of the library's own; empty if none does
 
 
 class Normalise(nn.Module):
@@ -106,7 +107,7 @@ def load_model(name: str, seed: int, python_path: Sequence[Path] = ()) -> Loaded
             fix="Nothing may be drawn or kept in forward: give F.dropout training=self.training, and write buffers in "
             "training only.",
         )
-    return LoadedModel(name, module, shape, int(answer.shape[1]), probe, answer, _digest(module))
+    return LoadedModel(name, module, shape, int(answer.shape[1]), probe, answer, _digest(module), _packed(module))
 
 
 def settle() -> None:
@@ -252,6 +253,10 @@ def _unanswered(name: str, module: nn.Module, image: Tensor, error: UserCodeErro
     return InputError(
         f"the model does not run on an image of shape {shape}: {error}", where="model", value=name, fix=fix
     )
+
+
+def _packed(module: nn.Module) -> str:
+    return next((name or "the model" for name, part in module.named_modules() if hasattr(part, "_weight_bias")), "")
 
 
 def _digest(module: nn.Module) -> str:

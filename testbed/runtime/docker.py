@@ -170,6 +170,10 @@ class DockerRuntime:
             "TESTBED_RUN_ID": self._run_id,
             ID_VARIABLE: identity_of(self.lab_directory).id,
         }
+        if node.role in ("ue", "edge"):
+            for variable, folder in weights_caches().items():
+                environment[variable] = f"/opt/weights/{folder.name}"
+                mounts.append(Mount(environment[variable], str(folder), type="bind", read_only=True))
         if self._flavor(node) == "cuda":
             options |= {"device_requests": [self._device]}
             environment |= CUDA_ENVIRONMENT
@@ -364,6 +368,15 @@ class _Seen:
 
     def now(self) -> ProcessStatus:
         return self.status if self.alive() or not self.status.running else replace(self.status, running=False)
+
+
+def weights_caches() -> dict[str, Path]:
+    """Where torch and Hugging Face keep weights that this user fetched, by the variable that names the folder: a
+    container has no network to fetch them again."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - there may be no home
+    known = {"TORCH_HOME": caches / "torch", "HF_HOME": caches / "huggingface"}
+    found = {variable: Path(os.environ.get(variable) or folder).absolute() for variable, folder in known.items()}
+    return {variable: folder for variable, folder in found.items() if folder.is_dir()}
 
 
 #: What a container has at these places is its own.

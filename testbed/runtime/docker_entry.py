@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from testbed.errors import InputError
 from testbed.runtime.zygote import Preparation, carry_out
 
 POLL_SECONDS = 0.01
@@ -42,7 +43,10 @@ def wait_for_order(lab_directory: Path, node: str) -> Order:
 
 
 def main(lab_directory: Path, node: str, preparation: Preparation) -> None:
-    carry_out(preparation)
+    try:
+        carry_out(preparation)
+    except InputError as error:  # of a user's model: what to do about it, without our stack
+        sys.exit(f"error: {error}")
     warm_path(lab_directory, node).touch()
     order = wait_for_order(lab_directory, node)
     importlib.import_module(order.program).main(Path(order.config))

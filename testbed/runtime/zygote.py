@@ -253,7 +253,10 @@ def main(arguments: Sequence[str]) -> None:
     # Listening comes first: a request that arrives during the imports waits in the backlog.
     listener.bind(str(lab_directory / _SOCKET))
     listener.listen(16)
-    prepare(msgspec.json.decode(arguments[1], type=Preparation))
+    try:
+        prepare(msgspec.json.decode(arguments[1], type=Preparation))
+    except TestbedError as error:  # what to do about it, without our stack
+        sys.exit(f"error: {error}")
     spec = serve(listener, lab_directory)
     if spec is not None:
         become(spec)
