@@ -12,6 +12,7 @@ import difflib
 import functools
 import hashlib
 import importlib
+import os
 import random
 import sys
 import urllib.error
@@ -320,8 +321,8 @@ def _user_model(
     for folder in [*(str(path.absolute()) for path in python_path), str(Path.cwd())]:
         if folder not in sys.path:
             sys.path.append(folder)
-    home = python_path[0] if python_path and python_path[0].is_dir() else Path()
-    with contextlib.chdir(home):
+    home = next((path for path in python_path[:1] if path.exists()), Path())
+    with _inside(name, home):
         factory = _factory(name, module_name, factory_name)
         seed_again()  # whether the module was imported just now or before makes no difference
         with _told(name, "the factory failed"):
@@ -349,6 +350,24 @@ def _user_model(
             allowed="(C, H, W), e.g. (3, 32, 32)",
         )
     return module, (shape[0], shape[1], shape[2])
+
+
+@contextlib.contextmanager
+def _inside(name: str, folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise InputError(
+            f"the lab file's folder cannot be entered: {error.strerror}",
+            where="model",
+            value=name,
+            fix=f"User {os.getuid()} (containers have their own) has to be let in: chmod o+rx {folder}.",
+        ) from error
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _factory(name: str, module_name: str, factory_name: str) -> Callable[[], Any]:

@@ -172,8 +172,9 @@ class DockerRuntime:
         }
         if node.role in ("ue", "edge"):
             for variable, folder in weights_caches().items():
-                environment[variable] = f"/opt/weights/{folder.name}"
+                environment[variable] = f"/opt/weights/{variable.lower()}"
                 mounts.append(Mount(environment[variable], str(folder), type="bind", read_only=True))
+            environment["HF_HUB_OFFLINE"] = "1"
         if self._flavor(node) == "cuda":
             options |= {"device_requests": [self._device]}
             environment |= CUDA_ENVIRONMENT

@@ -130,3 +130,12 @@ def test_a_users_module_may_import_torchvision(tmp_path: Path) -> None:
 print(load_model('mine:make', 3, (Path({str(tmp_path)!r}),)).classes)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "10"
+
+
+def test_a_folder_that_is_closed_to_this_user_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("testbed.inference.models.os.chdir", refuse)
+    with pytest.raises(InputError, match=r"cannot be entered: Permission denied.*chmod o\+rx"):
+        load_model("odd:plain", 0, (tmp_path, HERE))
