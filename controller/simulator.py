@@ -180,13 +180,15 @@ def simulate(
     policy_name: str = "",
     arrival_files: Mapping[str, Sequence[float]] | None = None,
     task_timeout_seconds: float = np.inf,
+    drain_seconds: float = 0.0,
 ) -> SimulationResult:
     """Run ``policy`` (it is reset with ``seed``) for ``slots`` slots.
 
     ``channel`` (None: every link at its long-term mean) loops when it is shorter than the run. ``arrival_files`` holds
     the arrival times of UEs whose process is "file". In event mode, tasks older than ``task_timeout_seconds`` are given
     up as in the lab. Arrivals depend on (seed, UE) only, so two policies under one seed see the same tasks and the same
-    channel.
+    channel. After the last slot, tasks under way go on for ``drain_seconds`` at most, in event mode, under the decision
+    that is in force.
 
     Raises ValueError for sizes that do not match, a policy's invalid decision (InvalidDecisionError), and a decision
     that the simulator does not model.
@@ -229,8 +231,23 @@ def simulate(
     states: list[dict[str, float]] = []
     last_row = np.zeros((ues, tandem.SLOT_FIELDS))
     in_force: Decision | None = None
-    for slot in range(slots):
+
+    def walk(slot: int, decision: Decision, force: tandem.InForce | None) -> FloatArray:
+        """One slot of the tasks; returns its rows."""
         begin, end = slot * slot_seconds, (slot + 1) * slot_seconds
+        if lab.coupled:
+            steps = channel.steps_of(begin, end)
+            quality[steps], downlink[steps] = rates_over(scenario, channel.up[steps], channel.down[steps], decision)
+        if uploading is not None:
+            return uploading.advance(begin, end, decision)
+        assert force is not None
+        if mode == "event":
+            return run.advance(slot, begin, end, force, quality, downlink, channel.step_seconds)
+        at = int(begin / channel.step_seconds + 1e-9) % quality.shape[0]
+        return _formula(lab, force, rates[slot], counts[slot], quality[at], downlink[at], floor)
+
+    force: tandem.InForce | None = None
+    for slot in range(slots):
         observation = _observe(scenario, channel, slot, rates[slot], last_row, in_force)
         if uploading is not None:
             observation = uploading.seen(observation)
@@ -245,22 +262,19 @@ def simulate(
             cuts[slot] = force.cut
         else:
             cuts[slot] = [uploading.label_of(choice) for choice in in_force.ues]
-        if lab.coupled:
-            steps = channel.steps_of(begin, end)
-            quality[steps], downlink[steps] = rates_over(scenario, channel.up[steps], channel.down[steps], in_force)
-        if uploading is not None:
-            last_row = uploading.advance(begin, end, in_force)
-        elif mode == "event":
-            last_row = run.advance(slot, begin, end, force, quality, downlink, channel.step_seconds)
-        else:
-            at = int(begin / channel.step_seconds + 1e-9) % quality.shape[0]
-            last_row = _formula(lab, force, rates[slot], counts[slot], quality[at], downlink[at], floor)
-        rows[slot] = last_row
+        rows[slot] = last_row = walk(slot, in_force, force)
         decided[:, slot] = np.array(
             [(choice.device_speed, choice.spectrum_up_hz, choice.edge_share) for choice in in_force.ues]
         ).T
         states.append(policy.state())
         policy.feedback(_outcome(scenario, slot, in_force, last_row, mode))
+    drained = 0
+    if mode == "event":
+        under_way = last_row
+        while under_way[:, tandem.IN_FLIGHT].any() and drained * slot_seconds < drain_seconds:
+            assert in_force is not None
+            under_way = walk(slots + drained, in_force, force)
+            drained += 1
     mean_delay = rows[..., tandem.DELAY_SUM]
     if mode == "event":
         done = rows[..., tandem.COMPLETED]
@@ -277,6 +291,7 @@ def simulate(
         speed=decided[0], spectrum_up_hz=decided[1], edge_share=decided[2],
         rate_up_bits_per_second=rows[..., tandem.RATE], policy_state=tuple(states), decide_seconds=decide_seconds,
         tasks=tasks, task_timeout_seconds=task_timeout_seconds,
+        drained_seconds=drained * slot_seconds,
     )  # fmt: skip
 
 

@@ -62,6 +62,12 @@ class SimulationResult:
     decide_seconds: FloatArray  # (slots,)
     tasks: SimulatedTasks | None  # event mode
     task_timeout_seconds: float = np.inf
+    drained_seconds: float = 0.0  # after the last slot, in which what was under way went on
+
+    @property
+    def end_seconds(self) -> float:
+        """When the last task could complete."""
+        return self.slots * self.scenario.slot_seconds + self.drained_seconds
 
     @property
     def energy_joules(self) -> FloatArray:
@@ -159,7 +165,7 @@ class SimulationResult:
     def completed(self) -> NDArray[np.bool_]:
         """(tasks,): which completed within the run, in time."""
         assert self.tasks is not None
-        done = np.asarray(self.tasks.stamps[:, 7] <= self.slots * self.scenario.slot_seconds)
+        done = np.asarray(self.tasks.stamps[:, 7] <= self.end_seconds)
         given_up = self.tasks.failed_seconds
         return done if given_up is None else done & np.isnan(given_up)
 
@@ -168,7 +174,7 @@ class SimulationResult:
         assert self.tasks is not None
         if self.tasks.failed_seconds is None:
             return np.zeros(self.tasks.ue.size, dtype=bool)
-        return np.asarray(self.tasks.failed_seconds <= self.slots * self.scenario.slot_seconds)
+        return np.asarray(self.tasks.failed_seconds <= self.end_seconds)
 
 
 def tasks_of(run: tandem.Tandem) -> SimulatedTasks:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,7 +15,7 @@ from scipy import stats
 
 from testbed.runs.fidelity_limits import DRAIN_SECONDS, NOT_MEASURED, Figure, Limits, Value, figure
 from testbed.runs.finalise import RunTables, column
-from testbed.runs.manifest import SIMULATOR, Manifest
+from testbed.runs.manifest import Manifest
 
 #: How reasons of tasks begin that were given up after the lab's ``task_timeout``.
 TIMEOUT = "timeout:"
@@ -26,14 +28,15 @@ GROWING_TASKS = 2.0
 
 @dataclass(frozen=True)
 class TaskEnds:
-    """Numbers of tasks. ``in_flight``: that had :data:`DRAIN_SECONDS` and more, and did not end."""
+    """Numbers of tasks. ``in_flight``: that had not ended after the drain."""
 
     arrived: int
     completed: int
     failed: int  # timed-out ones not included
     timed_out: int
     in_flight: int
-    ues_without_completion: int  # of those whose tasks had the time
+    ues_without_completion: int  # of those with tasks
+    most_failures: str = ""  # the most frequent reason of failed ones, and how often
 
 
 class Backlog(msgspec.Struct, frozen=True):
@@ -54,9 +57,6 @@ def ends_of(tables: RunTables, manifest: Manifest) -> TaskEnds:
     status = column(tasks, "status")
     timed_out = np.array([(reason or "").startswith(TIMEOUT) for reason in column(tasks, "reason")], dtype=bool)
     timed_out &= status == "failed"
-    due = np.ones(len(tasks), dtype=bool)
-    if manifest.runtime == SIMULATOR and manifest.duration_seconds is not None:  # it has no drain
-        due = column(tasks, "arrival_seconds") <= manifest.duration_seconds - DRAIN_SECONDS
     ues = column(tasks, "ue")
     completed = status == "completed"
     return TaskEnds(
@@ -64,9 +64,17 @@ def ends_of(tables: RunTables, manifest: Manifest) -> TaskEnds:
         completed=int(completed.sum()),
         failed=int((status == "failed").sum() - timed_out.sum()),
         timed_out=int(timed_out.sum()),
-        in_flight=int((due & (status == "in_flight")).sum()),
-        ues_without_completion=len(set(ues[due]) - set(ues[completed])),
+        in_flight=int((status == "in_flight").sum()),
+        ues_without_completion=len(set(ues) - set(ues[completed])),
+        most_failures=_most(column(tasks, "reason")[(status == "failed") & ~timed_out]),
     )
+
+
+def _most(reasons: NDArray[Any]) -> str:
+    if not len(reasons):
+        return ""
+    reason, times = Counter(reasons.tolist()).most_common(1)[0]
+    return f"{times} times: {reason or 'no reason given'}"
 
 
 def _ends_of_slots(slots: pa.Table) -> TaskEnds:
@@ -123,14 +131,14 @@ def task_figures(ends: TaskEnds, backlog: Backlog, limits: Limits) -> Iterator[F
         "in_flight_ratio",
         ratio(ends.in_flight),
         "ratio",
-        f"part of the arrived tasks that had {DRAIN_SECONDS:g} s and more to end, and did not",
+        f"part of the arrived tasks that had not ended {DRAIN_SECONDS:g} s after the last arrival",
         limits.in_flight_ratio,
     )
     yield figure(
         "failed_ratio",
         ratio(ends.failed),
         "ratio",
-        "part of the arrived tasks that failed",
+        "part of the arrived tasks that failed" + (f" ({ends.most_failures})" if ends.most_failures else ""),
         limits.failed_ratio,
     )
     yield figure(

@@ -19,6 +19,7 @@ from testbed.errors import InputError, TestbedError
 from testbed.prepare import Notify, gather, make_policy, new_run_id, write_profiles
 from testbed.runs.conclude import conclude
 from testbed.runs.fidelity import assess, write_fidelity
+from testbed.runs.fidelity_limits import DRAIN_SECONDS
 from testbed.runs.fidelity_tasks import ends_of
 from testbed.runs.finalise import write_tables
 from testbed.runs.manifest import SIMULATOR, Manifest, close_manifest, describe_run, require_unused, write_manifest
@@ -92,10 +93,11 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
             order.slots,
             topology.seed,
             order.mode,
-            channel_states(topology, conditions.traces, duration),
+            channel_states(topology, conditions.traces, duration + DRAIN_SECONDS),
             policy_name=topology.policy.name,
             arrival_files={ue.name: arrivals_of(ue.spec.arrivals)[1] for ue in topology.expand()},
             task_timeout_seconds=topology.task_timeout,
+            drain_seconds=DRAIN_SECONDS,
         )
     except ValueError as error:
         raise TestbedError(f"the simulation of {topology.name} with {topology.policy.name} ended: {error}") from error

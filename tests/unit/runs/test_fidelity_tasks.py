@@ -128,6 +128,8 @@ def test_the_part_that_did_not_complete(tmp_path: Path, part: float, reason: str
     fidelity = assess(tables, about)
     assert broken(fidelity) == (set() if ok else {figure})
     assert fidelity.value(figure) == pytest.approx(part, rel=0.2)
+    if figure == "failed_ratio" and not ok:
+        assert any(f"{len(lost)} times: {reason}" in said for said in fidelity.invalid_reasons)
     summary = summary_of(tables, lab, tmp_path)
     assert summary.censored
     assert summary.missing_ratio == pytest.approx(part, rel=0.2)

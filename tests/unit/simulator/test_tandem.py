@@ -356,3 +356,18 @@ def test_a_lab_that_cannot_keep_up_fails_tasks_in_the_simulator_too() -> None:
     held = np.array(policy.in_flight[1:])
     balance = arrived - completed - np.cumsum(policy.failures)
     assert balance[:-1].tolist() == held.tolist()
+
+
+def test_what_is_under_way_at_the_end_may_finish() -> None:
+    """The last task arrives just before the end: with a drain it completes as it would have in a longer run."""
+    times, script = [0.5, 3.9], [(("block3",), 0.25, 0.8)]
+    longer = run(rate_scenario(), Scripted(script), times, 10)
+    cut_off = run(rate_scenario(), Scripted(script), times, 4)
+    drained = run(rate_scenario(), Scripted(script), times, 4, drain_seconds=10.0)
+    assert longer.tasks is not None
+    assert drained.tasks is not None
+    assert cut_off.completed().tolist() == [True, False]
+    assert drained.completed().tolist() == [True, True]
+    assert drained.tasks.stamps[:, 7] == pytest.approx(longer.tasks.stamps[:, 7])
+    assert drained.drained_seconds == 1.0, "no longer than it takes"
+    assert drained.arrivals.shape == cut_off.arrivals.shape

@@ -237,3 +237,25 @@ def test_the_plan_is_the_exact_one_over_blocks() -> None:
     plan = plan_upload(problem.chain(rates))
     assert plan.sites.any()
     assert problem.by_node(plan.sites).tolist() == MjoaMu().sites(problem, rates).tolist()
+
+
+def test_a_task_that_is_too_old_is_given_up_as_in_the_lab() -> None:
+    """The first one leaves device, link and edge at its timeout; those that waited too long meanwhile never begin."""
+    lab = uploading_lab(1)
+    arrivals = msgspec.structs.replace(lab.ues[0].arrivals, process="file", rates_per_second=(1.0,))
+    lab = msgspec.structs.replace(lab, ues=(msgspec.structs.replace(lab.ues[0], arrivals=arrivals),))
+    whole = simulate(lab, EdgeOnly(), 60, 1, arrival_files={"ue0": [0.5]})
+    assert whole.tasks is not None
+    seconds = float(whole.tasks.delay_seconds[0])
+    timeout = 0.6 * seconds
+    times = [0.5, 0.6, 0.5 + timeout / 2, 0.5 + 5 * seconds]
+    result = simulate(lab, EdgeOnly(), 60, 1, arrival_files={"ue0": times}, task_timeout_seconds=timeout)
+    assert result.tasks is not None
+    assert result.tasks.failed_seconds is not None
+    assert result.failed().tolist() == [True, True, True, True]
+    expected = [0.5 + timeout, 0.6 + timeout, 0.5 + 1.5 * timeout, 0.5 + 5 * seconds + timeout]
+    assert result.tasks.failed_seconds == pytest.approx(expected)
+    assert not result.completed().any()
+    patient = simulate(lab, EdgeOnly(), 60, 1, arrival_files={"ue0": times}, task_timeout_seconds=1.5 * seconds)
+    assert patient.completed().tolist()[0] is True
+    assert patient.completed().tolist()[3] is True
