@@ -210,16 +210,17 @@ def test_a_killed_edge_fails_the_task_in_transfer_and_later_ones_go_on(tmp_path:
         assert len(set(numbers)) == len(numbers)
 
 
-def test_a_task_that_is_not_answered_in_time_fails_and_its_late_answer_is_dropped(tmp_path: Path) -> None:
+def test_a_task_that_cannot_be_answered_in_time_is_dropped_by_the_edge_which_says_so(tmp_path: Path) -> None:
     with AgentsLab(tmp_path, [[0.05, 0.06]], task_timeout_seconds=0.5) as lab:
         reference = lab.profile.tail_seconds[1]
         lab.apply({"ue0": lab.profile.chain_cuts[1]}, share=reference / 1.0)  # a tail takes a second
         lab.begin()
         lab.wait(lambda: len(lab.tasks) == 2)
-        assert all(task.status == "failed" and task.reason.startswith("timeout") for task in lab.tasks)
-        lab.wait(lambda: lab.ue_reports("ue0")[-1].extra["late_results"] == 2)
+        assert all(task.status == "failed" and task.reason.startswith("timeout: ") for task in lab.tasks)
         lab.stop()
         assert len(lab.tasks) == 2
+        (edge,) = [event.text for event in lab.events("stopped") if event.node == "edge"]
+        assert "dropped_tasks=2 " in edge
 
 
 def test_sigterm_ends_agents_at_once_with_their_books_sent(tmp_path: Path) -> None:
