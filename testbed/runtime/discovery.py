@@ -207,6 +207,10 @@ def strays(lab: str) -> set[int]:
         for name in _namespaces(f"tb.{lab}.")
         if namespaces.exists(name)
     }
+    # A name may have been given to a namespace that is not the lab's: everybody else lives in these.
+    for shared in ("self", "1"):
+        with suppress(OSError):
+            inodes.discard(Path(f"/proc/{shared}/ns/net").stat().st_ino)
     if inodes:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():

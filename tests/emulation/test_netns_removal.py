@@ -155,6 +155,18 @@ def test_a_process_without_the_marker_goes_with_its_lab(labs: tuple[NetnsRuntime
         other.remove()
 
 
+def test_a_name_for_the_hosts_namespace_makes_nobody_a_stray(
+    labs: tuple[NetnsRuntime, NetnsRuntime, NetnsRuntime],
+) -> None:
+    lab = labs[0]
+    lab.create(NODES)
+    name = f"tb.{lab.lab}.ue2"
+    subprocess.run(["ip", "netns", "attach", name, str(os.getpid())], check=True)
+    assert discovery.strays(lab.lab) == set()
+    lab.remove()
+    assert not namespaces.exists(name)
+
+
 def test_what_cannot_be_removed_keeps_nothing_else_and_is_told(
     labs: tuple[NetnsRuntime, NetnsRuntime, NetnsRuntime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
