@@ -8,6 +8,7 @@ quota would slow the shaper's own work, and from the sender's namespace, where T
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -240,9 +241,22 @@ def repair(
 ) -> list[WireSpec]:
     """Make the wires that are not whole, after removing what is left of them. Returns those that it made."""
     states = inspect(netns_name(radio))
-    broken = [wire for wire in wires if wire.index not in states or not states[wire.index].whole]
+    at_edge = _interfaces(netns_name(edge))
+    broken = [
+        wire
+        for wire in wires
+        if wire.index not in states
+        or not states[wire.index].whole
+        # of a node that was made again: what its wire had in the radio goes with the old namespace, some time later
+        or wire.edge_interface not in at_edge
+        or UE_INTERFACE not in _interfaces(netns_name(wire.ue))
+    ]
     leftovers = [f"link del dev {port}" for wire in broken if wire.index in states for port in states[wire.index].ports]
     vde.stop(netns_name(radio), [port for wire in broken for port in (wire.up_port, wire.down_port)])
-    run_inside(netns_name(radio), lambda: batch("ip", leftovers))
+    run_inside(netns_name(radio), lambda: batch("ip", leftovers, force=True))
     connect(broken, netns_name, radio=radio, edge=edge)
     return broken
+
+
+def _interfaces(namespace: str) -> set[str]:
+    return run_inside(namespace, lambda: {name for _, name in socket.if_nameindex()})
