@@ -28,8 +28,9 @@ def check_files(topology: Topology, where: str) -> list[str]:
     """
     _known_profiles(topology, where)
     found: list[str] = []
+    ues = topology.expand()
     for index, spec in enumerate(topology.ues):
-        group = [ue for ue in topology.expand() if ue.spec is spec]
+        group = [ue for ue in ues if ue.spec is spec]
         found += _arrivals(spec, f"ues.{index}")
         found += _links(spec, f"ues.{index}")
         if spec.channel.trace is not None:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from controller.contract import Decision, Scenario, UeDecision, UeObservation
+from testbed.decoding import decode_frame
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -525,21 +526,14 @@ def encode(message: Message) -> bytes:
 
 def decode_control(frame: bytes) -> Control:
     """Raises msgspec.DecodeError (a ValidationError is one) for anything malformed."""
-    message: Control = _decode(_control_decoder, frame)
+    message: Control = decode_frame(_control_decoder, frame)
     return message
 
 
 def decode_record(frame: bytes) -> Record:
     """Raises msgspec.DecodeError for anything malformed."""
-    record: Record = _decode(_record_decoder, frame)
+    record: Record = decode_frame(_record_decoder, frame)
     return record
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[Any], frame: bytes) -> Any:
-    try:
-        return decoder.decode(frame)
-    except (UnicodeDecodeError, RecursionError) as error:  # msgspec lets them through: no UTF-8, or nested too deep
-        raise msgspec.DecodeError(str(error)) from error
 
 
 def control_endpoint(lab_directory: str) -> str:

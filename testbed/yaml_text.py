@@ -69,17 +69,18 @@ _Loader.yaml_constructors = {
 
 def parse_yaml(text: str, where: str, what: str = "not valid YAML") -> Any:
     """One document. Raises InputError that names ``where`` and, of a key that stands twice, both lines."""
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check(node, where, "", {})
-        return loader.construct_document(node)
+        loader = _Loader(text)  # control characters are refused here
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _check(node, where, "", {})
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         raise InputError(f"{what}: {' '.join(str(error).split())}", where=where) from None
-    finally:
-        loader.dispose()
 
 
 def _check(node: yaml.Node, where: str, key: str, sizes: dict[int, int]) -> int:

@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from testbed.decoding import decode_frame
 from testbed.inference.tensors import MalformedFrame
 from testbed.inference.weights import Contents
 
@@ -78,8 +79,8 @@ def encode(frame: _Frame) -> bytes:
 
 def _decode(decoder: msgspec.msgpack.Decoder[_FrameType], data: bytes) -> _FrameType:
     try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_frame(decoder, data)
+    except msgspec.DecodeError as error:
         raise MalformedFrame(str(error)) from error
 
 

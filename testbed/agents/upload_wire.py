@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from testbed.agents.wire import Ack, Chunk, Frame
+from testbed.decoding import decode_frame
 from testbed.inference.tensors import MalformedFrame
 from testbed.inference.weights import Contents
 
@@ -169,6 +170,6 @@ def decode_start(data: bytes | memoryview) -> Start:
 
 def _decode(decoder: msgspec.msgpack.Decoder[_FrameType], data: bytes | memoryview) -> _FrameType:
     try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_frame(decoder, data)
+    except msgspec.DecodeError as error:
         raise MalformedFrame(str(error)) from error

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from testbed.decoding import decode_frame
 from testbed.inference.tensors import MalformedFrame
 
 WIRE_VERSION = 1
@@ -74,8 +75,8 @@ def encode(frame: Frame) -> bytes:
 
 def _decode(decoder: msgspec.msgpack.Decoder[_FrameType], data: bytes | memoryview) -> _FrameType:
     try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_frame(decoder, data)
+    except msgspec.DecodeError as error:
         raise MalformedFrame(str(error)) from error
 
 

@@ -18,6 +18,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from controller.contract import Codec, Cut, cut_from_label, cut_label
+from testbed.decoding import decode_frame
 from testbed.inference import codec as codecs
 
 WIRE_VERSION = 1
@@ -149,8 +150,8 @@ def decode_header(header: bytes | memoryview) -> FrameHeader:
     if len(header) > MAX_HEADER_BYTES:
         raise MalformedFrame(f"a header of {len(header)} bytes is over the limit of {MAX_HEADER_BYTES}")
     try:
-        decoded = _decoder.decode(header)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # msgspec 0.22 lets the latter through
+        decoded = decode_frame(_decoder, header)
+    except msgspec.DecodeError as error:
         raise MalformedFrame(f"the header does not decode: {error}") from error
     if decoded.version != WIRE_VERSION:
         raise MalformedFrame(f"the frame has wire version {decoded.version}, this program speaks {WIRE_VERSION}")
@@ -204,11 +205,18 @@ def _memory_order(tensor: Tensor) -> tuple[int, ...]:
     return tuple(order) if tensor.permute(order).is_contiguous() else ()
 
 
+def elements(shape: Sequence[int], limit: int) -> int:
+    """How many a tensor has. Raises MalformedFrame where its strides alone are over the limit, were it empty."""
+    if math.prod(max(size, 1) for size in shape) > limit:
+        raise MalformedFrame(f"a tensor of shape {tuple(shape)} is over the limit of {limit} elements")
+    return math.prod(shape)
+
+
 def _buffer_bytes(tensor: TensorHeader, codec: Codec) -> int:
     dtype = codecs.VALUE_DTYPES.get(tensor.dtype)
     if dtype is None:
         raise MalformedFrame(f"unknown dtype {tensor.dtype!r}; known: {', '.join(codecs.VALUE_DTYPES)}")
-    return math.prod(tensor.shape) * codecs.coded_dtype(dtype, codec).itemsize
+    return elements(tensor.shape, MAX_PAYLOAD_BYTES) * codecs.coded_dtype(dtype, codec).itemsize
 
 
 def _tensor(

@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 import msgspec
-import numpy as np
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from controller.seeds import Purpose, generator
 from testbed.inference.codec import DTYPE_NAMES, DTYPES
 from testbed.inference.graph import ModelGraph
-from testbed.inference.tensors import Dimensions, MalformedFrame
+from testbed.inference.tensors import Dimensions, MalformedFrame, elements
 
 MAX_WEIGHTS_BYTES = 1 << 32
 _DIGEST_BYTES = 16
@@ -74,25 +73,29 @@ def pack(tensors: Tensors) -> tuple[Contents, bytes]:
     return contents, b"".join(parts)
 
 
+def _bytes_of_entry(entry: TensorEntry) -> int:
+    if entry.dtype not in DTYPES:
+        raise MalformedFrame(f"weights of unknown dtype {entry.dtype!r}")
+    return elements(entry.shape, MAX_WEIGHTS_BYTES) * DTYPES[entry.dtype].itemsize
+
+
 class Arriving:
     """A block of weights that comes bit by bit, straight into the memory of its tensors.
 
-    Raises MalformedFrame for contents of unknown type, or whose sizes do not add up.
+    Raises MalformedFrame for contents of unknown type, or whose sizes do not add up; nothing has been reserved then.
     """
 
     def __init__(self, contents: Contents) -> None:
+        if sum(_bytes_of_entry(entry) for entry in contents.tensors) != contents.total_bytes:
+            raise MalformedFrame("the tensors of a block of weights do not make up its size")
         self.contents = contents
         self.received = 0
         self.tensors: list[Tensor] = []
         self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         for entry in contents.tensors:
-            if entry.dtype not in DTYPES:
-                raise MalformedFrame(f"weights of unknown dtype {entry.dtype!r}")
             # memory as torch aligns it: kernels round otherwise where it is not, and answers would differ
             self.tensors.append(torch.empty(entry.shape, dtype=DTYPES[entry.dtype]))
         self._memory = [bytes_of(tensor) for tensor in self.tensors if tensor.numel()]
-        if sum(len(memory) for memory in self._memory) != contents.total_bytes:
-            raise MalformedFrame("the tensors of a block of weights do not make up its size")
 
     def write(self, data: memoryview) -> None:
         """What follows what has come. Raises MalformedFrame for more than is missing."""
@@ -126,15 +129,12 @@ def unpack(contents: Contents, block: bytearray) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     offset = 0
     for entry in contents.tensors:
-        if entry.dtype not in DTYPES:
-            raise MalformedFrame(f"weights of unknown dtype {entry.dtype!r}")
-        count = int(np.prod(entry.shape, dtype=np.int64))
-        size = count * DTYPES[entry.dtype].itemsize
+        size = _bytes_of_entry(entry)
         if offset + size > len(block):
             raise MalformedFrame("weights end before their last tensor")
         # copied out: kernels round otherwise where memory is not aligned as torch aligns it, and answers would differ
         tensors[entry.name] = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-        if count:
+        if size:
             flat = torch.frombuffer(block, dtype=torch.uint8, count=size, offset=offset)
             tensors[entry.name].view(-1).view(torch.uint8).copy_(flat)
         offset += size

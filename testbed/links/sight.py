@@ -15,6 +15,8 @@ from typing import TypeVar
 import msgspec
 import zmq
 
+from testbed.decoding import decode_frame
+
 _HIGH_WATER = 1000
 #: A player that is about to change a wire looks at no socket for 2 ms; one that is gone must not hold up a device.
 ANSWER_SECONDS = 0.05
@@ -81,7 +83,7 @@ class SightServer:
         while True:
             try:
                 identity, frame = self.socket.recv_multipart(zmq.NOBLOCK)
-                found.append((identity, _asked.decode(frame)))
+                found.append((identity, decode_frame(_asked, frame)))
             except zmq.Again:
                 return found
             except (ValueError, msgspec.DecodeError):
@@ -144,8 +146,8 @@ class Sight:
 
     def _receive(self) -> Seen | Tuned | None:
         try:
-            return _told.decode(self.socket.recv(zmq.NOBLOCK))
-        except zmq.Again:
+            return decode_frame(_told, self.socket.recv(zmq.NOBLOCK))
+        except (zmq.Again, msgspec.DecodeError):
             return None
 
 
