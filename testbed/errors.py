@@ -13,14 +13,20 @@ def first_line(error: BaseException) -> str:
 
 def os_error_text(error: OSError) -> str:
     """``FILE: REASON``, and what to do about reasons that a user can change."""
-    files = [str(name) for name in (error.filename, error.filename2) if name is not None] or _handled(error)
+    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    if not files and error.errno in _OF_WRITING:
+        files = _handled(error)
     reason = error.strerror or first_line(error)
     hint = _HINTS.get(error.errno or 0, "")
     return f"{': '.join([' -> '.join(files), reason] if files else [reason])}.{f' {hint}' if hint else ''}"
 
 
+#: Only opening a file names it in an error, and these come when it is written.
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def _handled(error: OSError) -> list[str]:
-    """The file that was being written: only opening one names it in the error (a full disk shows later)."""
+    """The file that was being written."""
     found: list[str] = []
     trace = error.__traceback__
     while trace is not None:

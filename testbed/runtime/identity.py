@@ -33,9 +33,19 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 def person() -> int:
-    """Uid of who gives this command: behind sudo, that of who called it."""
+    """Uid of who gives this command: behind sudo, that of who called it; in a lab without root, that of its user."""
+    uid = _outer(os.geteuid())
     behind = os.environ.get("SUDO_UID", "")
-    return int(behind) if os.geteuid() == 0 and behind.isdigit() else os.geteuid()
+    return int(behind) if uid == 0 and behind.isdigit() else uid
+
+
+def _outer(uid: int) -> int:
+    """What a uid of this user namespace is outside of it."""
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        inside, outside, count = (int(number) for number in line.split())
+        if inside <= uid < inside + count:
+            return uid - inside + outside
+    return uid
 
 
 def identity_of(lab_directory: Path) -> Identity:

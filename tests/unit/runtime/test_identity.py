@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,33 @@ def test_behind_sudo_the_person_is_who_called_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("SUDO_UID", "1234")
     assert identity.person() == 1000
+
+
+@pytest.mark.root
+def test_in_a_lab_without_root_the_person_is_its_user() -> None:
+    """Who is root in there, and may have been called by somebody else's sudo -u."""
+    code = "from testbed.runtime.identity import person; print(person())"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", code],
+        env={**os.environ, "SUDO_UID": "1234"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(f"needs user namespaces: {done.stderr}")
+    assert done.stdout.split() == ["1234"]  # root of the host is behind it here, and called by 1234
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "inside", "outside"),
+    [("0 0 4294967295", 0, 0), ("0 1000 1", 0, 1000), ("0 100000 65536\n", 33, 100033), ("0 1000 1", 7, 7)],
+)
+def test_a_uid_of_a_user_namespace_is_another_outside(
+    uid_map: str, inside: int, outside: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _: uid_map)
+    assert identity._outer(inside) == outside
 
 
 def test_labs_that_somebody_else_made(tmp_path: Path) -> None:
