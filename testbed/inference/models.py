@@ -321,8 +321,7 @@ def _user_model(
     for folder in [*(str(path.absolute()) for path in python_path), str(Path.cwd())]:
         if folder not in sys.path:
             sys.path.append(folder)
-    home = next((path for path in python_path[:1] if path.exists()), Path())
-    with _inside(name, home):
+    with _inside(name, python_path[0] if python_path else Path()):
         factory = _factory(name, module_name, factory_name)
         seed_again()  # whether the module was imported just now or before makes no difference
         with _told(name, "the factory failed"):
@@ -357,6 +356,8 @@ def _inside(name: str, folder: Path) -> Iterator[None]:
     before = Path.cwd()
     try:
         os.chdir(folder)
+    except FileNotFoundError:
+        pass  # this project's own folder, which is not in its image
     except OSError as error:
         raise InputError(
             f"the lab file's folder cannot be entered: {error.strerror}",

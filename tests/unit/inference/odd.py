@@ -151,6 +151,13 @@ def beside() -> nn.Module:
     return model
 
 
+def beside_and_entropy() -> nn.Module:
+    model = beside()
+    with torch.no_grad():
+        model[2].bias.copy_(torch.from_numpy(np.random.default_rng().standard_normal(10)))  # type: ignore[index]
+    return model
+
+
 def fetched() -> nn.Module:
     raise URLError("no network")
 
