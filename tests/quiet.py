@@ -7,7 +7,6 @@ passed, never failed. ``--require quiet`` makes such a skip a failure.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -55,7 +54,7 @@ class QuietTests:
         return True
 
     def _reports(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
-        if "PYTEST_XDIST_WORKER" in os.environ:
+        if hasattr(item.config, "workerinput"):  # a worker of xdist
             return [*_skipped(item, "judges the clock: run it without -n", nextitem)]
         if self._watch is None:
             self._watch = self._start_watch()

@@ -91,7 +91,7 @@ class CpuBackend:
         """(class, checksum) of an answer's bytes. Raises ValueError for another number of them."""
         answer = self.split.model.answer
         if len(logits) != answer.numel() * answer.element_size():
-            raise ValueError(f"the edge's answer has {len(logits)} bytes")
+            raise ValueError(f"the answer has {len(logits)} bytes")
         return tensors.largest(logits, answer.dtype), zlib.crc32(logits)
 
     def tail(self, header: tensors.FrameHeader, buffers: Sequence[memoryview]) -> Tail:

@@ -196,8 +196,7 @@ class StageThread(AgentThread):
         """From this thread or the deadline thread."""
         if task.cut == ():
             try:
-                if task.buffers:
-                    task.answer, task.answer_checksum = self._backend.answer_of(task.buffers[0])
+                task.answer, task.answer_checksum = self._backend.answer_of(task.buffers[0])
             except Exception as error:  # noqa: BLE001 - bytes that are no logits; it may be the deadline thread's
                 task.failure = reason_of("answer", error)
             task.buffers = []

@@ -24,6 +24,8 @@ from testbed.messages import TaskTotals
 
 #: 2: says when the run ended and how many tasks the controller was told of, so that records can be held against it.
 MANIFEST_VERSION = 2
+#: Its runs are read as they are: what they do not say is not held against them.
+OLDEST_VERSION = 1
 #: ``runtime`` of a run that was simulated.
 SIMULATOR = "simulator"
 PACKAGES = ("torch", "torchvision", "numpy", "pyzmq", "msgspec", "pyarrow", "split-inference-testbed")
@@ -181,12 +183,12 @@ def read_manifest(run_directory: Path) -> Manifest:
     try:
         content = path.read_bytes()
         version = msgspec.json.decode(content, type=_Version).manifest_version
-        if version != MANIFEST_VERSION:
+        if not OLDEST_VERSION <= version <= MANIFEST_VERSION:
             raise InputError(
                 "the run was recorded by another version of the testbed",
                 where=str(path),
                 value=f"manifest_version {version}",
-                allowed=str(MANIFEST_VERSION),
+                allowed=f"{OLDEST_VERSION} to {MANIFEST_VERSION}",
                 fix="Read it with the version that its key `versions` names.",
             )
         return msgspec.json.decode(content, type=Manifest)

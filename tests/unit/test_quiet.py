@@ -107,13 +107,10 @@ def test_a_busy_host_is_not_waited_for_for_ever(pytester: pytest.Pytester) -> No
     assert (pytester.path / "calls").read_text().split() == ["0"] * 3 + ["1"] * 3 + ["2", "3"]
 
 
-def test_beside_other_workers_the_clock_is_not_judged(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+def test_beside_other_workers_the_clock_is_not_judged(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST.format(root=str(ROOT), foreign=0.0, required=False))
     pytester.makepyfile("import pytest\n@pytest.mark.quiet\ndef test_it():\n    assert False")
-    result = pytester.runpytest_subprocess("-rs")
+    result = pytester.runpytest_subprocess("-rs", "-n", "1")
     assert result.parseoutcomes() == {"skipped": 1}
     assert "run it without -n" in result.stdout.str()
 

@@ -70,7 +70,7 @@ def test_torch_is_not_imported_for_its_version() -> None:
     assert answer.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 3, 99])
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"manifest_version": version, "lab": {"new": "form"}}))
     with pytest.raises(InputError, match=rf"another version of the testbed; got 'manifest_version {version}'"):
