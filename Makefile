@@ -4,6 +4,9 @@ TESTBED := .venv/bin/testbed
 PYTEST := .venv/bin/python -m pytest
 # neither root nor an engine nor a clock
 UNIT := not root and not docker and not netem and not gpu and not quiet
+QUICK := $(UNIT) and not thorough
+# as many as there are cores: they compute
+CHECKS_AT_ONCE ?= $(shell nproc)
 # labs wait more than they compute: more of them at once than there are cores
 LABS_AT_ONCE ?= $(shell echo $$(( $$(nproc) + 2 )))
 .PHONY: demo check test test-netem test-pythons lint engine bench clean setup-demo setup-test
@@ -14,7 +17,7 @@ demo: setup-demo
 
 ## check: lint, types, and the tests that need neither root nor a clock: two minutes
 check: setup-test lint
-	$(PYTEST) -n auto --dist loadgroup -m '$(UNIT)' tests/unit tests/golden
+	$(PYTEST) -n $(CHECKS_AT_ONCE) --dist loadgroup -m '$(QUICK)' tests/unit tests/golden
 
 ## test: set up, then run every test that this machine can run: those of function several at a time, then those that
 ## judge the clock, or want the machine for themselves, one by one

@@ -20,6 +20,8 @@ from testbed.runtime.gpu import device_files
 from tests.host_watch import HostWatch
 from tests.quiet import QuietTests
 
+UNIT = Path(__file__).parent / "unit"
+
 hypothesis.settings.register_profile("quick", max_examples=15, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
@@ -81,6 +83,15 @@ def pytest_configure(config: pytest.Config) -> None:
         return HostWatch(Path(tempfile.mkdtemp(prefix="host-watch-")))
 
     config.pluginmanager.register(QuietTests(start_watch, "quiet" in required(config)), "quiet-tests")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Unit tests of one file, or that share what takes long to make, are one worker's (``--dist loadgroup``)."""
+    for item in items:
+        if UNIT in item.path.parents and item.get_closest_marker("xdist_group") is None:
+            shared = {"watched"} & set(getattr(item, "fixturenames", ()))
+            item.add_marker(pytest.mark.xdist_group(*(shared or {item.path.name})))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

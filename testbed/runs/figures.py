@@ -52,6 +52,10 @@ def styled() -> Iterator[None]:
 
 
 def to_svg(figure: Figure) -> str:
+    engine = figure.get_layout_engine()
+    if engine is not None:  # once: savefig would draw the whole figure beforehand to lay it out
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

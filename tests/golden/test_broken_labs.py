@@ -45,7 +45,9 @@ def test_base_lab_is_fine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["unknown key", "wrong unit mbps", "unknown policy"])
-@pytest.mark.parametrize("verb", ["validate", "plan", "run", "up"])
+@pytest.mark.parametrize(
+    "verb", ["validate", "plan", *(pytest.param(verb, marks=pytest.mark.thorough) for verb in ("run", "up"))]
+)
 def test_command_line_ends_with_exit_2(name: str, verb: str, tmp_path: Path) -> None:
     lab = tmp_path / "lab.yaml"
     lab.write_text((HERE / "base.yaml").read_text())

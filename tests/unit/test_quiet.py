@@ -73,6 +73,7 @@ def test_a_failure_on_a_quiet_host_is_a_failure_at_once(pytester: pytest.Pyteste
     assert calls == ["shared", "fails"]
 
 
+@pytest.mark.thorough
 def test_a_failure_on_a_busy_host_is_repeated_and_skipped_with_the_figure(pytester: pytest.Pytester) -> None:
     outcomes, printed, calls = judged(pytester, foreign=0.97)
     assert outcomes == {"passed": 1, "failed": 1, "skipped": 1}
@@ -83,6 +84,7 @@ def test_a_failure_on_a_busy_host_is_repeated_and_skipped_with_the_figure(pytest
     assert calls == ["shared", "fails"] * 3
 
 
+@pytest.mark.thorough
 def test_a_busy_host_can_be_made_a_failure(pytester: pytest.Pytester) -> None:
     outcomes, printed, calls = judged(pytester, foreign=0.97, required=True)
     assert outcomes == {"passed": 1, "failed": 2}
@@ -90,6 +92,7 @@ def test_a_busy_host_can_be_made_a_failure(pytester: pytest.Pytester) -> None:
     assert calls == ["shared", "fails"] * 3
 
 
+@pytest.mark.thorough
 def test_a_busy_host_is_not_waited_for_for_ever(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST.format(root=str(ROOT), foreign=0.97, required=False))
     pytester.makepyfile(
@@ -107,6 +110,7 @@ def test_a_busy_host_is_not_waited_for_for_ever(pytester: pytest.Pytester) -> No
     assert (pytester.path / "calls").read_text().split() == ["0"] * 3 + ["1"] * 3 + ["2", "3"]
 
 
+@pytest.mark.thorough
 def test_beside_other_workers_the_clock_is_not_judged(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST.format(root=str(ROOT), foreign=0.0, required=False))
     pytester.makepyfile("import pytest\n@pytest.mark.quiet\ndef test_it():\n    assert False")
@@ -136,6 +140,7 @@ def test_figures_are_of_the_window() -> None:
         figures(samples, 5.0, 6.0)
 
 
+@pytest.mark.thorough
 def test_what_others_compute_is_seen_and_what_the_tests_compute_is_not(tmp_path: Path) -> None:
     spin = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
     watch = HostWatch(tmp_path)

@@ -154,7 +154,7 @@ def test_a_cut_of_several_tensors_is_moved_tensor_by_tensor() -> None:
         "torchvision:resnet18",
         "torchvision:alexnet",
         "torchvision:googlenet",
-        "torchvision:vit_b_16",
+        pytest.param("torchvision:vit_b_16", marks=pytest.mark.thorough),
     ],
 )
 def test_nothing_of_a_tail_stays_on_the_cpu(model: str) -> None:

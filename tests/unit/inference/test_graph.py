@@ -58,7 +58,7 @@ def test_macs_and_parameters_are_counted_where_they_are_used(load: Load) -> None
         ("resnet18", 1.814e9),
         ("mobilenet_v2", 0.301e9),
         ("googlenet", 1.498e9),
-        ("vit_b_16", 17.564e9),
+        pytest.param("vit_b_16", 17.564e9, marks=pytest.mark.thorough),
     ],
 )
 def test_macs_of_known_models(name: str, macs: float, load: Load) -> None:

@@ -118,6 +118,7 @@ def test_strange_names(name: str) -> None:
         load_model(name, 0, (HERE,))
 
 
+@pytest.mark.thorough
 def test_a_users_module_may_import_torchvision(tmp_path: Path) -> None:
     """Also where its compiled operators do not load, and inside of a library or a factory."""
     (tmp_path / "library").mkdir()

@@ -61,6 +61,7 @@ def test_ppo_closes_most_of_the_gap_to_coordinate_descent(trained: Trained) -> N
     assert trained.steps == 12 * 64 * 16
 
 
+@pytest.mark.thorough
 def test_the_imitating_actor_learns_too() -> None:
     scenario, channel = lab()
     config = LydrooConfig(steps=60, environments=64, candidates=6, evaluate_every=30, batch_size=256, final_slots=20)
@@ -69,6 +70,7 @@ def test_the_imitating_actor_learns_too() -> None:
     assert found.curve.best_gap[-1] <= found.curve.likely_gap[-1]
 
 
+@pytest.mark.thorough
 def test_the_same_seed_trains_the_same_actor_and_another_does_not(trained: Trained) -> None:
     scenario, channel = lab()
     short = replace(QUICK, updates=3, evaluate_every=3)
@@ -206,6 +208,7 @@ def test_both_solvers_decide_alike() -> None:
         assert ours.edge_share == pytest.approx(oracle.edge_share, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.thorough
 def test_an_actor_for_everything_learns_speeds_and_shares_and_drives_its_policy(tmp_path: Path) -> None:
     scenario, channel = lab()
     config = EverythingConfig(

@@ -38,6 +38,7 @@ def exposition(watched: Any) -> str:
         return str(answer.read().decode())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("where", "query"), queries(), ids=[where for where, _ in queries()])
 def test_every_panel_shows_data(watched: Any, where: str, query: str) -> None:
     assert watched.await_data(query), f"{where} is empty: {query}"
@@ -71,6 +72,7 @@ def test_panels_name_only_the_provisioned_datasource() -> None:
     assert "uid: testbed-prometheus" in provisioned
 
 
+@pytest.mark.thorough
 def test_every_metric_that_a_panel_names_is_exported(exposition: str) -> None:
     exported = exported_names(exposition)
     rules = (ROOT / "grafana/rules.yml").read_text()
@@ -79,6 +81,7 @@ def test_every_metric_that_a_panel_names_is_exported(exposition: str) -> None:
     assert named - known == set()
 
 
+@pytest.mark.thorough
 def test_every_exported_metric_is_documented_and_the_other_way_round(exposition: str) -> None:
     documented = set(
         re.findall(r"^\| `(testbed_[a-z0-9_]+)` ", (ROOT / "docs/monitoring.md").read_text(), re.MULTILINE)
@@ -86,6 +89,7 @@ def test_every_exported_metric_is_documented_and_the_other_way_round(exposition:
     assert documented == exported_names(exposition)
 
 
+@pytest.mark.thorough
 def test_targets_carry_lab_run_and_policy(watched: Any) -> None:
     (series,) = watched.await_data("testbed_slot_seconds")
     assert {key: series["metric"][key] for key in ("lab", "run", "policy")} == {

@@ -41,6 +41,7 @@ def test_rules_fire_and_keep_silent_as_they_should(promtool: str, tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_names_and_units_follow_prometheus(promtool: str, watched: Any) -> None:
     with urllib.request.urlopen(watched.exporter_url, timeout=5) as answer:
         text = answer.read()

@@ -29,7 +29,7 @@ def lab(refresh: str) -> Scenario:
     return msgspec.structs.replace(scenario, ues=ues)
 
 
-@pytest.mark.parametrize("refresh", ["per_task_stage", "time"])
+@pytest.mark.parametrize("refresh", ["per_task_stage", pytest.param("time", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(
     ("name", "options"),
     [

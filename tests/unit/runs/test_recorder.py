@@ -70,6 +70,7 @@ def test_malformed_records_are_counted_and_dropped(tmp_path: Path) -> None:
     assert column(finalise(recorder.run).tasks, "task").tolist() == [2]
 
 
+@pytest.mark.thorough
 def test_kill_9_loses_at_most_what_was_not_flushed(tmp_path: Path) -> None:
     records = simulate(Lab(duration=5))
     with recording(tmp_path) as recorder:
@@ -85,6 +86,7 @@ def test_kill_9_loses_at_most_what_was_not_flushed(tmp_path: Path) -> None:
     assert (recorder.run / "report.html").exists()
 
 
+@pytest.mark.thorough
 def test_a_restarted_recorder_continues_behind_half_a_batch(tmp_path: Path) -> None:
     with recording(tmp_path) as recorder:
         recorder.push([TaskArrived("ue1", 0, 1.0)])
@@ -150,6 +152,7 @@ def on_a_small_disk(directory: Path, *, patience_seconds: float) -> Iterator[sub
         process.communicate()
 
 
+@pytest.mark.thorough
 def test_a_full_disk_ends_the_recorder_with_a_clear_line(tmp_path: Path) -> None:
     with on_a_small_disk(tmp_path, patience_seconds=0.5) as process:
         _, log = process.communicate(timeout=30)

@@ -82,6 +82,7 @@ def test_times_in_the_unit_of_their_size(seconds: float | None, text: str) -> No
     assert si_seconds(seconds) == text
 
 
+@pytest.mark.thorough
 def test_report_prints_the_page_or_the_summary(run: Path) -> None:
     shown = CliRunner().invoke(report_command, [str(run)], catch_exceptions=False)
     assert shown.stdout.strip() == str(run / "report.html")
@@ -101,6 +102,7 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
         compare([tmp_path])
 
 
+@pytest.mark.thorough
 def test_compare_on_a_terminal_that_is_ascii(run: Path) -> None:
     conclude(run)
     shown = subprocess.run(
@@ -137,6 +139,7 @@ def test_an_unknown_kind_of_image_is_refused(run: Path) -> None:
         CliRunner().invoke(compare_command, [str(run), "--out", "figure.xyz"], catch_exceptions=False)
 
 
+@pytest.mark.thorough
 def test_equal_policies_are_told_apart(run: Path, tmp_path: Path) -> None:
     conclude(run)
     rows = compare([run, run])

@@ -60,6 +60,7 @@ def test_report_and_compare_read_it(tmp_path: Path) -> None:
     assert (row.runtime, row.tasks, row.gap) == ("simulator", first.tasks.completed, None)
 
 
+@pytest.mark.thorough
 def test_arrivals_depend_on_the_seed_only(tmp_path: Path) -> None:
     """Two policies under one seed meet the same tasks; another seed brings others."""
     for name, overrides in (

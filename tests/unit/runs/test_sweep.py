@@ -28,6 +28,7 @@ def test_values_that_are_refused(text: str, says: str) -> None:
         split_values(text)
 
 
+@pytest.mark.thorough
 def test_sweep_in_the_simulator(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     arguments = [

@@ -24,6 +24,7 @@ def trained(out: Path, *arguments: str) -> TrainingSummary:
     return msgspec.json.decode(result.stdout, type=TrainingSummary)
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_that_the_lab_takes(tmp_path: Path) -> None:
     out = tmp_path / "actor.npz"
     summary = trained(out, "--updates", "1")
@@ -46,6 +47,7 @@ def test_an_actor_for_everything_is_trained_by_the_same_verb(tmp_path: Path) -> 
     assert (header.learner, header.levels, header.ues) == ("ppo-all", LEVELS, 2)
 
 
+@pytest.mark.thorough
 def test_resume_goes_on_and_keeps_the_curve(tmp_path: Path) -> None:
     out = tmp_path / "actor.npz"
     trained(out, "--updates", "1")

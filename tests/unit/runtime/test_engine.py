@@ -117,6 +117,7 @@ def listener(tmp_path: Path) -> Iterator[Path]:
         thread.join()
 
 
+@pytest.mark.thorough
 def test_what_listens_and_is_no_engine(listener: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{listener}")
     assert engine.require_local() == f"unix://{listener}"

@@ -44,6 +44,7 @@ class Ruled(ModelPlacement):
         return msgspec.structs.replace(decision, ues=(first, *decision.ues[1:]))
 
 
+@pytest.mark.thorough
 def test_online_splitting_costs_what_the_solver_expects_and_less_than_every_fixed_cut() -> None:
     scenario = lab(rate=0.05)  # next to no queues: the solver knows of none
     policy = ModelPlacement()
@@ -96,6 +97,7 @@ def test_the_genie_is_not_beaten() -> None:
     assert np.all(mine[ended] >= genie_cost(problem.costs, problem.stages, rates)[ended] - 1e-9)
 
 
+@pytest.mark.thorough
 def test_a_channel_that_fades_in_time_is_seen_when_the_stage_ends() -> None:
     from controller.simulation.channels import ChannelStates
 

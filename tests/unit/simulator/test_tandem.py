@@ -172,6 +172,7 @@ def test_in_an_outage_a_result_of_one_packet_passes_an_empty_wire_and_others_wai
     assert np.all(np.diff(waiting) > 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cut", ["local", "input", "block3"])
 def test_steady_state_agrees_with_the_exact_formula(cut: str) -> None:
     scenario = rate_scenario(6e6)

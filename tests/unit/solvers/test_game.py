@@ -77,6 +77,7 @@ def test_nobody_gains_by_another_demand(base: float, count: int) -> None:
         assert largest_gain(market, devices, found) <= 1e-9
 
 
+@pytest.mark.thorough
 def test_settles_in_few_sweeps() -> None:
     sweeps: dict[tuple[float, int], list[int]] = {}
     loads: dict[float, list[float]] = {2.0: [], 10.0: [], 0.2: []}
@@ -156,6 +157,7 @@ def telling(devices: list[Device]) -> tuple[Callable[[int, Signal], float], Call
     return ask, worth.__getitem__
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("base", "several"), [(10.0, 5), (0.2, 1)])
 def test_of_several_equilibria_the_one_with_the_least_potential(base: float, several: int) -> None:
     """Where prices are high or the edge binds, a few markets have several: the order decides, unless all are played."""

@@ -74,6 +74,7 @@ def test_interference_is_the_one_of_the_radio_model(points: int, residual: float
         np.testing.assert_allclose(heard[:, way], expected, rtol=1e-12)
 
 
+@pytest.mark.thorough
 def test_warm_starts_find_what_cold_ones_find_in_fewer_iterations() -> None:
     cells = [cell(seed) for seed in range(3)]
     warm, cold = solve(cells), solve(cells, warm=False)
@@ -84,6 +85,7 @@ def test_warm_starts_find_what_cold_ones_find_in_fewer_iterations() -> None:
         assert ours.relaxed_cost <= ours.common_cost
 
 
+@pytest.mark.thorough
 def test_on_the_cells_of_the_benchmark() -> None:
     """Six of its 18: AlexNet's eleven blocks, 4 UEs."""
     (row,) = comparison(6, [(4, 2)])
@@ -115,6 +117,7 @@ def test_the_entropy_penalty_gathers_ues_on_one_subchannel() -> None:
     assert before < 0.02
 
 
+@pytest.mark.thorough
 def test_seats_from_a_penalised_descent_cost_no_more() -> None:
     cells = [benchmark_cell(4, 2, seed) for seed in range(3)]
     plain = solve(cells, dataclasses.replace(THOROUGH, entropy_weights=()))
@@ -125,6 +128,7 @@ def test_seats_from_a_penalised_descent_cost_no_more() -> None:
     assert all(ours.relaxed_cost == theirs.relaxed_cost for ours, theirs in zip(both, plain, strict=True))
 
 
+@pytest.mark.thorough
 def test_a_batch_is_its_problems_one_by_one() -> None:
     cells = [cell(4), cell(5)]
     start = torch.zeros((2, Relaxation(cells).variables), dtype=torch.float64)
@@ -135,6 +139,7 @@ def test_a_batch_is_its_problems_one_by_one() -> None:
         np.testing.assert_array_equal(alone.split, plan.split)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("access", ["noma", "ofdma"])
 def test_seats_are_as_good_as_the_best_of_all(access: Literal["noma", "ofdma"]) -> None:
     problem = cell(7, ues=3, access=access)
@@ -166,6 +171,7 @@ def test_more_users_than_seats_stay_local() -> None:
     assert np.sum(plan.split < 5) <= 2
 
 
+@pytest.mark.thorough
 def test_a_delay_that_users_expect_is_met_where_it_can_be() -> None:
     problem = cell(4)
     (plain,) = solve([problem])
@@ -209,7 +215,15 @@ def test_a_decision_brings_the_rates_that_were_planned(policy: LiGd) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["li-gd", "li-gd-ofdma", "li-gd-edge-only", "li-gd-random", "li-gd-exhaustive", "li-gd-cold"]
+    "name",
+    [
+        "li-gd",
+        "li-gd-ofdma",
+        "li-gd-edge-only",
+        "li-gd-random",
+        "li-gd-exhaustive",
+        pytest.param("li-gd-cold", marks=pytest.mark.thorough),
+    ],
 )
 def test_policies_keep_the_contract(name: str) -> None:
     scenario = lab(3)

@@ -72,6 +72,7 @@ def networkx_cost(nodes: tuple[GraphNode, ...], costs: CutCosts) -> float:
     return float(networkx.minimum_cut_value(graph, "DEVICE", "EDGE", flow_func=flow))
 
 
+@pytest.mark.thorough
 def test_agrees_with_networkx_on_larger_graphs() -> None:
     rng = np.random.default_rng(3)
     for _ in range(300):
