@@ -20,7 +20,7 @@ from testbed.runtime.gpu import device_files
 from tests.host_watch import HostWatch
 from tests.quiet import QuietTests
 
-UNIT = Path(__file__).parent / "unit"
+TESTS = Path(__file__).parent
 
 hypothesis.settings.register_profile("quick", max_examples=15, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
@@ -87,10 +87,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Unit tests of one file, or that share what takes long to make, are one worker's (``--dist loadgroup``)."""
+    """Tests of one file are one worker's (``--dist loadgroup``), and share what it makes, but for those of labs."""
     for item in items:
-        if UNIT in item.path.parents and item.get_closest_marker("xdist_group") is None:
-            shared = {"watched"} & set(getattr(item, "fixturenames", ()))
+        if TESTS / "emulation" not in item.path.parents and item.get_closest_marker("xdist_group") is None:
+            shared = {"watched"} & set(getattr(item, "fixturenames", ())) if TESTS / "unit" in item.path.parents else ()
             item.add_marker(pytest.mark.xdist_group(*(shared or {item.path.name})))
 
 

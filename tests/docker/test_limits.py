@@ -13,6 +13,7 @@ from testbed.errors import HostError
 from testbed.runtime import docker_nodes, docker_services
 from testbed.runtime.docker import DockerRuntime
 from testbed.runtime.docker_nodes import ContainerCgroup, container_name, host_tid
+from testbed.runtime.identity import host_id
 
 from .conftest import EDGE, RADIO, RECORDER, UE, Start, wait_until
 
@@ -55,7 +56,7 @@ def test_labels_say_whose_it_is(client: docker.DockerClient, lab: DockerRuntime)
     assert {name: labels[f"testbed.{name}"] for name in ("lab", "run", "owner", "role", "node")} == {
         "lab": lab.lab,
         "run": f"run-of-{lab.lab}",
-        "owner": str(os.geteuid()),
+        "owner": f"{os.geteuid()}@{host_id()}",
         "role": "edge",
         "node": "edge",
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+
+from tests.signals import heard
 
 LABS = Path(__file__).parent / "labs"
 
@@ -60,8 +61,7 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # a shell that runs the tests in the background has them ignore Ctrl-C
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=heard,
             # nor does what the user's host has measured decide what happens here
             env={
                 **os.environ,
@@ -75,7 +75,7 @@ class Bench:
     def call(self, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         with self.start(*arguments) as process:
             try:
-                out, err = process.communicate(timeout=120)
+                out, err = process.communicate(timeout=240)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise

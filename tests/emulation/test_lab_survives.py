@@ -16,7 +16,7 @@ from testbed.runtime.discovery import list_owned, state_root
 from tests.emulation.conftest import LABS, Bench
 from tests.emulation.netns_lab import runtime
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.xdist_group("standing")]  # a lab that is up, for most of them
 
 #: A channel that does not change, and a policy that decides other rates than a wire is made with.
 STEADY = ("--set", "ues.0.channel={fading: static, distance: 150 m}", "--set", "policy=device-only")
@@ -76,10 +76,12 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         name = bench.name()
         first = bench.start("up", *options(name))
         await_owned(first, name, "directory")
+        first.send_signal(signal.SIGSTOP)  # it might have done before the others are told
         refused = {
             "up": bench.call("up", *options(name), code=1).stderr,
             "down": bench.call("down", name, code=1).stderr,
         }
+        first.send_signal(signal.SIGCONT)
         _, error = first.communicate(timeout=60)
         assert first.returncode == 0, error
         yield Standing(bench, name, first.pid, refused)

@@ -129,7 +129,7 @@ def test_hold_and_clear_at_the_end_of_a_trace(tmp_path: Path) -> None:
 
 def test_a_command_fixes_a_rate_until_it_is_reset(tmp_path: Path) -> None:
     scenario = rate_scenario(["ue0"])
-    with wired("pl-set", wires(1)) as lab, PlayerRun(lab, tmp_path, scenario, {"ue0": rate_trace(2, 2)}) as run:
+    with wired("pl-set", wires(1)) as lab, PlayerRun(lab, tmp_path, scenario, {"ue0": rate_trace(2, 2.000001)}) as run:
         run.start(time.monotonic())
         run.send(SetLink("ue0", rate_up_bits_per_second=7e6))
         run.wait(lambda: len(run.steps()) >= 3)

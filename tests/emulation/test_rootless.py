@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks._as_user import USER, command_as_user, environment
 from testbed.runtime import discovery, host, rootless
+from tests.signals import heard
 
 # both files' labs are one user's, who sees all of them
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("rootless")]
@@ -29,6 +30,7 @@ VERB = """
 import json, os, sys, time
 from pathlib import Path
 from testbed.runtime import discovery, host, rootless
+from tests.signals import heard
 from testbed.runtime.base import NodeSpec
 verb, lab_name = sys.argv[1:3]
 if rootless.needed():
@@ -169,6 +171,7 @@ def test_a_signal_reaches_the_command_inside(verb: Run, number: signal.Signals) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heard,
     ) as command:
         assert command.stdout is not None
         assert command.stdout.readline().startswith("{")
@@ -185,6 +188,7 @@ def test_kill_of_the_command_line_then_down(verb: Run) -> None:
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=heard,
     ) as command:
         assert command.stdout is not None
         assert command.stdout.readline().startswith("{")

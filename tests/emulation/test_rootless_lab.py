@@ -18,6 +18,7 @@ from benchmarks._as_user import USER, command_as_user, environment
 from testbed.runtime import host
 from tests.emulation.conftest import LABS
 from tests.emulation.test_rootless import STATE
+from tests.signals import heard
 
 # both files' labs are one user's, who sees all of them
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("rootless")]
@@ -47,6 +48,7 @@ def start_as_user(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heard,
     )
 
 

@@ -130,6 +130,7 @@ def all_nodes() -> list[str]:
     return [node.name for node in split().graph.nodes[1:]]
 
 
+@pytest.mark.quiet
 def test_sides_alternate_at_will_and_parameters_go_up_ahead_of_their_turn(tmp_path: Path, profile_path: Path) -> None:
     """Every plan has the unsplit answer, stages that make up its delay, and times that are the books'."""
     arrivals = [0.1 + 1.5 * number for number in range(6)]

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.signals import heard
+
 #: Waits to be ended, then takes down for as long as it is told to by its standard input.
 COMMAND = """
 import sys, time
@@ -33,7 +35,7 @@ except KeyboardInterrupt:
 """
 
 
-def start(stderr: int = subprocess.PIPE, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
+def start(stderr: int = subprocess.PIPE, before: Callable[[], object] = heard) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND],
         stdin=subprocess.PIPE,
