@@ -23,7 +23,7 @@ check: setup-test lint
 ## judge the clock, or want the machine for themselves, one by one
 test: setup-test lint engine
 	@export HYPOTHESIS_PROFILE=thorough; status=0; \
-	$(PYTEST) -n $(LABS_AT_ONCE) --dist loadgroup -m 'not quiet and not alone' \
+	$(PYTEST) -n $(LABS_AT_ONCE) --dist loadgroup --no-loadscope-reorder -m 'not quiet and not alone' \
 	    tests/netem tests/docker tests/emulation tests/unit tests/golden || status=$$?; \
 	$(PYTEST) -m 'quiet or alone' tests/unit tests/emulation tests/docker tests/netem || status=$$?; \
 	exit $$status

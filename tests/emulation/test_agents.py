@@ -230,7 +230,7 @@ def test_sigterm_ends_agents_at_once_with_their_books_sent(tmp_path: Path) -> No
         lab.wait(lambda: len(lab.tasks) > 5)
         for node in ("edge", "ue0"):
             lab.kill(node, signal.SIGTERM)
-        lab.wait(lambda: not any(process.is_alive() for process in lab.processes.values()), 5)
+        lab.wait(lambda: not any(process.is_alive() for process in lab.processes.values()))
         lab.pump(0.1)
         assert {process.exitcode for process in lab.processes.values()} == {0}
         assert {event.node for event in lab.events("stopped")} == {"edge", "ue0"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 
 from testbed.links.state import link_states
-from testbed.runtime.discovery import list_owned, state_root
+from testbed.runtime.discovery import list_owned, processes, state_root
 from tests.emulation.conftest import LABS, Bench
 from tests.emulation.netns_lab import runtime
 
@@ -75,13 +75,14 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     with Bench(tmp_path_factory.mktemp("standing")) as bench:
         name = bench.name()
         first = bench.start("up", *options(name))
-        await_owned(first, name, "directory")
-        first.send_signal(signal.SIGSTOP)  # it might have done before the others are told
+        await_owned(first, name, "process")
+        (zygote,) = processes(name)
+        os.kill(zygote, signal.SIGSTOP)  # the lab might be up before the others are told
         refused = {
             "up": bench.call("up", *options(name), code=1).stderr,
             "down": bench.call("down", name, code=1).stderr,
         }
-        first.send_signal(signal.SIGCONT)
+        os.kill(zygote, signal.SIGCONT)
         _, error = first.communicate(timeout=60)
         assert first.returncode == 0, error
         yield Standing(bench, name, first.pid, refused)

@@ -30,7 +30,6 @@ VERB = """
 import json, os, sys, time
 from pathlib import Path
 from testbed.runtime import discovery, host, rootless
-from tests.signals import heard
 from testbed.runtime.base import NodeSpec
 verb, lab_name = sys.argv[1:3]
 if rootless.needed():
