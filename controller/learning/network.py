@@ -61,6 +61,25 @@ def features(tables: ChainTables, state: SlotState) -> FloatArray:
     return np.stack(columns, axis=-1)
 
 
+def feature_bounds(tables: ChainTables) -> tuple[FloatArray, FloatArray]:
+    """(least, greatest) that :func:`features` of a lab can be, (ues, FEATURES) each, rounding to float32 included."""
+    ues = tables.scenario.ues
+    most = np.array([max(ue.arrivals.rates_per_second) for ue in ues])
+    mean = np.array([ue.arrivals.mean_rate_per_second for ue in ues])
+    whole = tables.head_seconds[np.arange(tables.local.size), tables.local]
+    low = np.tile([-1.0, np.log10(1e-6) - 1.0, 0.0, 0.0, 0.0], (len(ues), 1))
+    high = np.column_stack(
+        [
+            most / mean - 1.0,
+            np.full(len(ues), np.log10(np.finfo(np.float64).max)),
+            np.full(len(ues), np.log(np.finfo(np.float64).max)),
+            np.full(len(ues), 2.0),
+            2.0 * most * whole / tables.ues.max_speed,
+        ]
+    )
+    return low - 1e-6 * (1.0 + np.abs(low)), high + 1e-6 * (1.0 + np.abs(high))
+
+
 def actor_logits(weights: Weights, inputs: FloatArray) -> FloatArray:
     """(batch, ues, FEATURES) -> (batch, ues, outputs)."""
     x = inputs.astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.contract import Scenario
-from controller.learning.network import FEATURES
+from controller.learning.network import feature_bounds
 from controller.simulation.batch import SlotBatch
 from controller.simulation.channels import ChannelStates
 
@@ -33,8 +33,8 @@ class SplitInferenceEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._channel = source.at_slots(slots, scenario.slot_seconds)
         self._batch = self._make(0)
         self._slot = 0
-        shape = (len(scenario.ues), FEATURES)
-        self.observation_space = gymnasium.spaces.Box(-10.0, 100.0, shape, np.float32)
+        low, high = feature_bounds(self._batch.tables)
+        self.observation_space = gymnasium.spaces.Box(low.astype(np.float32), high.astype(np.float32))
         self.action_space = gymnasium.spaces.MultiDiscrete(self._batch.tables.counts)
 
     def _make(self, seed: int) -> SlotBatch:

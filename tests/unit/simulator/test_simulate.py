@@ -165,6 +165,31 @@ def test_the_environment_passes_gymnasium_s_checker_and_is_reproducible(lab: tup
     assert len(rewards[0]) == 5
 
 
+def test_the_environment_s_bounds_hold_for_slow_devices_that_arrivals_overload() -> None:
+    """A whole model of 30 s, at rates that switch: loads of hundreds."""
+    scenario = example_scenario(2, slot_seconds=0.5)
+    ues = []
+    for ue in scenario.ues:
+        times = 3.0 / ue.profile.head_seconds[-1] * np.array(ue.profile.head_seconds)
+        ues.append(
+            msgspec.structs.replace(
+                ue,
+                profile=msgspec.structs.replace(ue.profile, head_seconds=tuple(times)),
+                max_speed=0.1,
+                arrivals=Arrivals("switching", (1.0, 9.0), switch_probability=0.2),
+            )
+        )
+    environment = SplitInferenceEnv(msgspec.structs.replace(scenario, ues=tuple(ues)), episode_slots=40)
+    seen, _ = environment.reset(seed=1)
+    loads = []
+    ended = False
+    while not ended:
+        assert environment.observation_space.contains(seen)
+        loads.append(seen[:, 4].max())
+        seen, _, _, ended, _ = environment.step(np.zeros(2, dtype=np.int64))
+    assert max(loads) == pytest.approx(2 * 9.0 * 3.0 / 0.1)
+
+
 def test_fixed_runs_agree_with_the_policy_of_the_same_cuts(lab: tuple[Scenario, ChannelStates]) -> None:
     scenario, channel = lab
     tables = ChainTables.of(scenario)
