@@ -8,7 +8,7 @@ QUICK := $(UNIT) and not thorough
 # as many as there are cores: they compute
 CHECKS_AT_ONCE ?= $(shell nproc)
 # labs wait more than they compute: more of them at once than there are cores
-LABS_AT_ONCE ?= $(shell echo $$(( $$(nproc) + 2 )))
+LABS_AT_ONCE ?= $(shell echo $$(( $$(nproc) + 1 )))
 .PHONY: demo check test test-netem test-pythons lint engine bench clean setup-demo setup-test
 
 ## demo: set up, then run the quickstart lab: real split inference across fading links, with a report

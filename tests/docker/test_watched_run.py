@@ -22,7 +22,8 @@ from testbed.monitoring.bringup import free_port
 from testbed.monitoring.metrics import DELAY_BUCKETS
 from tests.emulation.conftest import Bench
 
-pytestmark = [pytest.mark.docker, pytest.mark.root]
+# five containers that import PyTorch, and a minute to be watched: not beside others
+pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.alone]
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "topologies" / "quickstart.yaml")
