@@ -20,6 +20,7 @@ import msgspec
 import controller
 import testbed
 from controller.contract import ModelProfile
+from testbed.folders import cache_file
 
 _DIGEST_BYTES = 16
 
@@ -46,8 +47,7 @@ class Voucher:
             str(packages.stat().st_mtime_ns if packages.is_dir() else 0),
             *(importlib.metadata.version(name) for name in ("torch", "torchvision")),
         ]
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testbed" / "traced"
-        self._path = base / f"{_digest(*parts)}.json"
+        self._path = cache_file("traced", f"{_digest(*parts)}.json")
 
     @property
     def known(self) -> bool:

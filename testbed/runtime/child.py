@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -67,6 +68,11 @@ def become(spec: ChildSpec) -> None:
 def run_program(spec: ChildSpec) -> None:
     """Import the program and run its ``main``. What it raises ends up in the log as a traceback."""
     importlib.import_module(spec.program).main(Path(spec.config))
+
+
+def import_path() -> str:
+    """PYTHONPATH of a process that must import what this one can, a user's models and policies, too."""
+    return os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
 
 
 def start_ticks(pid: int) -> int:

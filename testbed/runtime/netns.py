@@ -18,7 +18,7 @@ from testbed.errors import InputError, TestbedError
 from testbed.runtime import discovery, namespaces, realtime
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
 from testbed.runtime.cgroups import detect
-from testbed.runtime.child import ChildSpec, read_records, stat_fields
+from testbed.runtime.child import ChildSpec, import_path, read_records, stat_fields
 from testbed.runtime.host import in_user_namespace
 from testbed.runtime.identity import ID_VARIABLE, identity_of, read_identity
 from testbed.runtime.launch import Place
@@ -148,12 +148,10 @@ class NetnsRuntime:
         return Place(namespace, tuple(str(path) for path in self._cgroups.groups(self.lab, node)))
 
     def _environment(self) -> dict[str, str]:
-        # The lab's processes must import what this one can: a user's models and policies, too.
-        path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
         return {
             **os.environ,
             **dict.fromkeys(ONE_THREAD, "1"),
-            "PYTHONPATH": path,
+            "PYTHONPATH": import_path(),
             "PYTHONUNBUFFERED": "1",
             discovery.LAB_VARIABLE: self.lab,
             ID_VARIABLE: identity_of(self.lab_directory).id,
@@ -187,7 +185,7 @@ class NetnsRuntime:
         environment = {**os.environ, discovery.LAB_VARIABLE: self.lab, "TESTBED_NODE": node}
         if (identity := read_identity(self.lab_directory)) is not None:
             environment[ID_VARIABLE] = identity.id
-        environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
+        environment["PYTHONPATH"] = import_path()
         argument = msgspec.json.encode(place).decode()
         result = subprocess.run(
             [sys.executable, "-P", "-m", "testbed.runtime.launch", "--exec", argument, *command],

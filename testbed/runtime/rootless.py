@@ -28,7 +28,7 @@ from testbed import programs
 from testbed.errors import HostError, TestbedError
 from testbed.interrupts import ENDING
 from testbed.runtime import discovery, namespaces
-from testbed.runtime.child import start_ticks, stat_fields
+from testbed.runtime.child import import_path, start_ticks, stat_fields
 from testbed.runtime.host import user_namespace_error
 from testbed.runtime.lab_lock import LOCK_VARIABLE, handed_on
 
@@ -188,7 +188,7 @@ def output_in_lab(holder: Holder, command: Sequence[str]) -> str:
 
 def _environment() -> dict[str, str]:
     """Commands are run again without the present directory in their path: they must still import what this one can."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)}
+    return {**os.environ, "PYTHONPATH": import_path()}
 
 
 def _inside(holder: Holder, command: Sequence[str]) -> list[str]:

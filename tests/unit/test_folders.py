@@ -15,6 +15,7 @@ from controller.solvers import compiled
 from testbed import folders
 from testbed.cli import main
 from testbed.errors import HostError
+from testbed.inference.vouching import Voucher
 from testbed.runtime import discovery
 
 #: That no passwd entry has.
@@ -171,3 +172,14 @@ def test_root_follows_no_links_in_a_users_run(open_folder: Path, kind: str) -> N
     assert target.read_text() == "root's"
     os.chown(run, 0, 0)  # root's own may have links
     folders.refuse_links(run)
+
+
+@pytest.mark.root
+def test_without_a_home_a_model_is_remembered_to_have_been_traced(open_folder: Path) -> None:
+    def remembered() -> list[bool]:
+        voucher = Voucher("torchvision:resnet18", open_folder, None)
+        before = voucher.known
+        voucher.remember()
+        return [before, voucher.known]
+
+    assert as_user(remembered) == [False, True]

@@ -10,7 +10,7 @@ import torch
 
 from testbed import checks
 from testbed.errors import InputError
-from testbed.inference import partition
+from testbed.inference import partition, vouching
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.profiles import profile_cache_path, write_profile
 from testbed.topology import Topology, load
@@ -107,8 +107,9 @@ def test_packed_weights_cannot_move(folder: Folder) -> None:
         folder.check(folder.lab("int8", "retraining: {interval: 5 s}", module="own_types"))
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(folder: Folder) -> None:
+def test_a_cache_that_cannot_be_written_costs_time_only(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.path / "cache").write_text("a file in its place")
+    monkeypatch.setattr(vouching, "cache_file", lambda *parts: (folder.path / "cache").joinpath(*parts))  # nowhere else
     for _ in range(2):
         folder.check(folder.lab())
     assert folder.traced == 2
