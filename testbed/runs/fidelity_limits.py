@@ -28,7 +28,9 @@ class Figure(msgspec.Struct, frozen=True):
 
 def figure(name: str, value: Value, unit: str, meaning: str, limit: float | None = None) -> Figure:
     """A figure and whether it keeps its limit."""
-    ok = limit is None or value == NOT_MEASURED or (isinstance(value, int | float) and value <= limit)
+    if not isinstance(value, str):
+        value = float(value)  # numpy's own numbers have no JSON
+    ok = limit is None or isinstance(value, str) or value <= limit
     return Figure(name, value, unit, limit, ok, meaning)
 
 

@@ -25,7 +25,7 @@ from testbed.messages import (
     TaskTotals,
 )
 from testbed.runs.conclude import conclude
-from testbed.runs.fidelity import Fidelity, assess
+from testbed.runs.fidelity import Fidelity, assess, write_fidelity
 from testbed.runs.fidelity_tasks import Backlog, backlog_of
 from testbed.runs.finalise import RunTables
 from testbed.runs.manifest import Manifest, write_manifest
@@ -165,6 +165,9 @@ def test_a_recorder_that_was_stopped_before_the_end(tmp_path: Path) -> None:
     fidelity = assessed(tmp_path, records)
     assert broken(fidelity) >= {"records_end_early_seconds", "tasks_unrecorded"}
     assert fidelity.value("records_end_early_seconds") == pytest.approx(5.0, abs=1.5)
+    write_fidelity(fidelity, tmp_path)
+    written = msgspec.json.decode((tmp_path / "fidelity.json").read_bytes())
+    assert {figure["name"] for figure in written["figures"] if not figure["ok"]} == broken(fidelity)
 
 
 def test_a_recorder_that_never_sampled_or_paused(tmp_path: Path) -> None:
