@@ -1,0 +1,170 @@
+"""What of an outcome is a fault of the testbed. Pure: the same outcome gives the same faults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from benchmarks.chaos.facts import RunFacts
+
+#: A run of a busy host breaks these, whatever happened to it: they are of time, and no record is missing.
+OF_TIME = (
+    "step_lateness", "skipped_step", "stage_time_error", "overrun_ratio", "receiver_lateness", "rate_error",
+    "rate_window_error", "uplink_integral_error", "round_trip_error", "throttled_ratio", "steal_ratio", "waiting_tasks",
+    "late_decision_ratio", "stale_report_ratio", "longest_pause", "paused_ratio", "foreign", "cause", "probably",
+)  # fmt: skip
+#: Killed or frozen for good while tasks arrive, none of these leaves a run that can be used.
+NEEDED = re.compile(r"ue\d+|edge|controller|player|recorder")
+BUSY = "another command is"
+
+
+@dataclass(frozen=True)
+class Second:
+    """Another command about the lab, while the run was at work."""
+
+    verb: str
+    code: int | None
+    text: str
+    lab_was_busy: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that was seen of one lab and of what happened to it."""
+
+    event: str
+    did: str  # empty: it found nothing to happen to
+    phase: str  # of the run when it happened
+    codes: tuple[int, ...]  # with which the run may end
+    harmless: bool
+    on_command: bool
+    lethal: bool  # what was hit never worked again
+    victims: tuple[str, ...]
+    code: int | None  # of the run; None: it hung
+    text: str  # its standard error
+    seconds_after: float  # from the event to the end of the run
+    left: tuple[str, ...]  # after the run, before `down`
+    report_code: int | None  # of `testbed report`; None: not needed
+    report_text: str
+    has_manifest: bool
+    facts: RunFacts | None
+    expected: dict[str, int]  # arrivals by UE
+    down_code: int | None
+    down_text: str
+    left_after_down: tuple[str, ...]
+    host: tuple[str, ...]  # differences
+    others: tuple[Second, ...] = field(default=())
+
+
+def faults(outcome: Outcome) -> list[str]:
+    """One line each; empty if all is as promised."""
+    return [*_end(outcome), *_directory(outcome), *_truth(outcome), *_seconds(outcome), *_host(outcome)]
+
+
+def _end(outcome: Outcome) -> Iterator[str]:
+    if outcome.code is None:
+        yield "the run hung"
+        return
+    happened = bool(outcome.did)
+    allowed = outcome.codes if happened else (0, 4)
+    if outcome.on_command and outcome.phase == "ending":
+        allowed = (*allowed, 0, 4)  # it had ended before the signal came
+    if outcome.on_command and outcome.phase == "coming up":
+        allowed = (*allowed, -15, -2, -1)  # before it hears signals, nothing has begun
+    if outcome.code not in allowed:
+        yield f"exit code {outcome.code}, allowed {allowed}: {_tail(outcome.text)}"
+    yield from _tone("run", outcome.text, failed=outcome.code in (1, 2, 3, 4))
+    if outcome.code >= 0 and outcome.left:
+        yield f"the run ended by itself and left: {'; '.join(outcome.left)}"
+
+
+def _tone(verb: str, text: str, *, failed: bool) -> Iterator[str]:
+    """Whether a command spoke to its user."""
+    for noise in ("Traceback", "Exception ignored", "Exception in thread", "assert", "core dumped"):
+        if noise in text:
+            yield f"{verb}: {noise} in what it says: {_tail(text)}"
+            break
+    if failed and "error: " not in text:
+        yield f"{verb}: failed without a word: {_tail(text)}"
+
+
+def _directory(outcome: Outcome) -> Iterator[str]:
+    if outcome.report_code is not None:
+        yield from _tone("report", outcome.report_text, failed=outcome.report_code != 0)
+        if outcome.has_manifest and outcome.report_code not in (0, 2):
+            yield f"report ended with {outcome.report_code}: {_tail(outcome.report_text)}"
+        if outcome.has_manifest and outcome.report_code == 2 and "has no records" not in outcome.report_text:
+            yield f"the run directory cannot be read: {_tail(outcome.report_text)}"
+    if outcome.code in (0, 4) and outcome.facts is None:
+        yield "the run came to its end and left no summary"
+
+
+def _truth(outcome: Outcome) -> Iterator[str]:
+    facts = outcome.facts
+    if facts is None:
+        return
+    counted = facts.counted
+    if counted["arrived"] != counted["completed"] + counted["failed"] + counted["in_flight"]:
+        yield f"tasks do not add up: {counted}"
+    if counted["arrived"] != sum(facts.rows.values()) or any(
+        counted[status] != facts.rows.get(status, 0) for status in ("completed", "failed", "in_flight")
+    ):
+        yield f"the summary counts {counted}, the table {facts.rows}"
+    if facts.doubles:
+        yield f"{facts.doubles} tasks were recorded twice"
+    if facts.backwards:
+        yield f"{facts.backwards} completed tasks without a stamp, or with stamps out of order"
+    for ue, number in facts.arrived.items():
+        if number > outcome.expected.get(ue, 0):
+            yield f"{ue}: {number} tasks arrived, by the law of arrivals only {outcome.expected.get(ue, 0)}"
+    if facts.valid and outcome.code != 0 and not outcome.on_command:
+        yield f"exit code {outcome.code}, and the run is valid"
+    if not facts.valid and outcome.code == 0:
+        yield f"exit code 0, and the run is invalid: {facts.reasons}"
+    if facts.valid:
+        yield from _valid(outcome, facts)
+    elif not facts.reasons:
+        yield "invalid without a reason"
+    if outcome.harmless and outcome.did and not facts.valid:
+        others = [reason for reason in facts.reasons if not reason.startswith(OF_TIME)]
+        if others:
+            yield f"what must cost nothing made the run invalid: {others}"
+
+
+def _valid(outcome: Outcome, facts: RunFacts) -> Iterator[str]:
+    """A valid run has lost nothing."""
+    if facts.arrived != outcome.expected:
+        yield f"valid, and of {outcome.expected} tasks it has {facts.arrived}"
+    for ue, (arrived, ended) in facts.told.items():
+        if (facts.arrived.get(ue, 0), facts.ended.get(ue, 0)) != (arrived, ended):
+            yield f"valid, and {ue} told of {arrived} arrivals, {ended} ends: {facts.arrived}, {facts.ended}"
+    if facts.ended_programs:
+        yield f"valid, and programs ended: {facts.ended_programs}"
+    dead = [victim for victim in outcome.victims if NEEDED.fullmatch(victim)]
+    if outcome.lethal and outcome.did and outcome.phase == "running" and dead:
+        yield f"valid, and {', '.join(dead)} did not live to its end"
+
+
+def _seconds(outcome: Outcome) -> Iterator[str]:
+    for other in outcome.others:
+        if other.code is None:
+            yield f"{other.verb} beside the run hung"
+            continue
+        yield from _tone(other.verb, other.text, failed=other.code in (1, 2, 3, 4))
+        if other.lab_was_busy and (other.code != 1 or BUSY not in other.text):
+            yield f"{other.verb} beside the run ended with {other.code}: {_tail(other.text)}"
+
+
+def _host(outcome: Outcome) -> Iterator[str]:
+    if outcome.down_code != 0:
+        yield f"down ended with {outcome.down_code}: {_tail(outcome.down_text)}"
+    yield from _tone("down", outcome.down_text, failed=outcome.down_code in (1, 2, 3))
+    if outcome.left_after_down:
+        yield f"down left: {'; '.join(outcome.left_after_down)}"
+    if outcome.host:
+        yield f"the host is not as before: {'; '.join(outcome.host)}"
+
+
+def _tail(text: str) -> str:
+    return " | ".join(line for line in text.strip().splitlines()[-3:])[-600:]
