@@ -6,7 +6,9 @@ An event that finds nothing to happen to returns an empty text.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable
@@ -20,8 +22,8 @@ from benchmarks.chaos.scene import Scene
 
 #: Of a run directory that gets full. A run of ten seconds needs a quarter of it.
 DISK_BYTES = 8 << 20
-FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
-SHIFTS = ("+3600", "-3600", "+86400", "-31536000", "+2")
+CLOCK = Path(__file__).with_name("clock.c")
+SHIFTS_SECONDS = (3600, -3600, 86400, -31_536_000, 2)
 Act = Callable[[Scene], str]
 
 
@@ -199,24 +201,17 @@ def lost_wire(scene: Scene) -> str:
 
 def own_clock(scene: Scene) -> None:
     """Programs of this lab - of its host's side - see a wall clock of their own; the monotonic one is the host's."""
-    clock = scene.folder / "clock"
-    clock.write_text("+0\n")
-    scene.variables.update(
-        LD_PRELOAD=str(FAKETIME),
-        FAKETIME_TIMESTAMP_FILE=str(clock),
-        FAKETIME_NO_CACHE="1",
-        FAKETIME_DONT_FAKE_MONOTONIC="1",
-        FAKETIME_DONT_RESET="1",
-    )
+    library = scene.folder / "clock.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(CLOCK), "-ldl"], check=True)
+    (scene.folder / "clock").write_bytes(struct.pack("q", 0))
+    scene.variables.update(LD_PRELOAD=str(library), TESTBED_CLOCK=str(scene.folder / "clock"))
 
 
 def shift_clock(scene: Scene) -> str:
-    shift = scene.random.choice(SHIFTS)
-    clock = scene.folder / "clock"
-    partial = scene.folder / "clock.partial"
-    partial.write_text(f"{shift}\n")
-    partial.rename(clock)
-    return f"{shift} s"
+    seconds = scene.random.choice(SHIFTS_SECONDS)
+    with (scene.folder / "clock").open("r+b", buffering=0) as clock:
+        clock.write(struct.pack("q", seconds))
+    return f"{seconds:+d} s"
 
 
 # ---------------------------------------------------------------------------------------------------------- containers
@@ -306,7 +301,7 @@ EVENTS: dict[str, Event] = {
     "a torn state file": Event(torn_file, codes=(0, 1, 2, 4)),
     "a wire deleted": Event(lost_wire),
     "the wall clock shifted": Event(
-        shift_clock, prepare=own_clock, harmless=True, possible=lambda: FAKETIME is not None
+        shift_clock, prepare=own_clock, harmless=True, possible=lambda: shutil.which("cc") is not None
     ),
     "a container killed": Event(kill_container, DOCKER, lethal=True),
     "a container removed": Event(remove_container, DOCKER, lethal=True),

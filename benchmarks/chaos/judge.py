@@ -67,7 +67,7 @@ def _end(outcome: Outcome) -> Iterator[str]:
         yield "the run hung"
         return
     happened = bool(outcome.did)
-    allowed = outcome.codes if happened else (0, 4)
+    allowed = outcome.codes if happened and outcome.phase != "over" else (0, 4)
     if outcome.on_command and outcome.phase == "ending":
         allowed = (*allowed, 0, 4)  # it had ended before the signal came
     if outcome.on_command and outcome.phase == "coming up":
@@ -96,8 +96,8 @@ def _directory(outcome: Outcome) -> Iterator[str]:
             yield f"report ended with {outcome.report_code}: {_tail(outcome.report_text)}"
         if outcome.has_manifest and outcome.report_code == 2 and "has no records" not in outcome.report_text:
             yield f"the run directory cannot be read: {_tail(outcome.report_text)}"
-    if outcome.code in (0, 4) and outcome.facts is None:
-        yield "the run came to its end and left no summary"
+    if outcome.facts is None and (outcome.code in (0, 4) or (outcome.harmless and outcome.did)):
+        yield f"the run left no summary: {_tail(outcome.text)}"
 
 
 def _truth(outcome: Outcome) -> Iterator[str]:
