@@ -74,7 +74,7 @@ class EverythingGame:
         cuts = project(batch.tables, actions[..., 0], state)
         found = decided(batch.tables, batch.limits, cuts, actions[..., 1:], state, batch.delay_model)
         delay = np.minimum(found.delay_seconds, OVERLOAD_DELAY_SECONDS)
-        price = batch.limits.v * batch.tables.ues.weight
+        price = batch.limits.v * batch.tables.weights(state.arrival_rate)
         cost = np.sum(price * delay + state.queue_joules * found.energy_joules, axis=1)
         return -cost / (delay.shape[1] * batch.limits.v), found.energy_joules
 

@@ -15,7 +15,7 @@ from controller.policies.drift import DriftPlusPenalty
 from controller.policies.neurosurgeon import Neurosurgeon
 from controller.policies.static import DeviceOnly, EdgeOnly, Fixed, Random
 from controller.solvers.chain import CutArray, SlotState
-from controller.solvers.problem import AllocationModel
+from controller.solvers.problem import AllocationModel, Objective
 
 
 class ConvexPolicy(DriftPlusPenalty):
@@ -82,8 +82,9 @@ class FixedConvex(ConvexPolicy):
         initial_queue: float = 0.0,
         solver: str = "newton",
         edge_budget: float | None = None,
+        objective: Objective = "tasks",
     ) -> None:
-        super().__init__(V, delay_model, initial_queue, solver, edge_budget)
+        super().__init__(V, delay_model, initial_queue, solver, edge_budget, objective)
         self._cut = cut
 
     def chooser(self) -> BasicPolicy:

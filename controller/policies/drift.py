@@ -13,7 +13,7 @@ from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables, CutArray, SlotState
 from controller.solvers.cuts import project
 from controller.solvers.general import allocate_general
-from controller.solvers.problem import Allocation, AllocationModel, FloatArray, Limits
+from controller.solvers.problem import Allocation, AllocationModel, FloatArray, Limits, Objective
 
 SOLVERS = {"newton": allocate, "cvxpy": allocate_general}
 
@@ -29,6 +29,8 @@ class DriftPlusPenalty:
     solver : "newton" or "cvxpy" (slow, for checks).
     edge_budget : long-term mean of the edge's energy per slot, J; None: none. It has a virtual queue of its own. Needs
         the edge's power in the lab file, and the ``indep`` model or the general solver.
+    objective : "tasks" (default: the mean delay of all tasks, so that a UE counts by its rate) or "ues" (the mean of
+        the UEs' mean delays).
     """
 
     every_cut = False  # candidates: the useful cuts, or the whole chain
@@ -40,11 +42,14 @@ class DriftPlusPenalty:
         initial_queue: float = 0.0,
         solver: str = "newton",
         edge_budget: float | None = None,
+        objective: Objective = "tasks",
     ) -> None:
         if not V > 0:
             raise ValueError(f"option V must be above 0 J^2/s, got {V!r}")
         if delay_model not in ("indep", "exact"):
             raise ValueError(f"option delay_model must be 'indep' or 'exact', got {delay_model!r}")
+        if objective not in ("tasks", "ues"):
+            raise ValueError(f"option objective must be 'tasks' or 'ues', got {objective!r}")
         if not initial_queue >= 0:
             raise ValueError(f"option initial_queue must be 0 or more budgets, got {initial_queue!r}")
         if solver not in SOLVERS:
@@ -57,6 +62,7 @@ class DriftPlusPenalty:
             )
         self.v = float(V)
         self.delay_model: AllocationModel = delay_model
+        self.objective: Objective = objective
         self.initial_queue = initial_queue
         self._solve = SOLVERS[solver]
         self._edge_budget = edge_budget
@@ -66,7 +72,7 @@ class DriftPlusPenalty:
     def reset(self, scenario: Scenario, seed: int) -> None:
         self.scenario = scenario
         self.seed = seed
-        self.tables = ChainTables.of(scenario, every_cut=self.every_cut)
+        self.tables = ChainTables.of(scenario, every_cut=self.every_cut, objective=self.objective)
         self.limits: Limits = self.tables.limits(self.v)
         self.queues = EnergyQueues.start(self.tables.budget_joules, self.initial_over_budget())
         edge = scenario.edge
@@ -92,6 +98,7 @@ class DriftPlusPenalty:
         price = float(self.edge_queue.queue_joules[0]) * self._edge_kappa * self.scenario.slot_seconds
         self.limits = self.limits._replace(edge_square_price=price)
         state = SlotState.observed(self.tables, observation, self.pricing_queues())
+        self._weights = self.tables.weights(state.arrival_rate)
         cuts, allocation = self.best(state, self.propose(state, observation))
         now = Decided(cuts, allocation)
         last = Decided(self._last_cuts, allocation if self._last is None else self._last)
@@ -117,9 +124,7 @@ class DriftPlusPenalty:
             numbers["edge_joules"] = self._edge_joules
         if self._last is not None:
             delay, energy = self._last.delay_seconds[0], self._last.energy_joules[0]
-            numbers["drift_plus_penalty"] = self.queues.drift_plus_penalty(
-                self.v, self.tables.ues.weight * delay, energy
-            )
+            numbers["drift_plus_penalty"] = self.queues.drift_plus_penalty(self.v, self._weights * delay, energy)
             numbers["largest_load"] = float(self._last.largest_load[0])
             numbers["feasible"] = float(self._last.feasible[0])
             for ue, seconds, joules in zip(self.scenario.ues, delay, energy, strict=True):

@@ -14,7 +14,7 @@ from controller.learning.network import actor_logits, features
 from controller.policies.drift import DriftPlusPenalty
 from controller.solvers.chain import CutArray, SlotState
 from controller.solvers.cuts import feasible_alone
-from controller.solvers.problem import Allocation
+from controller.solvers.problem import Allocation, Objective
 
 
 class PpoEverything(DriftPlusPenalty):
@@ -25,8 +25,9 @@ class PpoEverything(DriftPlusPenalty):
     initial_queue : None starts at the mean queues that training ended with.
     """
 
-    def __init__(self, V: float = 0.3, checkpoint: str | None = None, initial_queue: float | None = None) -> None:
-        super().__init__(V, "indep", initial_queue or 0.0)
+    def __init__(self, V: float = 0.3, checkpoint: str | None = None, initial_queue: float | None = None,
+                 objective: Objective = "tasks") -> None:  # fmt: skip
+        super().__init__(V, "indep", initial_queue or 0.0, objective=objective)
         self._path = checkpoint
         self._given_queue = initial_queue
         self._checkpoint: Checkpoint | None = None

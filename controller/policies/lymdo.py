@@ -18,7 +18,7 @@ from controller.solvers.allocation import allocate
 from controller.solvers.chain import CutArray, SlotState
 from controller.solvers.cuts import coordinate_descent, exhaustive, feasible_alone
 from controller.solvers.evaluation import equal_shares, evaluate
-from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray
+from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray, Objective
 
 
 class LymdoCoordinateDescent(DriftPlusPenalty):
@@ -57,8 +57,9 @@ class Lymdo(LymdoCoordinateDescent):
         initial_queue: float | None = None,
         solver: str = "newton",
         edge_budget: float | None = None,
+        objective: Objective = "tasks",
     ) -> None:
-        super().__init__(V, delay_model, initial_queue or 0.0, solver, edge_budget)
+        super().__init__(V, delay_model, initial_queue or 0.0, solver, edge_budget, objective)
         if candidates < 1:
             raise ValueError(f"option candidates must be 1 or more, got {candidates!r}")
         self._path = checkpoint
@@ -195,7 +196,7 @@ class Myopic(DriftPlusPenalty):
         multiplier = np.where(multiplier > 0, unit * np.exp(high), 0.0)
         allocation = self._priced(demands, multiplier)
         excess = np.sum(np.maximum(allocation.energy_joules / budget - 1.0, 0.0), axis=1)
-        score = np.sum(self.v * self.tables.ues.weight * allocation.delay_seconds, axis=1)
+        score = np.sum(self.v * demands.weight * allocation.delay_seconds, axis=1)
         return np.where(allocation.feasible, score + self.EXCESS_PENALTY * excess, np.inf), allocation
 
     def _priced(self, demands: Demands, multiplier: FloatArray) -> Allocation:

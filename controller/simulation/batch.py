@@ -105,8 +105,9 @@ class SlotBatch:
         """Project and solve the cuts (environments, ues) of the present slot, without taking a step."""
         state = self.state()
         projected = project(self.tables, cuts, state)
-        allocation = allocate(self.tables.demands(projected, state), self.tables.ues, self.limits, self.delay_model)
-        overload = self.limits.v * self.tables.ues.weight.sum() * OVERLOAD_DELAY_SECONDS
+        demands = self.tables.demands(projected, state)
+        allocation = allocate(demands, self.tables.ues, self.limits, self.delay_model)
+        overload = self.limits.v * demands.weight.sum(axis=1) * OVERLOAD_DELAY_SECONDS
         cost = np.where(allocation.feasible, allocation.cost, overload)
         return BatchStep(-cost / (self._shape[1] * self.limits.v), allocation, projected)
 
@@ -157,8 +158,8 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
                 _gather(chosen, rates[t], downlink[t], head, bits, tail, constant, down_bits, work)
                 feasible = allocate_slot(
                     False, rates[t], work[0], work[1], work[2], quality[t], queue[e], work[3], work[4], max_speed,
-                    kappa, watts, linear, price, spectrum, cpus, slot, residual, 0.0, result[0], result[1], result[2],
-                    result[3], result[4], scratch, active,
+                    kappa, watts, linear, price[t], spectrum, cpus, slot, residual, 0.0, result[0], result[1],
+                    result[2], result[3], result[4], scratch, active,
                 )[1]  # fmt: skip
             else:
                 feasible = True
@@ -223,7 +224,7 @@ def run_fixed_cuts(
         vectors, np.zeros(vectors.shape), quality, downlink, np.maximum(arrival_rates, LEAST_ARRIVAL_RATE),
         warmup_slots, convex, tables.head_seconds, tables.wire_bits, tables.tail_seconds, tables.constant_seconds,
         tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts, ues.linear,
-        np.maximum(v * ues.weight, SMALLEST_PRICE), tables.budget_joules, limits.spectrum_hz, limits.edge_cpus,
-        limits.slot_seconds, limits.residual_share, delay, energy, overloaded,
+        np.maximum(v * tables.weights(arrival_rates), SMALLEST_PRICE), tables.budget_joules, limits.spectrum_hz,
+        limits.edge_cpus, limits.slot_seconds, limits.residual_share, delay, energy, overloaded,
     )  # fmt: skip
     return FixedRuns(vectors, delay, energy, overloaded)

@@ -92,11 +92,13 @@ class SimulationResult:
         return np.asarray(delays)
 
     def mean_delay_seconds(self, warmup_slots: int = 0) -> float:
-        """Mean E2E delay over tasks (event mode) or over UEs and slots that are not overloaded (slot mode)."""
+        """Mean E2E delay over tasks, in slot mode over those of UEs and slots that are not overloaded."""
         if self.tasks is not None:
             return float(self.task_delays(warmup_slots).mean())
-        delays = self.delay_seconds[warmup_slots:]
-        return float(delays[np.isfinite(delays)].mean())
+        delays, tasks = self.delay_seconds[warmup_slots:], self.arrivals[warmup_slots:]
+        finite = np.isfinite(delays)
+        total = tasks[finite].sum()
+        return float((delays[finite] * tasks[finite]).sum() / total) if total else float("nan")
 
     def mean_ue_delay_seconds(self, warmup_slots: int = 0) -> FloatArray:
         """Mean E2E delay of each UE, (ues,)."""

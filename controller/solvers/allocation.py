@@ -133,7 +133,7 @@ def _allocate_batch(  # type: ignore[no-untyped-def]
     for e in range(environments):
         cost[e], feasible[e], load[e] = allocate_slot(
             exact, rates[e], heads[e], bits[e], tails[e], qualities[e], queues[e], constants[e], downloads[e],
-            max_speed, kappa, watts, linear, price, spectrum_hz, edge_cpus, slot, residual, edge_square_price,
+            max_speed, kappa, watts, linear, price[e], spectrum_hz, edge_cpus, slot, residual, edge_square_price,
             speed[e], spectrum[e], edge[e], delay[e], energy[e], scratch, active,
         )  # fmt: skip
 
@@ -155,7 +155,7 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
     speed, spectrum, edge, delay, energy = (np.empty(shape) for _ in range(5))
     cost, load = np.empty(shape[0]), np.empty(shape[0])
     feasible = np.empty(shape[0], dtype=np.bool_)
-    price = np.maximum(limits.v * ues.weight, SMALLEST_PRICE)
+    price = np.maximum(limits.v * demands.weight, SMALLEST_PRICE)
     _allocate_batch(
         model == "exact", rates, demands.head_seconds, demands.wire_bits, demands.tail_seconds, demands.link_quality,
         demands.queue_joules, demands.constant_seconds, demands.download_seconds, ues.max_speed, ues.kappa,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from controller.contract import RESIDUAL_SHARE, Cut, ModelProfile, Observation, Scenario, UeObservation
 from controller.model.delay import chain_work
 from controller.model.radio import shannon_bits_per_second
-from controller.solvers.problem import Demands, FloatArray, Limits, UeConstants
+from controller.solvers.allocation import LEAST_ARRIVAL_RATE
+from controller.solvers.problem import Demands, FloatArray, Limits, Objective, UeConstants
 from controller.solvers.stopping import merged_points
 
 CutArray = NDArray[np.int64]
@@ -40,9 +41,10 @@ class ChainTables:
     ues: UeConstants
     budget_joules: FloatArray  # (ues,)
     scenario: Scenario
+    objective: Objective = "tasks"
 
     @classmethod
-    def of(cls, scenario: Scenario, *, every_cut: bool = False) -> ChainTables:
+    def of(cls, scenario: Scenario, *, every_cut: bool = False, objective: Objective = "tasks") -> ChainTables:
         """Candidates are the :func:`useful_cuts`, or the whole chain."""
         work = [chain_work(scenario, index) for index in range(len(scenario.ues))]
         indices = [
@@ -76,12 +78,23 @@ class ChainTables:
             ),
             budget_joules=np.array([ue.energy_budget_joules for ue in scenario.ues]),
             scenario=scenario,
+            objective=objective,
         )
 
     def limits(self, v: float) -> Limits:
         """What the UEs share, with the trade-off ``v`` in J^2/s."""
         scenario = self.scenario
         return Limits(scenario.radio.uplink_hz, scenario.edge.cpus, scenario.slot_seconds, v, RESIDUAL_SHARE)
+
+    def weights(self, arrival_rate: FloatArray) -> FloatArray:
+        """What a second of each UE's mean delay weighs in a slot with these rates, (..., ues): the lab's weight and,
+        under ``tasks``, the UE's rate over the mean of all UEs' long-term rates. So V means the same under both, and
+        the sum over the slots is the mean over the tasks."""
+        rate = np.asarray(arrival_rate, dtype=np.float64)
+        if self.objective == "ues":
+            return np.broadcast_to(self.ues.weight, rate.shape)
+        usual = np.mean([ue.arrivals.mean_rate_per_second for ue in self.scenario.ues])
+        return self.ues.weight * np.maximum(rate, LEAST_ARRIVAL_RATE) / max(float(usual), LEAST_ARRIVAL_RATE)
 
     def link_quality(self, up: FloatArray) -> FloatArray:
         """``p h / N0`` in Hz (or bit/s/Hz for a rate trace) from channel states; the last axis is the UEs."""
@@ -106,6 +119,7 @@ class ChainTables:
         return Demands(
             *(np.ascontiguousarray(np.broadcast_to(x, cuts.shape), dtype=np.float64) for x in (
                 state.arrival_rate,
+                self.weights(state.arrival_rate),
                 self.head_seconds[columns, cuts],
                 self.wire_bits[columns, cuts],
                 self.tail_seconds[columns, cuts],

@@ -27,7 +27,7 @@ def evaluate(
     energy = limits.slot_seconds * (
         ues.kappa * allocation.device_speed**3 * busy[..., 0] + ues.transmit_watts * busy[..., 1]
     )
-    cost = np.sum(limits.v * ues.weight * delay + demands.queue_joules * energy, axis=1)
+    cost = np.sum(limits.v * demands.weight * delay + demands.queue_joules * energy, axis=1)
     cost += limits.edge_square_price * np.sum(allocation.edge_share**3 * busy[..., 2], axis=1)
     return allocation._replace(
         delay_seconds=delay,

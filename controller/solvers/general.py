@@ -137,7 +137,7 @@ def _solve_slot(
         tuple(bool(x) for x in ues.linear),
         count,
     )
-    price = limits.v * ues.weight
+    price = limits.v * demands.weight[e]
     tasks = rate * limits.slot_seconds
     scale = float(np.mean(price / rate))  # the cost in units near 1
     values: dict[str, FloatArray | float] = {"wait_price": price / rate / 2 / scale}

@@ -8,6 +8,7 @@ and ``c_e`` (tail seconds on the reference core). With device speed f, spectrum 
                                (``linear``: g is the spectral efficiency of a link whose trace gives a rate),
 
 and a slot costs ``sum_n  V w_n (D_n + constant_n) + Q_n E_n + Z E_edge`` with D from :mod:`controller.model.queueing`,
+``w`` the UE's weight (times its part of the tasks, where the mean over tasks is wanted: ``ChainTables.weights``),
 ``E_n = lambda_n tau (kappa_n f^2 c_u + p_n s_t)``, ``kappa = P_max / s_max^3``, subject to ``f <= s_max``,
 ``sum b = B`` and ``sum e = F``. With a budget for the edge's energy its virtual queue is Z,
 ``E_edge = tau kappa_e sum_n lambda_n c_e e_n^2``, and ``sum e <= F``. All of it is jointly convex.
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 AllocationModel = Literal["exact", "indep"]
+#: Whose mean delay counts: of the tasks, or of the UEs, however many tasks each has.
+Objective = Literal["tasks", "ues"]
 
 #: A choice of cuts is feasible when every stage can be kept under this load at once.
 MAXIMUM_LOAD = 0.999
@@ -34,7 +37,7 @@ class UeConstants(NamedTuple):
     max_speed: FloatArray  # reference cores
     kappa: FloatArray  # W per (reference core)^3
     transmit_watts: FloatArray
-    weight: FloatArray
+    weight: FloatArray  # the lab's
     linear: BoolArray  # the link's state is a spectral efficiency, not p h / N0
 
 
@@ -61,6 +64,7 @@ class Demands(NamedTuple):
     """A batch of slots. Arrays are (environments, ues)."""
 
     arrival_rate_per_second: FloatArray
+    weight: FloatArray  # w above
     head_seconds: FloatArray
     wire_bits: FloatArray
     tail_seconds: FloatArray

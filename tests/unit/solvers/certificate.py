@@ -27,7 +27,7 @@ class _Slot:
         self.work = np.stack([demands.head_seconds[e], demands.wire_bits[e], demands.tail_seconds[e]])
         self.active = self.work > 0
         self.quality, self.linear = demands.link_quality[e], ues.linear
-        self.price = limits.v * ues.weight
+        self.price = limits.v * demands.weight[e]
         queue = demands.queue_joules[e] * self.rate * limits.slot_seconds
         self.service_price = np.stack([self.price, self.price + queue * ues.transmit_watts, self.price])
         self.square = np.stack([queue * ues.kappa * self.work[0], 0 * self.rate, 0 * self.rate])

@@ -50,6 +50,7 @@ def random_instances(
     return (
         Demands(
             arrival_rate_per_second=rate,
+            weight=constants.weight * rate / 3.0,
             head_seconds=np.where(remote, 0.0, rng.uniform(0.05, ceiling, shape) * constants.max_speed / rate),
             wire_bits=np.where(local, 0.0, rng.uniform(0.05, ceiling, shape) * capacity / rate),
             tail_seconds=np.where(local, 0.0, rng.uniform(0.05, ceiling, shape) * edge / rate),

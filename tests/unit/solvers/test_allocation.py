@@ -189,7 +189,7 @@ def test_a_link_of_kind_rate_is_shared_by_its_efficiency() -> None:
     constants = UeConstants(*(np.array([x, x]) for x in (0.5, 10.0, 0.0, 1.0)), linear=np.array([True, True]))
     limits = Limits(2e6, 1.0, 2.0, 1.0, 0.05)
     one = np.ones((1, 2))
-    demands = Demands(one, 0 * one, 1e5 * one, 0.01 * one, np.array([[1.0, 4.0]]), 0 * one, 0 * one, 0 * one)
+    demands = Demands(one, one, 0 * one, 1e5 * one, 0.01 * one, np.array([[1.0, 4.0]]), 0 * one, 0 * one, 0 * one)
     found = allocate(demands, constants, limits)
     # nearly without waits the optimum is proportional to sqrt(d / efficiency)
     assert found.spectrum_hz[0, 0] / found.spectrum_hz[0, 1] == pytest.approx(2.0, rel=0.1)
