@@ -13,15 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks._labs import ROOT
 from benchmarks.chaos.relay import Relay
-from controller.model.arrivals import ArrivalProcess
+from testbed.runs.expected import expected_tasks
 from testbed.runtime import discovery
 from testbed.runtime.child import stat_fields
-from testbed.scenario import arrivals_of
-from testbed.topology import Topology, load
+from testbed.topology import load
 
 LAB = ROOT / "tests" / "emulation" / "labs" / "tiny.yaml"
 #: In the environment of all that a scene's commands start, whatever else they carry.
@@ -63,10 +60,6 @@ class Scene:
     @property
     def run_directory(self) -> Path:
         return self.folder / "out" / "run"
-
-    @property
-    def topology(self) -> Topology:
-        return load(LAB)
 
     def options(self) -> list[str]:
         return [str(LAB), "--name", self.name, "--runtime", self.runtime]
@@ -138,14 +131,7 @@ class Scene:
 
     def expected_arrivals(self) -> dict[str, int]:
         """Tasks of each UE, from the law of its arrivals alone."""
-        topology = self.topology
-        slots = int(np.ceil(self.seconds / topology.slot)) + 1
-        counts = {}
-        for index, ue in enumerate(topology.expand()):
-            process = ArrivalProcess(arrivals_of(ue.spec.arrivals)[0], topology.slot, topology.seed, index)
-            times = np.concatenate([process.next_slot() for _ in range(slots)])
-            counts[ue.name] = int((times < self.seconds).sum())
-        return counts
+        return expected_tasks(load(LAB), self.seconds)
 
 
 def _name(pid: int, comm: str, words: list[bytes]) -> str:

@@ -22,6 +22,7 @@ from testbed.monitoring.config import MONITORING_NODES
 from testbed.plan import CreateWires, RuntimeName
 from testbed.prepare import Ingredients, Notify, prepare
 from testbed.runs.conclude import conclude
+from testbed.runs.expected import expected_tasks
 from testbed.runs.fidelity_limits import DRAIN_SECONDS
 from testbed.runs.idle_round_trips import record_round_trips
 from testbed.runs.manifest import Manifest, close_manifest, describe_run, note_end, require_unused, write_manifest
@@ -95,6 +96,7 @@ def _manifest(order: Order, ingredients: Ingredients, lab: Lab) -> Manifest:
         trace_folder=ingredients.run_directory / "traces",
         command_line=sys.argv,
         host=host_record(topology),
+        expected_tasks={} if order.duration_seconds is None else expected_tasks(topology, order.duration_seconds),
     )
 
 
@@ -165,6 +167,7 @@ class DeathWatch:
         self._end = self._start + duration_seconds - 1.0  # before it a program has no reason to end
         self._known: set[str] = set()
         self._gone: set[str] = set()
+        self._pids: dict[str, int] = {}  # of the programs with which the run began
 
     def look(self) -> None:
         """Called a few times a second. Raises TestbedError for a program that the run needs."""
@@ -175,12 +178,15 @@ class DeathWatch:
         if self.early():  # an engine that goes away ends its containers in good order
             dead += [process for process in gone if process.exit_code == 0]
         self._gone = {process.node for process in gone}
+        # A container that somebody restarts lives, but is not the one that had the wire and the tasks.
+        dead += [p for p in processes if p.running and self._pids.setdefault(p.node, p.pid) != p.pid]
         for process in dead:
             if process.node not in self._known:  # not its pid: the engine forgets those of the dead
                 self._known.add(process.node)
                 after = time.monotonic() - self._start
                 code = "" if process.exit_code is None else f" with exit code {process.exit_code}"
-                text = f"{process.program} (pid {process.pid}) died{code} {after:.0f} s into the run"
+                pid = self._pids.get(process.node, process.pid)
+                text = f"{process.program} (pid {pid}) died{code} {after:.0f} s into the run"
                 with contextlib.suppress(OSError):  # a full disk: then the run never has an end, and is invalid
                     note_end(self._lab.run_directory, process.node, text)
                 if process.node in NEEDED:

@@ -68,6 +68,17 @@ def unrecorded_tasks(tables: RunTables, manifest: Manifest) -> Value:
     return float(missing)
 
 
+def missing_arrivals(tables: RunTables, manifest: Manifest) -> Value:
+    """Tasks that arrive by the law and the seed of their UE, and of which there is no record.
+
+    What a UE counts ends with it: one that was stopped for good counts what it recorded, and no more.
+    """
+    if not is_vouched(manifest) or not manifest.expected_tasks:
+        return NOT_MEASURED
+    ues = column(tables.tasks, "ue")
+    return float(sum(max(0, count - int((ues == ue).sum())) for ue, count in manifest.expected_tasks.items()))
+
+
 def died_programs(tables: RunTables, manifest: Manifest) -> set[str]:
     """Nodes whose program ended before the run, by their own words or the manifest; monitoring is no part of a run."""
     return ({*deaths(tables.events)} | {*manifest.ended_programs}) - {*MONITORING_NODES}
@@ -129,5 +140,12 @@ def record_figures(tables: RunTables, manifest: Manifest, limits: Limits) -> Ite
         unrecorded_tasks(tables, manifest),
         "count",
         "arrivals and ends of tasks that UEs counted and the records lack, and UEs that nobody counted",
+        0.0,
+    )
+    yield figure(
+        "arrivals_missing",
+        missing_arrivals(tables, manifest),
+        "count",
+        "tasks that arrive by the law and the seed of their UE and were never recorded",
         0.0,
     )

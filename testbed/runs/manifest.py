@@ -71,6 +71,7 @@ class Manifest(msgspec.Struct, frozen=True):
     host: HostRecord | None = None  # None: written before hosts were calibrated, or simulated
     ended_utc: str | None = None
     ended_monotonic_seconds: float | None = None  # CLOCK_MONOTONIC, as in the records
+    expected_tasks: dict[str, int] = {}  # by UE: arrivals of its law in the run's duration, whatever is recorded
     totals: dict[str, TaskTotals] = {}  # by UE: what it told the controller, which is no record
     ended_programs: dict[str, str] = {}  # by node: programs that ended before the run, and how
 
@@ -94,6 +95,7 @@ def describe_run(
     trace_folder: Path,
     command_line: Sequence[str],
     host: HostRecord | None = None,
+    expected_tasks: Mapping[str, int] = MappingProxyType({}),
 ) -> Manifest:
     """Collect everything about this run and this host. ``lab`` is the resolved lab file as plain data."""
     return Manifest(
@@ -133,6 +135,7 @@ def describe_run(
         command_line=list(command_line),
         started_utc=_now(),
         host=host,
+        expected_tasks=dict(expected_tasks),
     )
 
 

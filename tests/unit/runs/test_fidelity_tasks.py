@@ -199,6 +199,21 @@ def test_last_words_stand_in_for_what_the_controller_was_told(tmp_path: Path) ->
     assert nobody.value("tasks_unrecorded") == 1, "a UE that nobody counted"
 
 
+def test_a_ue_that_stood_still_until_the_end_counted_no_more_than_it_recorded(tmp_path: Path) -> None:
+    records = simulate(LAB)
+    arrived = {ue: one.arrived for ue, one in manifest(LAB).totals.items()}
+    about = msgspec.structs.replace(manifest(LAB), expected_tasks=arrived)
+    assert broken(assessed(tmp_path / "whole", records, about)) == set()
+    frozen = [
+        one for one in records if not (isinstance(one, TaskArrived | TaskRecord) and one.task >= 15 and one.ue == "ue1")
+    ]
+    told = TaskTotals(15, 15)
+    about = msgspec.structs.replace(about, totals={**about.totals, "ue1": told})
+    fidelity = assessed(tmp_path / "frozen", frozen, about)
+    assert fidelity.value("arrivals_missing") == arrived["ue1"] - 15 > 0
+    assert broken(fidelity) == {"arrivals_missing"}
+
+
 def test_what_ended_is_told_by_the_manifest(tmp_path: Path) -> None:
     """The recorder died: no event can say so."""
     tables = write_streams(tmp_path, simulate(LAB))
