@@ -33,6 +33,8 @@ from testbed.topology import Topology
 #: What others are told meanwhile.
 RUNNING = "running this lab"
 POLL_SECONDS = 0.25
+#: A host that is busy for a moment must not cost a run of hours.
+SILENT_SECONDS = 15.0
 #: Without one of these, nothing that comes after can be used.
 NEEDED = ("edge", "controller", "player", "recorder")
 
@@ -209,6 +211,7 @@ def _wait(lab: Lab, duration_seconds: float, view: View) -> dict[str, TaskTotals
     limit_seconds = duration_seconds + DRAIN_SECONDS + 30.0
     deadline = time.monotonic() + limit_seconds
     watch = DeathWatch(lab, duration_seconds)
+    heard = time.monotonic()
     while time.monotonic() < deadline:
         watch.look()
         try:
@@ -223,7 +226,13 @@ def _wait(lab: Lab, duration_seconds: float, view: View) -> dict[str, TaskTotals
                     f"the controller ended before the run (exit code {controller.exit_code}); "
                     f"finished tasks are in {lab.run_directory}"
                 ) from None
-            raise
+            if time.monotonic() < heard + SILENT_SECONDS:
+                continue
+            raise TestbedError(
+                f"the controller has not answered for {SILENT_SECONDS:g} s: it may be stopped, or this host too busy; "
+                f"finished tasks are in {lab.run_directory}, and its log is in {lab.run_directory / 'logs'}"
+            ) from None
+        heard = time.monotonic()
         if status.state == "stopped":
             if watch.early():
                 watch.look()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,8 @@ from numpy.typing import NDArray
 
 from testbed.runtime.cgroups import CgroupsV1, detect
 
+#: The program prints a line a second, above everything else on its CPU.
+SILENT_SECONDS = 4.0
 _PROGRAM = Path(__file__).with_name("pause_watch.py")
 
 
@@ -53,8 +57,8 @@ class Pauses:
 class PauseProbe:
     """Watches the CPUs by a program that wakes on each of them every ``period_seconds``, above all of a lab's threads.
 
-    Every 0.5 ms takes some hundredths of each CPU. :attr:`watching` is False where real-time priorities are refused;
-    nothing is seen then.
+    Every 0.5 ms takes some hundredths of each CPU. :attr:`watching` is False where real-time priorities are refused,
+    and once the program has ended or has said nothing for :data:`SILENT_SECONDS`: nothing is seen then.
     """
 
     def __init__(self, period_seconds: float = 0.5e-3) -> None:
@@ -67,12 +71,15 @@ class PauseProbe:
             self._rest += part
         first, _, self._rest = self._rest.partition(b"\n")
         self.watching = bool(first)
+        self._heard_seconds = time.monotonic()
         os.set_blocking(self._output, False)
 
     def take(self) -> Pauses:
         """What was seen since the last call, up to a second ago."""
         while part := self._read():
             self._rest += part
+            self._heard_seconds = time.monotonic()
+        self.watching &= time.monotonic() < self._heard_seconds + SILENT_SECONDS
         return self._parsed()
 
     def close(self) -> Pauses:
@@ -81,9 +88,12 @@ class PauseProbe:
             assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-            os.set_blocking(self._output, True)
-            while part := os.read(self._output, 1 << 16):
+            deadline = time.monotonic() + SILENT_SECONDS  # it may have been stopped
+            while select.select([self._output], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                if not (part := self._read()):
+                    break
                 self._rest += part
+            self._process.kill()
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._process.wait()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from multiprocessing.connection import Connection
 
 import numpy as np
+import psutil
 import pytest
 
 from testbed.runtime.pauses import PauseProbe, Pauses
@@ -39,6 +41,21 @@ def test_a_cpu_that_is_taken_away_is_noticed() -> None:
         pauses = probe.close()
     assert pauses.seconds(begin, end) >= 0.95 * (end - begin)
     assert pauses.seconds(begin - HOG_SECONDS, begin) <= 0.5 * HOG_SECONDS
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_probe_that_is_gone_does_not_say_that_all_is_well(number: signal.Signals) -> None:
+    before = set(psutil.Process().children())
+    with PauseProbe() as probe:
+        (program,) = set(psutil.Process().children()) - before
+        program.send_signal(number)
+        deadline = time.monotonic() + 30.0
+        while probe.watching:
+            assert time.monotonic() < deadline
+            probe.take()
+            time.sleep(0.05)
+    assert not psutil.pid_exists(program.pid)
 
 
 def test_pauses_of_several_cpus_count_once_where_they_overlap() -> None:
