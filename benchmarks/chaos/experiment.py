@@ -58,11 +58,19 @@ def pick(runtime: str, seed: int, index: int) -> str:
 
 
 def experiment(
-    name: str, runtime: str, seconds: float, drawn: random.Random, folder: Path, moment: str | None = None
+    name: str,
+    runtime: str,
+    seconds: float,
+    drawn: random.Random,
+    folder: Path,
+    moment: str | None = None,
+    *,
+    alone: bool = True,
 ) -> Verdict:
     """Run a lab of so many seconds, let the event happen, take down what is left, judge. A faultless folder is removed.
 
-    ``moment``: of :data:`MOMENTS`, else drawn.
+    ``moment``: of :data:`MOMENTS`, else drawn. ``alone``: nobody else changes the host meanwhile, so that it is looked
+    at, too.
     """
     event = EVENTS[name]
     shutil.rmtree(folder, ignore_errors=True)
@@ -74,7 +82,8 @@ def experiment(
             event.prepare(scene)
         seen = _run(scene, event, moment)
         seen |= _take_down(scene, seen)
-        host = () if labs_of_others(scene.name) != others else _settled(lambda: differences(before, snapshot()))
+        alone &= labs_of_others(scene.name) == others
+        host = _settled(lambda: differences(before, snapshot())) if alone else ()
         outcome = Outcome(event=name, host=host, **seen)
     finally:
         _clean(scene)
