@@ -15,14 +15,15 @@ import inspect
 import io
 import logging
 import operator
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import flop_counter
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from controller.contract import Cut, GraphNode
 from controller.model.cuts import chain_cuts
@@ -273,6 +274,17 @@ _IN_PLACE_OPERATORS: dict[str, Callable[..., Any]] = {
 }
 
 
+def _count_without_compiler() -> None:
+    """Torch wraps what the counter sees so that its compiler would not compile it, and imports the compiler for that: a
+    second, in every process of a lab that computes. Here nothing is compiled. Not needed (and nothing) once torch looks
+    whether the compiler is there at all.
+    """
+    mode = getattr(flop_counter, "_FlopCounterMode", None)
+    inner = getattr(getattr(mode, "__torch_dispatch__", None), "__wrapped__", None)
+    if inner is not None and "torch._dynamo" not in sys.modules:
+        inner.__dict__.setdefault("__dynamo_disable", inner)
+
+
 class _Measured(fx.Interpreter):
     """One run over the traced graph on the probe image: shapes, multiply-accumulates, and what is a value."""
 
@@ -282,11 +294,12 @@ class _Measured(fx.Interpreter):
         self._macs: dict[str, int] = {}
         self._results: dict[str, Any] = {}
         self._unpacked: dict[str, list[Tensor]] = {}
+        _count_without_compiler()
         with torch.no_grad():
             self.run(model.probe)
 
     def run_node(self, n: fx.Node) -> Any:
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter.FlopCounterMode(display=False) as counter:
             result = super().run_node(n)
         self._macs[n.name] = counter.get_total_flops() // 2
         self._results[n.name] = result

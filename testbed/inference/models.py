@@ -148,7 +148,7 @@ def _seeded(seed: int) -> Iterator[Callable[[], None]]:
         torch.manual_seed(seed)
 
     python, numpy = random.getstate(), np.random.get_state()
-    settings = [(put, get()) for get, put in _SETTINGS]
+    settings = [(get, put, get()) for get, put in _SETTINGS]
     device, set_threads = torch.get_default_device(), torch.set_num_threads
     try:
         torch.set_num_threads = lambda nthreads: None
@@ -159,8 +159,9 @@ def _seeded(seed: int) -> Iterator[Callable[[], None]]:
         torch.set_num_threads = set_threads
         random.setstate(python)
         np.random.set_state(numpy)
-        for put, value in settings:
-            put(value)
+        for get, put, value in settings:
+            if get() != value:  # setting it costs: use_deterministic_algorithms imports torch's compiler, for a second
+                put(value)
         if torch.get_default_device() != device:
             torch.set_default_device(None)
         settle()

@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
 from testbed.errors import InputError
 from testbed.runs.figures import COLOURS, STAGE_LABELS, colour, styled
 from testbed.runs.finalise import column, read_table, read_tables
 from testbed.runs.gap import Gap, find_simulation, gap_of
+from testbed.runs.intervals import student_quantile
 from testbed.runs.manifest import SIMULATOR
 from testbed.runs.predicted import Predicted, predictions
 from testbed.runs.summary import Summary, read_summary
@@ -112,7 +112,7 @@ def batch_means_half_width(values: NDArray[np.float64]) -> float | None:
     if size < 2:
         return None
     means = values[len(values) - size * BATCHES :].reshape(BATCHES, size).mean(axis=1)
-    return float(stats.t.ppf(0.975, BATCHES - 1) * means.std(ddof=1) / np.sqrt(BATCHES))
+    return float(student_quantile(0.975, BATCHES - 1) * means.std(ddof=1) / np.sqrt(BATCHES))
 
 
 def labels_of(runs: Sequence[ComparedRun]) -> list[str]:

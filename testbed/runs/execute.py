@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from testbed.checks import host_record
 from testbed.control import ControllerSilentError
@@ -21,14 +21,15 @@ from testbed.messages import TaskTotals
 from testbed.monitoring.config import MONITORING_NODES
 from testbed.plan import CreateWires, RuntimeName
 from testbed.prepare import Ingredients, Notify, prepare
-from testbed.runs.conclude import conclude
 from testbed.runs.expected import expected_tasks
 from testbed.runs.fidelity_limits import DRAIN_SECONDS
 from testbed.runs.idle_round_trips import record_round_trips
 from testbed.runs.manifest import Manifest, close_manifest, describe_run, note_end, require_unused, write_manifest
-from testbed.runs.summary import Summary
 from testbed.runtime.lab_lock import lab_lock
 from testbed.topology import Topology
+
+if TYPE_CHECKING:
+    from testbed.runs.summary import Summary
 
 #: What others are told meanwhile.
 RUNNING = "running this lab"
@@ -145,6 +146,8 @@ def _execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Su
 
 def _conclude(run_directory: Path) -> Summary:
     """Tables, fidelity, summary and report. Raises TestbedError when they cannot be written, after what went before."""
+    from testbed.runs.conclude import conclude  # a second of imports that `up` does without
+
     before = sys.exception()
     try:
         return conclude(run_directory)

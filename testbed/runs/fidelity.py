@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from testbed.runs.fidelity_host import causes, host_samples, mean_of, paused_ratio, quantile_of, throttled_ratio
 from testbed.runs.fidelity_limits import NOT_MEASURED, ORDINARY, REALTIME, Figure, Limits, Value, figure
@@ -34,6 +33,7 @@ from testbed.runs.fidelity_stages import (
 )
 from testbed.runs.fidelity_tasks import Backlog, TaskEnds, backlog_of, ends_of, task_figures
 from testbed.runs.finalise import RunTables, column
+from testbed.runs.intervals import binomial_quantile
 from testbed.runs.manifest import Manifest
 from testbed.runs.rates import applied_rates
 from testbed.runs.uplink import Uplink, uplink_of
@@ -182,7 +182,7 @@ def _quantile_at_least(values: NDArray[np.float64], q: float, confidence: float 
     """
     if not len(values):
         return NOT_MEASURED
-    above = int(binom.ppf(confidence, len(values), 1 - q))  # as many may lie above the quantile by chance
+    above = binomial_quantile(confidence, len(values), 1 - q)  # as many may lie above the quantile by chance
     return float(np.sort(values)[-1 - min(above, len(values) - 1)])
 
 

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from scipy.stats import binomtest
 
 from testbed.runs.fidelity_limits import NOT_MEASURED, Value
 from testbed.runs.finalise import RunTables, column
+from testbed.runs.intervals import ratio_interval
 from testbed.runs.manifest import Manifest
 from testbed.runs.rates import AppliedRate, applied_rates
 from testbed.runs.uplink import Transfers, transfers_of
@@ -224,15 +224,14 @@ def loss_fidelity(lost: int, packets: int, commanded_ratio: float, spread: float
     False
     """
     draws = max(1, round(packets / spread))
-    test = binomtest(min(draws, round(lost / spread)), draws)
-    shown = test.proportion_ci(confidence_level=SHOWN_CONFIDENCE, method="exact")
-    judged = test.proportion_ci(confidence_level=1 - JUDGED_MISS, method="exact")
+    independent = min(draws, round(lost / spread))
+    low, high = ratio_interval(independent, draws, 1 - JUDGED_MISS)
     return LossFidelity(
         commanded_ratio=commanded_ratio,
         measured_ratio=lost / packets,
-        interval_99=(float(shown.low), float(shown.high)),
+        interval_99=ratio_interval(independent, draws, SHOWN_CONFIDENCE),
         packets=packets,
-        ok=bool(judged.low <= commanded_ratio <= judged.high),
+        ok=low <= commanded_ratio <= high,
     )
 
 

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import stats
 
 from testbed.runs.fidelity_limits import DRAIN_SECONDS, NOT_MEASURED, Figure, Limits, Value, figure
 from testbed.runs.finalise import RunTables, column
+from testbed.runs.intervals import student_quantile
 from testbed.runs.manifest import Manifest
 
 #: How reasons of tasks begin that were given up after the lab's ``task_timeout``.
@@ -98,7 +98,7 @@ def backlog_of(tables: RunTables, manifest: Manifest) -> Backlog:
         return Backlog(len(held), NOT_MEASURED, NOT_MEASURED, NOT_MEASURED, False)
     growth = np.diff(held[len(held) - size * BATCHES :].reshape(BATCHES, size).mean(axis=1)) / size
     slope = float(growth.mean())
-    half = float(stats.t.ppf(0.975, len(growth) - 1) * growth.std(ddof=1) / np.sqrt(len(growth)))
+    half = float(student_quantile(0.975, len(growth) - 1) * growth.std(ddof=1) / np.sqrt(len(growth)))
     low = slope - half
     unstable = low > GROWING_RATIO * arrivals and low * len(held) > GROWING_TASKS
     return Backlog(len(held), slope, low, slope + half, unstable)

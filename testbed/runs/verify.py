@@ -17,7 +17,6 @@ from typing import Literal
 import msgspec
 import numpy as np
 import zmq
-from scipy.stats import binomtest
 
 from testbed import checks, interrupts
 from testbed.agents import selftest as agent
@@ -34,6 +33,7 @@ from testbed.links.shaping import FRAME_BYTES
 from testbed.plan import STAGE_PRIORITY, CreateNodes, CreateWires, RuntimeName, make_plan
 from testbed.prepare import Notify
 from testbed.runs.fidelity_limits import ORDINARY, REALTIME, Limits
+from testbed.runs.intervals import ratio_interval
 from testbed.runtime.base import NodeSpec, ProcessSpec, Runtime
 from testbed.runtime.discovery import state_root
 from testbed.runtime.host import facts
@@ -197,11 +197,11 @@ def loss_check(way: Direction, arrivals: Arrivals, directions: int) -> Check:
     if bursts is not None:  # losses come together: so many independent trials say as much
         stay = 1 - bursts.p - bursts.r
         trials = max(1, round(trials * (1 - stay) / (1 + stay)))
-    found = binomtest(round(lost * trials / arrivals.sent), trials)
-    interval = found.proportion_ci(1 - (1 - LOSS_CONFIDENCE) / directions)
+    confidence = 1 - (1 - LOSS_CONFIDENCE) / directions
+    low, high = ratio_interval(round(lost * trials / arrivals.sent), trials, confidence)
     achieved = lost / arrivals.sent
-    limit = max(interval.high - achieved, achieved - interval.low) if wanted else 0.0
-    ok = bool(interval.low <= wanted <= interval.high) if wanted else lost == 0
+    limit = max(high - achieved, achieved - low) if wanted else 0.0
+    ok = low <= wanted <= high if wanted else lost == 0
     note = f"{lost} of {arrivals.sent}"
     return Check(way.name, "loss", wanted, achieved, abs(achieved - wanted), limit, "ratio", ok, note)
 

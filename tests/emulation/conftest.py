@@ -15,6 +15,7 @@ from typing import Any, Self
 import pytest
 
 from tests.signals import heard
+from tests.warm import Command
 
 LABS = Path(__file__).parent / "labs"
 
@@ -54,20 +55,25 @@ class Bench:
         self.names.append(name)
         return name
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "testbed", *arguments],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=heard,
-            # nor does what the user's host has measured decide what happens here
-            env={
-                **os.environ,
-                "XDG_CACHE_HOME": str(self.folder / "cache"),
-                "XDG_STATE_HOME": str(self.folder / "state"),
-            },
+    def start(self, *arguments: str, afresh: bool = False) -> subprocess.Popen[str]:
+        """A command; ``afresh``: by an interpreter of its own, as users start it, not by a fork of a warm one."""
+        environment = {  # nor does what the user's host has measured decide what happens here
+            **os.environ,
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "XDG_STATE_HOME": str(self.folder / "state"),
+        }
+        process = (
+            subprocess.Popen(
+                [sys.executable, "-m", "testbed", *arguments],
+                cwd=self.folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=heard,
+                env=environment,
+            )
+            if afresh
+            else Command(arguments, self.folder, environment)
         )
         self._processes.append(process)
         return process

@@ -129,7 +129,8 @@ def test_killed_command_line_leaves_a_readable_run_and_a_removable_lab(bench: Be
     name = bench.name()
     out = bench.folder / "run"
     lab = str(LABS / "tiny.yaml")
-    process = bench.start("run", lab, "--name", name, "--runtime", "netns", "--duration", "60 s", "--out", str(out))
+    options = ("--name", name, "--runtime", "netns", "--duration", "60 s", "--out", str(out))
+    process = bench.start("run", lab, *options, afresh=True)
     _wait_for_tasks(str(out), seconds=30.0)
     process.kill()
     process.communicate()
@@ -144,7 +145,8 @@ def test_a_signal_tears_down_and_concludes(bench: Bench, number: signal.Signals,
     name = bench.name()
     out = bench.folder / "run"
     lab = str(LABS / "tiny.yaml")
-    process = bench.start("run", lab, "--name", name, "--runtime", "netns", "--duration", "60 s", "--out", str(out))
+    options = ("--name", name, "--runtime", "netns", "--duration", "60 s", "--out", str(out))
+    process = bench.start("run", lab, *options, afresh=True)
     _wait_for_tasks(str(out), seconds=30.0)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)

@@ -55,3 +55,22 @@ def test_check_model() -> None:
 def test_profile_files_need_no_torch() -> None:
     modules = "testbed.inference.profiles, testbed.cli.profile, controller.model.cuts"
     subprocess.run([sys.executable, "-c", f"import sys, {modules}; sys.exit('torch' in sys.modules)"], check=True)
+
+
+@pytest.mark.thorough
+def test_a_model_is_made_and_cut_without_torchs_compiler() -> None:
+    """Its import takes a second, of every process that computes."""
+    code = (
+        "import sys; from testbed.agents.preload import preload; preload('branching:Branching', 3, sys.argv[1]); "
+        "sys.exit(any(name in sys.modules for name in ('torch._dynamo', 'torch._inductor')))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(HERE)], check=True)
+
+
+@pytest.mark.thorough
+def test_commands_on_a_lab_that_is_up_import_no_figures() -> None:
+    code = (
+        "import sys, testbed.cli.up, testbed.cli.down, testbed.cli.ps; "
+        "sys.exit(any(name in sys.modules for name in ('matplotlib', 'scipy', 'pyarrow')))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
