@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -38,6 +38,7 @@ from testbed.messages import (
     encode,
     records_endpoint,
 )
+from tests.forked import forked
 
 MODEL = "tests.emulation.labs.tiny_model:make"
 PROFILE = Path(__file__).parent / "labs" / "tiny_profile.json"
@@ -72,7 +73,7 @@ class AgentsLab:
     hello_counts: dict[str, int] = field(default_factory=dict)
     reports: list[Control] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
-    processes: dict[str, multiprocessing.process.BaseProcess] = field(default_factory=dict)
+    processes: dict[str, BaseProcess] = field(default_factory=dict)
     sequence: int = 0
 
     def __enter__(self) -> AgentsLab:
@@ -146,7 +147,7 @@ class AgentsLab:
             write_config(self._ue_config(common, self.names.index(node)), path)
         main = edge.main if node == "edge" else ue.main
         self.hellos.pop(node, None)
-        process = multiprocessing.get_context("spawn").Process(target=main, args=(str(path),))
+        process = forked(main, str(path))
         process.start()
         self.processes[node] = process
 

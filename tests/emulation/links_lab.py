@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +43,7 @@ from testbed.runtime import discovery, namespaces
 from testbed.runtime.base import namespace_name
 from testbed.runtime.pauses import PauseProbe, Pauses
 from testbed.traces import Trace, write_trace
+from tests.forked import forked
 
 
 @dataclass(frozen=True)
@@ -154,9 +154,7 @@ class PlayerRun:
             realtime_priority=self.realtime_priority,
         )
         write_config(config, self.directory / "player.json")
-        self.process = multiprocessing.get_context("spawn").Process(
-            target=player.main, args=(str(self.directory / "player.json"),)
-        )
+        self.process = forked(player.main, str(self.directory / "player.json"))
         self.process.start()
         self.wait(lambda: any(isinstance(message, Hello) for message in self.others))
         self.send(Welcome(lab=self.wired.lab, run_id="run"))
