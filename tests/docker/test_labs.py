@@ -74,6 +74,20 @@ def check_the_next_one_is_clean(bench: Bench, name: str) -> None:
     assert not left(name)
 
 
+def check_steering(bench: Bench, name: str) -> None:
+    """Links, policy, logs and commands inside of a lab that is up; it is afterwards as before."""
+    bench.call("link", "set", "--lab", name, "ue1", "--rate", "2 Mbit/s")
+    time.sleep(0.5)
+    states = json.loads(bench.call("link", "show", "--lab", name, "--json").stdout)
+    assert {state["rate_bits_per_second"] for state in states if state["ue"] == "ue1"} == {2e6}
+    bench.call("link", "reset", "--lab", name, "ue1")
+    for policy in ("device-only", "neurosurgeon"):
+        bench.call("policy", "set", "--lab", name, policy)
+        assert json.loads(bench.call("ps", name, "--json").stdout)[0]["policy"] == policy
+    assert "ue1" in bench.call("exec", "--lab", name, "ue1", "--", "hostname").stdout
+    bench.call("logs", "--lab", name, "edge")
+
+
 def killed(process: subprocess.Popen[str], name: str, node: str, client: docker.DockerClient) -> str:
     """What the command line said after a node's container was killed while it ran."""
     client.containers.get(container_name(name, node)).kill("SIGKILL")
@@ -91,7 +105,6 @@ def test_a_killed_ue_is_in_the_summary_and_the_others_go_on(docker_bench: Bench,
     assert not summary["valid"]
     assert any("processes_died" in reason or "died" in reason for reason in summary["invalid_reasons"])
     assert "died" in (out / "report.html").read_text()
-    check_the_next_one_is_clean(docker_bench, name)
 
 
 @pytest.mark.parametrize("node", ["edge", "controller"])
@@ -107,7 +120,6 @@ def test_a_killed_edge_or_controller_leaves_all_records_and_nothing_else(
     check_books(summary)
     assert not summary["valid"]
     assert summary["invalid_reasons"]
-    check_the_next_one_is_clean(docker_bench, name)
 
 
 def test_a_killed_command_line_leaves_what_down_removes(docker_bench: Bench) -> None:
@@ -134,17 +146,16 @@ def test_containers_go_by_their_labels_when_all_else_is_lost(docker_bench: Bench
 
 
 def test_labs_of_both_runtimes_side_by_side_do_not_meet(docker_bench: Bench) -> None:
-    first, second, third = (docker_bench.name() for _ in range(3))
+    """Two of containers: tests/docker/test_lifecycle.py."""
+    first, second = (docker_bench.name() for _ in range(2))
     docker_bench.up(first)
-    docker_bench.up(second)
-    docker_bench.up(third, "--runtime", "netns")
+    docker_bench.up(second, "--runtime", "netns")
     runtimes = {row["lab"]: row["runtime"] for row in json.loads(docker_bench.call("ps", "--json").stdout)}
-    assert (runtimes[first], runtimes[second], runtimes[third]) == ("docker", "docker", "netns")
+    assert (runtimes[first], runtimes[second]) == ("docker", "netns")
     docker_bench.call("down", first)
     assert not left(first)
     everyone = {"ue1", "ue2", "edge", "controller", "player", "recorder"}
     assert everyone <= set(docker_bench.processes(second))
-    assert everyone <= set(docker_bench.processes(third))
 
 
 @pytest.mark.alone
@@ -160,11 +171,12 @@ def test_down_of_all_labs_twice(docker_bench: Bench) -> None:
         assert not left(other)
 
 
-def test_up_is_idempotent_and_repairs(docker_bench: Bench, client: docker.DockerClient) -> None:
+def test_a_lab_that_is_up_is_steered_and_repaired(docker_bench: Bench, client: docker.DockerClient) -> None:
     name = docker_bench.name()
     lab = docker_bench.up(name)
     assert lab["did"] == "up"
     assert docker_bench.up(name)["did"] == "already up"
+    check_steering(docker_bench, name)
     for victim in ("ue2", "edge"):
         client.containers.get(container_name(name, victim)).kill("SIGKILL")
     time.sleep(0.5)
@@ -189,20 +201,6 @@ def test_up_is_idempotent_and_repairs(docker_bench: Bench, client: docker.Docker
         return bool(health) and pc.max(health["monotonic_seconds"]).as_py() > repaired
 
     wait_until(sampled_since)  # the new container is another group than the recorder was told first
-
-
-def test_link_policy_logs_and_exec_on_a_running_lab(docker_bench: Bench) -> None:
-    name = docker_bench.name()
-    docker_bench.up(name)
-    docker_bench.call("link", "set", "--lab", name, "ue1", "--rate", "2 Mbit/s")
-    time.sleep(0.5)
-    states = json.loads(docker_bench.call("link", "show", "--lab", name, "--json").stdout)
-    assert {state["rate_bits_per_second"] for state in states if state["ue"] == "ue1"} == {2e6}
-    docker_bench.call("link", "reset", "--lab", name, "ue1")
-    docker_bench.call("policy", "set", "--lab", name, "device-only")
-    assert json.loads(docker_bench.call("ps", name, "--json").stdout)[0]["policy"] == "device-only"
-    assert "ue1" in docker_bench.call("exec", "--lab", name, "ue1", "--", "hostname").stdout
-    docker_bench.call("logs", "--lab", name, "edge")
 
 
 def _engine_is_ours_to_restart(client: docker.DockerClient) -> str:

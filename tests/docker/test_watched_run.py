@@ -22,12 +22,12 @@ from testbed.monitoring.bringup import free_port
 from testbed.monitoring.metrics import DELAY_BUCKETS
 from tests.emulation.conftest import Bench
 
-# five containers that import PyTorch, and a minute to be watched: not beside others
+# five containers that import PyTorch, and half a minute to be watched: not beside others
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.alone]
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "topologies" / "quickstart.yaml")
-WATCH_SECONDS = 60.0
+WATCH_SECONDS = 30.0
 
 
 def ask(url: str, query: str) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def kept_data(run_directory: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
-    """The run directory of a minute of the quickstart lab in containers, and the panels that were empty."""
+    """The run directory of half a minute of the quickstart lab in containers, and the panels that were empty."""
     with Bench(tmp_path_factory.mktemp("watched"), "docker") as bench:
         name = bench.name()
         answer = bench.call("up", QUICKSTART, "--name", name, "--runtime", "docker", "--policy", "lymdo", "--json")
@@ -144,7 +144,7 @@ def test_both_runtimes_give_the_same_mean_delay(tmp_path: Path) -> None:
             name = bench.name()
             monitoring = ("--set", "monitoring.prometheus=off", "--set", "monitoring.grafana=off")
             answer = bench.call(
-                *("run", QUICKSTART, "--name", name, "--runtime", runtime, "--duration", "30 s", "--json", *monitoring)
+                *("run", QUICKSTART, "--name", name, "--runtime", runtime, "--duration", "15 s", "--json", *monitoring)
             )
             means[runtime] = json.loads(answer.stdout)["e2e_delay_seconds"]["mean"]
     assert means["docker"] == pytest.approx(means["netns"], rel=0.1)

@@ -19,7 +19,7 @@ from tests.emulation.conftest import LABS, Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.quiet]
 
-RUN_SECONDS = 10
+RUN_SECONDS = 6
 #: Above every thread of a lab: stages are at 5 and 6, the trace player at 10.
 REALTIME_PRIORITY = 50
 
@@ -83,7 +83,7 @@ def test_ordinary_busy_loops_on_every_core_leave_a_run_valid_or_it_says_why(benc
 def test_busy_loops_above_our_real_time_priority_make_the_run_invalid_and_it_says_why(bench: Bench) -> None:
     if not facts().realtime or os.geteuid() != 0:
         pytest.skip("needs a host on which processes can become SCHED_FIFO")
-    code, summary, said = _run(bench, seconds=4, priority=REALTIME_PRIORITY)
+    code, summary, said = _run(bench, seconds=3, priority=REALTIME_PRIORITY)
     assert not summary["valid"], said
     assert code == 4, said
     named = " ".join(summary["invalid_reasons"])

@@ -12,7 +12,7 @@ from tests.emulation.conftest import LABS, Bench
 
 pytestmark = pytest.mark.root
 
-SLOTS, DURATION = 40, "10 s"
+SLOTS, DURATION = 28, "7 s"
 
 
 def _gap(bench: Bench, *policy: str) -> tuple[dict[str, Any], dict[str, Any]]:

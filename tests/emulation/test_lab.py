@@ -35,25 +35,22 @@ def _wait_for_tasks(run_directory: str, seconds: float = 10.0) -> None:
     raise AssertionError(f"no task was recorded in {seconds} s")
 
 
-def test_run_counts_every_task_once_and_stages_sum(bench: Bench) -> None:
+def test_a_run_counts_every_task_once_and_another_of_its_seed_has_the_same_tasks(bench: Bench) -> None:
     name = bench.name()
-    summary = bench.run(name, "--duration", "6 s", code=None)
-    tasks = summary["tasks"]
-    assert tasks["completed"] > 30
+    first = bench.run(name, "--duration", "4 s", code=None)
+    tasks = first["tasks"]
+    assert tasks["completed"] > 20
     assert tasks["arrived"] == tasks["completed"] + tasks["failed"] + tasks["in_flight"]
-    assert sum(summary["stages_seconds"].values()) == pytest.approx(summary["e2e_delay_seconds"]["mean"], abs=1e-6)
-    rows = _tasks(summary["run_dir"])
+    assert sum(first["stages_seconds"].values()) == pytest.approx(first["e2e_delay_seconds"]["mean"], abs=1e-6)
+    rows = _tasks(first["run_dir"])
     assert len({(row["ue"], row["task"]) for row in rows}) == len(rows)
     assert not list_owned(name), "a run leaves nothing behind"
     for part in ("manifest.json", "summary.json", "fidelity.json", "report.html", "slots.parquet", "links.parquet"):
-        assert (Path(summary["run_dir"]) / part).is_file(), part
-    assert (Path(summary["run_dir"]) / "logs" / "ue1.log").parent.is_dir()
+        assert (Path(first["run_dir"]) / part).is_file(), part
+    assert (Path(first["run_dir"]) / "logs" / "ue1.log").parent.is_dir()
 
-
-def test_same_seed_gives_the_same_arrivals_traces_and_inputs(bench: Bench) -> None:
-    first = bench.run(bench.name(), "--duration", "3 s", code=None)
-    second = bench.run(bench.name(), "--duration", "3 s", code=None)
-    other = bench.run(bench.name(), "--duration", "3 s", "--seed", "4", code=None)
+    second = bench.run(bench.name(), "--duration", "4 s", code=None)
+    other = bench.run(bench.name(), "--duration", "4 s", "--seed", "4", code=None)
 
     def traces(summary: dict[str, str]) -> list[bytes]:
         return [path.read_bytes() for path in sorted((Path(summary["run_dir"]) / "traces").glob("*.csv"))]
@@ -82,25 +79,19 @@ def test_up_is_idempotent_repairs_and_refuses_what_differs(bench: Bench) -> None
     assert not list_owned(name)
 
 
-def test_two_labs_side_by_side_do_not_meet(bench: Bench) -> None:
-    first = bench.name()
-    second = f"{first}-b"
-    bench.names.append(second)
-    bench.up(first)
-    bench.up(second)
-    bench.call("down", first)
-    assert not list_owned(first)
-    assert {"ue1", "ue2", "edge", "controller", "player", "recorder"} <= set(bench.processes(second))
-
-
-def test_others_are_untouched(bench: Bench) -> None:
+def test_two_labs_side_by_side_do_not_meet_and_others_are_untouched(bench: Bench) -> None:
     foreign = f"foreign-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", foreign], check=True)
-    sleeper = subprocess.Popen(["sleep", "60"])
+    sleeper = subprocess.Popen(["sleep", "600"])
     try:
-        name = bench.name()
-        bench.up(name)
-        bench.call("down", name)
+        first = bench.name()
+        second = f"{first}-b"
+        bench.names.append(second)
+        bench.up(first)
+        bench.up(second)
+        bench.call("down", first)
+        assert not list_owned(first)
+        assert {"ue1", "ue2", "edge", "controller", "player", "recorder"} <= set(bench.processes(second))
         assert (Path("/run/netns") / foreign).exists()
         assert sleeper.poll() is None
     finally:
@@ -109,12 +100,14 @@ def test_others_are_untouched(bench: Bench) -> None:
         subprocess.run(["ip", "netns", "del", foreign], check=True)
 
 
-@pytest.mark.parametrize("victim", ["controller", "ue1", "edge", "player"])
-def test_kill_minus_nine_leaves_a_readable_run_and_a_removable_lab(bench: Bench, victim: str) -> None:
+@pytest.mark.parametrize("victims", [("ue1", "player"), ("edge", "controller")])  # with one that answers, without
+def test_kill_minus_nine_leaves_a_readable_run_and_a_removable_lab(bench: Bench, victims: tuple[str, ...]) -> None:
     name = bench.name()
     run_directory = bench.up(name)["run_dir"]
     _wait_for_tasks(run_directory)
-    os.kill(bench.processes(name)[victim], signal.SIGKILL)
+    running = bench.processes(name)
+    for victim in victims:
+        os.kill(running[victim], signal.SIGKILL)
     time.sleep(0.5)
     bench.call("down", name)
     assert not list_owned(name)
@@ -153,23 +146,3 @@ def test_a_signal_tears_down_and_concludes(bench: Bench, number: signal.Signals,
     assert process.returncode == code, err
     assert not list_owned(name)
     assert (out / "summary.json").is_file()
-
-
-def test_link_and_policy_change_on_a_running_lab(bench: Bench) -> None:
-    name = bench.name()
-    bench.up(name)
-    bench.call("link", "set", "--lab", name, "ue1", "--rate", "2 Mbit/s")
-    time.sleep(0.5)
-    states = json.loads(bench.call("link", "show", "--lab", name, "--json").stdout)
-    assert {state["rate_bits_per_second"] for state in states if state["ue"] == "ue1"} == {2e6}
-    bench.call("link", "reset", "--lab", name, "ue1")
-    time.sleep(0.5)
-    states = json.loads(bench.call("link", "show", "--lab", name, "--json").stdout)
-    assert 2e6 not in {state["rate_bits_per_second"] for state in states if state["ue"] == "ue1"}
-    bench.call("link", "set", "--lab", name, "nobody", "--rate", "2 Mbit/s", code=2)
-    bench.call("policy", "set", "--lab", name, "device-only")
-    assert json.loads(bench.call("ps", name, "--json").stdout)[0]["policy"] == "device-only"
-    bench.call("policy", "set", "--lab", name, "nonsense", code=2)
-    inside = bench.call("exec", "--lab", name, "ue1", "--", "ip", "-br", "address").stdout
-    assert "eth1" in inside
-    assert "10.77.0.0/31" in inside

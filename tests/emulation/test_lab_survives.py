@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -69,6 +70,12 @@ class Standing:
         states = link_states(f"tb.{self.name}.radio", ["ue1", "ue2"])
         return next(one.rate_bits_per_second for one in states if (one.ue, one.direction) == ("ue1", "up"))
 
+    def await_rate(self, bits_per_second: float) -> None:
+        deadline = time.monotonic() + 5
+        while self.rate() != bits_per_second:
+            assert time.monotonic() < deadline, (self.rate(), bits_per_second)
+            time.sleep(0.05)
+
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
@@ -92,6 +99,27 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
 def test_while_a_lab_comes_up_others_are_told_who_brings_it_up(standing: Standing, verb: str) -> None:
     assert f"another command is bringing this lab up, pid {standing.pid}. " in standing.refused[verb]
     assert {"ue1", "ue2", "edge", "controller", "player", "recorder"} <= set(standing.processes())
+
+
+def test_link_and_policy_change_on_a_running_lab(standing: Standing) -> None:
+    bench, name, decided = standing.bench, standing.name, standing.rate()
+    bench.call("link", "set", "--lab", name, "ue1", "--rate", "2 Mbit/s")
+    time.sleep(0.5)
+    states = json.loads(bench.call("link", "show", "--lab", name, "--json").stdout)
+    assert {state["rate_bits_per_second"] for state in states if state["ue"] == "ue1"} == {2e6}
+    bench.call("link", "reset", "--lab", name, "ue1")
+    time.sleep(0.5)
+    states = json.loads(bench.call("link", "show", "--lab", name, "--json").stdout)
+    assert 2e6 not in {state["rate_bits_per_second"] for state in states if state["ue"] == "ue1"}
+    bench.call("link", "set", "--lab", name, "nobody", "--rate", "2 Mbit/s", code=2)
+    bench.call("policy", "set", "--lab", name, "edge-only")
+    assert json.loads(bench.call("ps", name, "--json").stdout)[0]["policy"] == "edge-only"
+    bench.call("policy", "set", "--lab", name, "nonsense", code=2)
+    inside = bench.call("exec", "--lab", name, "ue1", "--", "ip", "-br", "address").stdout
+    assert "eth1" in inside
+    assert "10.77.0.0/31" in inside
+    bench.call("policy", "set", "--lab", name, "device-only")
+    standing.await_rate(decided)
 
 
 def test_up_leaves_a_lab_whose_controller_is_silent_as_it_is(standing: Standing) -> None:
@@ -120,9 +148,8 @@ def test_a_repaired_wire_has_the_rate_that_was_decided(standing: Standing) -> No
     assert "repaired: wire of ue1, player" in standing.up().stdout
     after = standing.processes()
     assert {node for node in after if after[node] != before[node]} == {"player"}
-    deadline = time.monotonic() + 5
-    while standing.rate() != rate:
-        assert time.monotonic() < deadline, (standing.rate(), rate)
-        time.sleep(0.05)
+    standing.await_rate(rate)
     standing.bench.call("link", "set", "--lab", standing.name, "ue1", "--rate", "3 Mbit/s")
     assert standing.rate() == pytest.approx(3e6)
+    standing.bench.call("link", "reset", "--lab", standing.name, "ue1")
+    standing.await_rate(rate)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -186,28 +187,39 @@ def test_an_overflowing_leaf_is_reported(tmp_path: Path) -> None:
 @pytest.mark.quiet
 @pytest.mark.parametrize(("outage", "limit"), [("hold", 1.0), ("loss", 2.0)])
 def test_a_wire_is_back_in_service_after_an_outage(tmp_path: Path, outage: str, limit: float) -> None:
-    scenario = rate_scenario(["ue0"])
-    for seconds in (1, 2, 4, 8):
-        directory = tmp_path / str(seconds)
-        directory.mkdir()
-        trace = Trace(
-            np.array([0.0, 1.0, 1.0 + seconds]), np.array([10e6, 0.0, 10e6]), np.array([10e6, 0.0, 10e6]), "rate", 60.0
-        )
-        with (
-            wired("pl-outage", wires(1)) as lab,
-            PlayerRun(lab, directory, scenario, {"ue0": trace}, outage=outage) as run,
-            Flow(lab.name("ue0"), lab.name("edge"), lab.wires[0].edge_address, send_buffer=1 << 16) as flow,
-        ):
-            run.start(time.monotonic())
-            run.wait(lambda: len(run.steps()) == 3)  # called before the loop goes on
-            run.poll(limit + 0.5)
-            back = run.steps()[-1].applied_seconds
-            arrivals = flow.arrivals()
-        assert arrivals.bytes_until(back) > 0
-        inside = arrivals.bits_per_second(back - seconds + 0.2, back)
-        assert inside < 100e3, "an outage lets next to nothing through"
-        assert arrivals.first_after(back) - back <= limit
-        assert arrivals.bits_per_second(back + limit, back + limit + 0.4) > 5e6
+    """Four wires beside each other, each with an outage of its own length, which all end together."""
+    lengths = {f"ue{index}": 2.0**index for index in range(4)}
+    longest = max(lengths.values())
+    traces = {}
+    for name, seconds in lengths.items():
+        times = np.array([0.0, 1.0 + longest - seconds, 1.0 + longest])
+        values = np.array([10e6, 0.0, 10e6]) * len(lengths)  # of which each has its share
+        traces[name] = Trace(times, values, values, "rate", 60.0)
+    scenario = rate_scenario(list(lengths))
+    with (
+        wired("pl-outage", wires(len(lengths))) as lab,
+        PlayerRun(lab, tmp_path, scenario, traces, outage=outage) as run,
+        ExitStack() as stack,
+    ):
+        flows = {
+            wire.ue: stack.enter_context(
+                Flow(lab.name(wire.ue), lab.name("edge"), wire.edge_address, send_buffer=1 << 16)
+            )
+            for wire in lab.wires
+        }
+        run.start(time.monotonic())
+        run.wait(lambda: len(run.steps()) == 3 * len(lengths), 20.0)  # called before the loop goes on
+        run.poll(limit + 0.5)
+        arrivals = {name: flow.arrivals() for name, flow in flows.items()}
+    for name, seconds in lengths.items():
+        steps = [step for step in run.steps() if step.ue == name]
+        assert len(steps) == 3
+        back, mine = steps[-1].applied_seconds, arrivals[name]
+        assert mine.bytes_until(back) > 0
+        inside = mine.bits_per_second(back - seconds + 0.2, back)
+        assert inside < 100e3, f"an outage of {seconds} s lets next to nothing through"
+        assert mine.first_after(back) - back <= limit, f"an outage of {seconds} s"
+        assert mine.bits_per_second(back + limit, back + limit + 0.4) > 5e6
 
 
 @pytest.mark.quiet

@@ -10,7 +10,7 @@ from benchmarks.slowdown import TARGETS, Place, one_lab
 
 pytestmark = [pytest.mark.root, pytest.mark.quiet]
 
-SECONDS = 5.0
+SECONDS = 4.0
 
 
 @pytest.mark.parametrize("part", ["netns", pytest.param("docker", marks=pytest.mark.docker)])

@@ -14,18 +14,29 @@ import pytest
 from tests.netem import uml
 
 LIMIT_SECONDS = 800.0
-SUITE = (
-    "tests/netem/guest_tests",
+OWN = "tests/netem/guest_tests"
+#: Of the tests that run on the host, too, those of what another kernel and cgroup v2 change: how wires are made,
+#: changed, found broken and repaired; where processes are put; what is found of a lab, and goes with it. The guest's
+#: own tests have a player and a whole lab.
+SHARED = (
     "tests/emulation/test_links.py",
-    "tests/emulation/test_netns_runtime.py",
-    "tests/emulation/test_netns_removal.py",
-    "tests/emulation/test_player.py",
-)
-#: Of the tests above, those that only repeat on one more kernel what takes long or does not depend on it.
-#: Traces on full wires at tens of Mbit/s want more than a core; guest_tests has two at a few.
-LEFT_OUT = (
-    "not within_one_percent and not outage and not two_labs_side_by_side and not names_that_could_lead_elsewhere"
-    " and not mahimahi and not three_links_at_once and not superposed and not talks_on"
+    *(
+        f"tests/emulation/test_netns_runtime.py::test_{name}"
+        for name in (
+            "forked_and_launched_processes_are_in_their_place",
+            "exec_runs_inside_the_node",
+            "up_is_idempotent",
+        )
+    ),
+    *(
+        f"tests/emulation/test_netns_removal.py::test_{name}"
+        for name in (
+            "labs_with_a_common_prefix_stand_side_by_side",
+            "removal_twice_and_of_nothing",
+            "after_programs_and_records_were_lost",
+            "a_process_without_the_marker_goes_with_its_lab",
+        )
+    ),
 )
 
 
@@ -65,13 +76,13 @@ def test_a_guest_that_crashes_is_a_failure(guest: None, folder: Path) -> None:
     assert not _processes_with(str(folder))
 
 
-def run_suite(folder: Path, capsys: pytest.CaptureFixture[str], which: str) -> None:
-    """Run those of the suite that ``which`` chooses by their marks, in one boot of the guest."""
+def run_suite(folder: Path, capsys: pytest.CaptureFixture[str], which: str, *suite: str) -> None:
+    """Run those of ``suite`` that ``which`` chooses by their marks, in one boot of the guest."""
     report = folder / "report.xml"
     command = [
-        *(sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "--durations=5"),
+        *(sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider", "--durations=15"),
         # the host is watched from outside: in here nobody sees what it does
-        *("--require", "root,netem", "--unwatched", "-m", which, "-k", LEFT_OUT, f"--junitxml={report}", *SUITE),
+        *("--require", "root,netem", "--unwatched", "-m", which, f"--junitxml={report}", *suite),
     ]
 
     def echo(line: str) -> None:
@@ -90,7 +101,7 @@ def run_suite(folder: Path, capsys: pytest.CaptureFixture[str], which: str) -> N
 def test_the_suite_passes_on_a_kernel_with_netem_and_cgroup_v2(
     guest: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_suite(folder, capsys, "not quiet")
+    run_suite(folder, capsys, "not quiet", OWN, *SHARED)
 
 
 @pytest.mark.quiet
@@ -98,7 +109,7 @@ def test_the_suite_passes_on_a_kernel_with_netem_and_cgroup_v2(
 def test_what_judges_the_clock_passes_on_a_kernel_with_netem(
     guest: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_suite(folder, capsys, "quiet")
+    run_suite(folder, capsys, "quiet", OWN)
 
 
 def _processes_with(text: str) -> list[str]:
