@@ -280,7 +280,7 @@ def test_an_edge_or_ue_that_dies_in_mid_upload_does_not_stop_the_lab(tmp_path: P
 
 
 def test_ues_of_equal_weights_share_what_one_of_them_uploaded(tmp_path: Path, profile_path: Path) -> None:
-    with UploadLab(tmp_path, [[0.1, 1.0], [1.2, 1.3]], profile_path=profile_path, model=MODEL, uploading=KEEP) as lab:
+    with UploadLab(tmp_path, [[0.1, 1.0], [4.0, 4.1]], profile_path=profile_path, model=MODEL, uploading=KEEP) as lab:
         lab.at_edge(all_nodes(), rate=200e6)
         lab.begin()
         for ue, task in (("ue0", 0), ("ue0", 1), ("ue1", 0), ("ue1", 1)):
