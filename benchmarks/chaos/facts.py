@@ -10,6 +10,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+#: A run of a busy host breaks these, whatever happened to it: they are of time, and no record is missing.
+OF_TIME = (
+    "step_lateness", "skipped_step", "stage_time_error", "overrun_ratio", "receiver_lateness", "rate_error",
+    "rate_window_error", "uplink_integral_error", "round_trip_error", "throttled_ratio", "steal_ratio", "waiting_tasks",
+    "late_decision_ratio", "stale_report_ratio", "cause",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -25,6 +32,10 @@ class RunFacts:
     backwards: int  # completed tasks whose stamps are not in order, or missing
     ended_programs: dict[str, str]
     told: dict[str, tuple[int, int]]  # by UE: arrivals and ends that the controller was told of
+
+    def only_of_time(self) -> bool:
+        """Whether the host was too busy, and nothing else is wrong."""
+        return all(reason.startswith(OF_TIME) for reason in self.reasons)
 
 
 def read_facts(run_directory: Path) -> RunFacts | None:

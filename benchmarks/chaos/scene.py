@@ -137,7 +137,8 @@ class Scene:
 def _name(pid: int, comm: str, words: list[bytes]) -> str:
     if comm.startswith("tb-"):
         return comm.removeprefix("tb-")
-    module = next((Path(word.decode(errors="replace")).stem for word in words[1:] if word and word[:1] != b"-"), "")
+    module = next((word.decode(errors="replace") for word in words[1:] if word and word[:1] != b"-"), "")
+    module = Path(module).stem if "/" in module else module
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     node = next((one.partition(b"=")[2].decode() for one in variables if one.startswith(b"TESTBED_NODE=")), "")
     return f"{node} ({module.rpartition('.')[2] or comm})".strip()

@@ -97,7 +97,7 @@ def test_what_is_as_promised_has_no_fault() -> None:
         (KILLED, {"down_code": 1, "down_text": "error: not everything"}, "down ended with 1"),
         (KILLED, {"left_after_down": ("file /run/testbed/x",)}, "down left"),
         (KILLED, {"host": ("link new: u0",)}, "not as before"),
-        (BESIDE, {"facts": replace(WHOLE, arrived={"ue1": 9, "ue2": 20}, told={})}, "valid, and of"),
+        (BESIDE, {"facts": replace(WHOLE, arrived={"ue1": 9, "ue2": 20}, told={})}, "missing, and of"),
         (BESIDE, {"facts": replace(WHOLE, ended={"ue1": 9, "ue2": 20})}, "told of"),
         (BESIDE, {"facts": replace(WHOLE, ended_programs={"edge": "x"})}, "programs ended"),
         (BESIDE, {"facts": replace(FACTS, reasons=("lost is 2",)), "code": 4, "text": "error: x"}, "cost nothing"),
@@ -112,7 +112,10 @@ def test_each_rule_is_broken_by_something(outcome: Outcome, changes: dict[str, A
 
 def test_a_busy_host_is_no_fault_of_a_run_that_lost_nothing() -> None:
     slow = replace(WHOLE, valid=False, reasons=("overrun_ratio is 7.28 %, limit 1 %", "cause: other processes"))
-    assert faults(replace(BESIDE, facts=slow, code=4, text="error: invalid")) == []
+    busy = replace(BESIDE, facts=slow, code=4, text="error: invalid")
+    assert faults(busy) == []
+    lost = replace(slow, arrived={"ue1": 9, "ue2": 20}, told={})
+    assert any("missing, and of" in line for line in faults(replace(busy, facts=lost))), "nor is it an excuse"
 
 
 def test_every_event_comes_before_one_comes_again() -> None:
