@@ -138,7 +138,8 @@ def _whole(outcome: Outcome, facts: RunFacts) -> Iterator[str]:
     if facts.ended_programs:
         yield f"nothing is said to be missing, and programs ended: {facts.ended_programs}"
     dead = [victim for victim in outcome.victims if NEEDED.fullmatch(victim)]
-    if outcome.lethal and outcome.did and outcome.phase == "running" and dead:
+    silent = any(reason.startswith("stale_report_ratio") for reason in facts.reasons)  # a fair way to say it
+    if outcome.lethal and outcome.did and outcome.phase == "running" and dead and not silent:
         yield f"nothing is said to be missing, and {', '.join(dead)} did not live to its end"
 
 
