@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from controller.contract import Arrivals, Codec, Scenario, Uploading
+from testbed.errors import TestbedError, first_line
 from testbed.links.impairment import UNIMPAIRED, Impairment
 
 DATA_PORT = 5555
@@ -125,7 +126,13 @@ def write_config(config: Config, path: Path) -> None:
 
 
 def read_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:
-    return msgspec.json.decode(path.read_bytes(), type=kind)
+    """Raises TestbedError for a file that was torn, FileNotFoundError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TestbedError(
+            f"{path} cannot be read ({first_line(error)}), as after a full disk: take the lab down, and up again"
+        ) from error
 
 
 def write_scenario(scenario: Scenario, path: Path) -> None:

@@ -24,7 +24,7 @@ LAB = ROOT / "tests" / "emulation" / "labs" / "tiny.yaml"
 #: In the environment of all that a scene's commands start, whatever else they carry.
 TOKEN = "TESTBED_CHAOS"
 #: No command about a small lab takes so long, unless it hangs.
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
 
 
 @dataclass

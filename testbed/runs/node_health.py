@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from testbed.errors import TestbedError
 from testbed.messages import NodeHealth
 from testbed.runtime.child import stat_fields
 
@@ -27,7 +29,8 @@ class NodeSampler:
         found = []
         pids: set[int] = set()
         if not all(Path(directory).is_dir() for directory in self._groups.values()):
-            self._groups = self._ask()
+            with suppress(TestbedError):  # torn: the others are where they were
+                self._groups = self._ask()
         for node, directory in ((node, Path(group)) for node, group in self._groups.items()):
             try:
                 periods, seconds = throttled(directory)

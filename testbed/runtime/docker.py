@@ -31,7 +31,7 @@ from testbed.runtime.cgroups import PERIOD_MICROSECONDS, detect, quota_microseco
 from testbed.runtime.child import start_ticks
 from testbed.runtime.discovery import system_lock
 from testbed.runtime.docker_build import Flavor, project_root
-from testbed.runtime.docker_entry import Order, order_path, warm_path
+from testbed.runtime.docker_entry import Order, order_path, program_of, warm_path
 from testbed.runtime.docker_gpu import CUDA_ENVIRONMENT, wanted_device
 from testbed.runtime.docker_nodes import LABEL_NODE, PARALLEL, ContainerCgroup, container_name
 from testbed.runtime.docker_services import run_container
@@ -311,8 +311,7 @@ class DockerRuntime:
 
     def _status(self, node: str, container: Container) -> ProcessStatus:
         state = container.attrs["State"]
-        path = order_path(self.lab_directory, node)
-        program = msgspec.json.decode(path.read_bytes(), type=Order).program if path.exists() else ""
+        program = program_of(self.lab_directory, node)
         running = bool(state["Running"])
         return ProcessStatus(node, program, state["Pid"], running, None if running else state["ExitCode"])
 

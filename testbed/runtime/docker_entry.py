@@ -17,6 +17,8 @@ from testbed.errors import InputError
 from testbed.runtime.zygote import Preparation, carry_out
 
 POLL_SECONDS = 0.01
+#: Orders are written whole: one that cannot be read was torn later, as by a full disk.
+UNREADABLE = "(a program)"
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +30,16 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def order_path(lab_directory: Path, node: str) -> Path:
     return lab_directory / "config" / f"{node}.start"
+
+
+def program_of(lab_directory: Path, node: str) -> str:
+    """The program that a node was told; empty before, :data:`UNREADABLE` where the order was torn after it."""
+    try:
+        return msgspec.json.decode(order_path(lab_directory, node).read_bytes(), type=Order).program
+    except FileNotFoundError:
+        return ""
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return UNREADABLE
 
 
 def warm_path(lab_directory: Path, node: str) -> Path:

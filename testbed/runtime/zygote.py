@@ -117,9 +117,10 @@ class ZygoteClient:
                 raise TestbedError(f"the zygote did not answer within {timeout_seconds:.0f} s") from error
             except ConnectionError as error:
                 raise self._died() from error
-        if not reply:
-            raise self._died()
-        return msgspec.json.decode(reply, type=ForkReply).pids
+        try:
+            return msgspec.json.decode(reply, type=ForkReply).pids
+        except msgspec.DecodeError as error:  # none, or a part: it was killed
+            raise self._died() from error
 
     def reap(self) -> None:
         """Collect the exit status of a zygote that this process started and that has been killed."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.configs import RecorderConfig, read_config, write_config
 from testbed.runs.node_health import NodeSampler
 
 V1 = "nr_periods 900\nnr_throttled 12\nthrottled_time 2500000000\n"
@@ -26,6 +27,18 @@ def test_throttling_in_seconds_and_periods(tmp_path: Path, text: str, expected: 
 
 def test_a_node_whose_group_is_gone_is_left_out(tmp_path: Path) -> None:
     assert NodeSampler(lambda: {"ue1": str(tmp_path / "gone")}).sample() == []
+
+
+def test_a_torn_list_of_groups_costs_no_recorder(tmp_path: Path) -> None:
+    """A group is gone, and where the new one is cannot be read."""
+    for file, text in (("cpu.stat", V1), ("cgroup.procs", f"{os.getpid()}\n")):
+        (tmp_path / file).write_text(text)
+    path = tmp_path / "recorder.json"
+    groups = {"ue1": str(tmp_path), "ue2": str(tmp_path / "gone")}
+    write_config(RecorderConfig("lab", "run", "recorder", str(tmp_path), str(tmp_path), groups), path)
+    sampler = NodeSampler(lambda: read_config(path, RecorderConfig).cpu_groups)
+    path.write_bytes(path.read_bytes()[:40])
+    assert [health.node for health in sampler.sample()] == ["ue1"]
 
 
 def test_a_node_that_was_made_again_is_found_in_its_new_group(tmp_path: Path) -> None:
