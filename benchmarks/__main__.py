@@ -12,6 +12,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 OUT = Path("build/benchmarks")
+#: Run only when they are named: an hour each.
+LONG = ("soak",)
 
 
 def main(names: list[str]) -> int:
@@ -22,7 +24,7 @@ def main(names: list[str]) -> int:
         return 2
     OUT.mkdir(parents=True, exist_ok=True)
     failed = []
-    for name in names or known:
+    for name in names or [one for one in known if one not in LONG]:
         print(f"{name} ...", file=sys.stderr, flush=True)
         result = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{name}"], stdout=subprocess.PIPE, text=True, check=False
