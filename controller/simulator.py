@@ -391,7 +391,7 @@ def _formula(
     down = np.where(down < floor, OUTAGE_BITS_PER_SECOND, down)
     remote = force.wire_bits > 0
     service = np.stack([force.head_seconds / force.speed, force.wire_bits / link, force.tail_seconds / force.share], -1)
-    waits = stage_waits_seconds(rate, service, "exact")
+    waits = stage_waits_seconds(rate, service, "exact", ues.variability)
     up_delay = np.array([ue.uplink_delay_seconds for ue in scenario.ues])
     down_delay = np.array([ue.downlink_delay_seconds for ue in scenario.ues])
     row = np.zeros((rate.size, tandem.SLOT_FIELDS))

@@ -139,7 +139,7 @@ class FixedRuns:
 
 
 @compiled
-def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, price, budget, spectrum, cpus, slot, residual, delay_out, energy_out, overloaded):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, budget, spectrum, cpus, slot, residual, delay_out, energy_out, overloaded):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     runs, n = cuts.shape
     slots = quality.shape[0]
     work = np.empty((5, n))
@@ -158,8 +158,8 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
                 _gather(chosen, rates[t], downlink[t], head, bits, tail, constant, down_bits, work)
                 feasible = allocate_slot(
                     False, rates[t], work[0], work[1], work[2], quality[t], queue[e], work[3], work[4], max_speed,
-                    kappa, watts, linear, price[t], spectrum, cpus, slot, residual, 0.0, result[0], result[1],
-                    result[2], result[3], result[4], scratch, active,
+                    kappa, watts, linear, variability, price[t], spectrum, cpus, slot, residual, 0.0, result[0],
+                    result[1], result[2], result[3], result[4], scratch, active,
                 )[1]  # fmt: skip
             else:
                 feasible = True
@@ -185,7 +185,8 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
                 if t >= warmup:
                     total = OVERLOAD_DELAY_SECONDS
                     if load < 1.0:
-                        total = first + second + third + extra + load * slowest / (2.0 * (1.0 - load))
+                        total = first + second + third + extra
+                        total += variability[i] * load * slowest / (2.0 * (1.0 - load))
                     weighted += rate * total
                     tasks += rate
                     energy_out[e, i] += energy
@@ -224,7 +225,7 @@ def run_fixed_cuts(
         vectors, np.zeros(vectors.shape), quality, downlink, np.maximum(arrival_rates, LEAST_ARRIVAL_RATE),
         warmup_slots, convex, tables.head_seconds, tables.wire_bits, tables.tail_seconds, tables.constant_seconds,
         tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts, ues.linear,
-        np.maximum(v * tables.weights(arrival_rates), SMALLEST_PRICE), tables.budget_joules, limits.spectrum_hz,
-        limits.edge_cpus, limits.slot_seconds, limits.residual_share, delay, energy, overloaded,
+        ues.variability, np.maximum(v * tables.weights(arrival_rates), SMALLEST_PRICE), tables.budget_joules,
+        limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds, limits.residual_share, delay, energy, overloaded,
     )  # fmt: skip
     return FixedRuns(vectors, delay, energy, overloaded)

@@ -18,7 +18,7 @@ SMALLEST_PRICE = 1e-12
 @compiled
 def allocate_slot(  # type: ignore[no-untyped-def]
     exact, arrival_rate, head, bits, tail, quality, queue, constant, download,
-    max_speed, kappa, watts, linear, price,
+    max_speed, kappa, watts, linear, variability, price,
     spectrum_hz, edge_cpus, slot, residual, edge_square_price,
     speed, spectrum, edge, delay, energy,
     scratch, active,
@@ -37,7 +37,9 @@ def allocate_slot(  # type: ignore[no-untyped-def]
         idle_edges += tail[i] <= 0.0
         energy_price[i] = queue[i] * watts[i] * arrival_rate[i] * slot
         feasible = feasible and arrival_rate[i] * head[i] < MAXIMUM_LOAD * max_speed[i]
-        speed[i] = device_speed(arrival_rate[i], head[i], max_speed[i], kappa[i], slot, queue[i], price[i])
+        speed[i] = device_speed(
+            arrival_rate[i], head[i], max_speed[i], kappa[i], slot, queue[i], price[i], variability[i]
+        )
     # a UE that needs none keeps its residual share, and all are scaled to the total
     usable_hz = spectrum_hz / (1.0 + residual * idle_links) if idle_links < n else spectrum_hz
     usable_cpus = edge_cpus / (1.0 + residual * idle_edges) if idle_edges < n else edge_cpus
@@ -48,15 +50,16 @@ def allocate_slot(  # type: ignore[no-untyped-def]
     zero, square = scratch[5], scratch[6]
     zero[:] = 0.0
     if spectrum_fits:
-        share_resource(SPECTRUM, usable_hz, n, bits, quality, linear, arrival_rate, price, energy_price, zero, least_spectrum, spectrum, step, trial, active)  # fmt: skip  # noqa: E501
+        share_resource(SPECTRUM, usable_hz, n, bits, quality, linear, arrival_rate, price, variability, energy_price, zero, least_spectrum, spectrum, step, trial, active)  # fmt: skip  # noqa: E501
     else:
         _in_proportion(n, usable_hz, bits, least_spectrum, spectrum)
     if edge_fits and not (
-        edge_square_price > 0.0 and edge_wishes(usable_cpus, n, tail, arrival_rate, price, edge_square_price, edge)
+        edge_square_price > 0.0
+        and edge_wishes(usable_cpus, n, tail, arrival_rate, price, variability, edge_square_price, edge)
     ):
         for i in range(n):
             square[i] = edge_square_price * arrival_rate[i] * tail[i]
-        share_resource(EDGE, usable_cpus, n, tail, quality, linear, arrival_rate, price, zero, square, least_edge, edge, step, trial, active)  # fmt: skip  # noqa: E501
+        share_resource(EDGE, usable_cpus, n, tail, quality, linear, arrival_rate, price, variability, zero, square, least_edge, edge, step, trial, active)  # fmt: skip  # noqa: E501
     elif not edge_fits:
         _in_proportion(n, usable_cpus, tail, least_edge, edge)
     if exact and feasible:
@@ -67,7 +70,9 @@ def allocate_slot(  # type: ignore[no-untyped-def]
             x[0, i], x[1, i], x[2, i] = speed[i], spectrum[i], edge[i]
             work[0, i], work[1, i], work[2, i] = head[i], bits[i], tail[i]
             kappa_energy[i] = queue[i] * arrival_rate[i] * slot * kappa[i] * head[i]
-        solve_exact(n, x, work, quality, linear, arrival_rate, max_speed, price, energy_price, kappa_energy)
+        solve_exact(
+            n, x, work, quality, linear, arrival_rate, max_speed, price, variability, energy_price, kappa_energy
+        )
         for i in range(n):
             if head[i] > 0.0:
                 speed[i] = x[0, i]
@@ -95,10 +100,10 @@ def allocate_slot(  # type: ignore[no-untyped-def]
         if load >= 1.0:
             delay[i] = np.inf
         elif exact:
-            delay[i] += load * load / (2.0 * rate * (1.0 - load))
+            delay[i] += variability[i] * load * load / (2.0 * rate * (1.0 - load))
         else:
             for service in (head_seconds, transfer, tail_seconds):
-                delay[i] += rate * service * service / (2.0 * (1.0 - rate * service))
+                delay[i] += variability[i] * rate * service * service / (2.0 * (1.0 - rate * service))
         # under overload a stage is busy all the time, not longer
         busy_device = min(rate * head_seconds, 1.0)
         energy[i] = slot * (kappa[i] * speed[i] ** 3 * busy_device + watts[i] * min(rate * transfer, 1.0))
@@ -123,9 +128,9 @@ def _in_proportion(n, total, work, least, share):  # type: ignore[no-untyped-def
 
 @compiled
 def _allocate_batch(  # type: ignore[no-untyped-def]
-    exact, rates, heads, bits, tails, qualities, queues, constants, downloads, max_speed, kappa, watts, linear, price,
-    spectrum_hz, edge_cpus, slot, residual, edge_square_price, speed, spectrum, edge, delay, energy, cost, feasible,
-    load,
+    exact, rates, heads, bits, tails, qualities, queues, constants, downloads, max_speed, kappa, watts, linear,
+    variability, price, spectrum_hz, edge_cpus, slot, residual, edge_square_price, speed, spectrum, edge, delay, energy,
+    cost, feasible, load,
 ):  # fmt: skip
     environments, n = rates.shape
     scratch = np.empty((7, n))
@@ -133,8 +138,8 @@ def _allocate_batch(  # type: ignore[no-untyped-def]
     for e in range(environments):
         cost[e], feasible[e], load[e] = allocate_slot(
             exact, rates[e], heads[e], bits[e], tails[e], qualities[e], queues[e], constants[e], downloads[e],
-            max_speed, kappa, watts, linear, price[e], spectrum_hz, edge_cpus, slot, residual, edge_square_price,
-            speed[e], spectrum[e], edge[e], delay[e], energy[e], scratch, active,
+            max_speed, kappa, watts, linear, variability, price[e], spectrum_hz, edge_cpus, slot, residual,
+            edge_square_price, speed[e], spectrum[e], edge[e], delay[e], energy[e], scratch, active,
         )  # fmt: skip
 
 
@@ -159,7 +164,8 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
     _allocate_batch(
         model == "exact", rates, demands.head_seconds, demands.wire_bits, demands.tail_seconds, demands.link_quality,
         demands.queue_joules, demands.constant_seconds, demands.download_seconds, ues.max_speed, ues.kappa,
-        ues.transmit_watts, ues.linear, price, limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds,
-        limits.residual_share, limits.edge_square_price, speed, spectrum, edge, delay, energy, cost, feasible, load,
+        ues.transmit_watts, ues.linear, ues.variability, price, limits.spectrum_hz, limits.edge_cpus,
+        limits.slot_seconds, limits.residual_share, limits.edge_square_price, speed, spectrum, edge, delay, energy,
+        cost, feasible, load,
     )  # fmt: skip
     return Allocation(speed, spectrum, edge, delay, energy, cost, feasible, load)

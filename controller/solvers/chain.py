@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from controller.contract import RESIDUAL_SHARE, Cut, ModelProfile, Observation, Scenario, UeObservation
 from controller.model.delay import chain_work
+from controller.model.queueing import variability
 from controller.model.radio import shannon_bits_per_second
 from controller.solvers.allocation import LEAST_ARRIVAL_RATE
 from controller.solvers.problem import Demands, FloatArray, Limits, Objective, UeConstants
@@ -75,6 +76,7 @@ class ChainTables:
                 transmit_watts=np.array([ue.transmit_watts for ue in scenario.ues]),
                 weight=np.array([ue.weight for ue in scenario.ues]),
                 linear=np.array([ue.channel_kind == "rate" for ue in scenario.ues]),
+                variability=np.array([variability(ue.arrivals) for ue in scenario.ues]),
             ),
             budget_joules=np.array([ue.energy_budget_joules for ue in scenario.ues]),
             scenario=scenario,

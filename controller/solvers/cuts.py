@@ -101,7 +101,7 @@ def _local_mask(rates, quality, head, bits, tail, counts, max_speed, linear, spe
 
 
 @compiled
-def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, price, spectrum, cpus, slot, residual, edge_square_price, exact, cost_out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, residual, edge_square_price, exact, cost_out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     environments, n = cuts.shape
     work = np.empty((5, n))
     scratch = np.empty((7, n))
@@ -123,8 +123,8 @@ def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                     _gather(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
                     cost, feasible, _ = allocate_slot(
                         exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed,
-                        kappa, watts, linear, price[e], spectrum, cpus, slot, residual, edge_square_price, result[0],
-                        result[1], result[2], result[3], result[4], scratch, active,
+                        kappa, watts, linear, variability, price[e], spectrum, cpus, slot, residual, edge_square_price,
+                        result[0], result[1], result[2], result[3], result[4], scratch, active,
                     )  # fmt: skip
                     if feasible and cost < best * (1.0 - 1e-12):
                         best = cost
@@ -186,8 +186,8 @@ def coordinate_descent(
     _descend(
         cuts, rates, quality, downlink, queue, tables.head_seconds, tables.wire_bits, tables.tail_seconds,
         tables.constant_seconds, tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts,
-        ues.linear, np.maximum(limits.v * tables.weights(rates), SMALLEST_PRICE), limits.spectrum_hz, limits.edge_cpus,
-        limits.slot_seconds, limits.residual_share, limits.edge_square_price, model == "exact", cost,
+        ues.linear, ues.variability, np.maximum(limits.v * tables.weights(rates), SMALLEST_PRICE), limits.spectrum_hz,
+        limits.edge_cpus, limits.slot_seconds, limits.residual_share, limits.edge_square_price, model == "exact", cost,
     )  # fmt: skip
     return cuts, cost
 

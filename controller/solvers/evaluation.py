@@ -22,7 +22,7 @@ def evaluate(
     )
     idle = np.sum(demands.wire_bits <= 0, axis=1, keepdims=True)
     download = demands.download_seconds * (rate.shape[1] - idle) * (1 + limits.residual_share * idle)
-    delay = tandem_delay_seconds(rate, service, model) + demands.constant_seconds + download
+    delay = tandem_delay_seconds(rate, service, model, ues.variability) + demands.constant_seconds + download
     busy = np.minimum(rate[..., np.newaxis] * service, 1.0)
     energy = limits.slot_seconds * (
         ues.kappa * allocation.device_speed**3 * busy[..., 0] + ues.transmit_watts * busy[..., 1]

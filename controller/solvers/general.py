@@ -140,10 +140,10 @@ def _solve_slot(
     price = limits.v * demands.weight[e]
     tasks = rate * limits.slot_seconds
     scale = float(np.mean(price / rate))  # the cost in units near 1
-    values: dict[str, FloatArray | float] = {"wait_price": price / rate / 2 / scale}
+    values: dict[str, FloatArray | float] = {"wait_price": price * ues.variability / rate / 2 / scale}
     for name, index in members.items():
         values[f"service_price_{name}"] = (price / rate)[index] / scale
-        values[f"wait_price_{name}"] = (price / rate)[index] / 2 / scale
+        values[f"wait_price_{name}"] = (price * ues.variability / rate)[index] / 2 / scale
     index = members["head"]
     values["head_load"] = (rate * head / ues.max_speed)[index]
     values["kappa_energy"] = (queue * tasks * ues.kappa * ues.max_speed**2 * head)[index] / scale

@@ -23,7 +23,7 @@ MAXIMUM_STEPS = 400
 
 
 @compiled
-def _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy, barrier):  # type: ignore[no-untyped-def]  # fmt: skip
+def _merit(n, x, y, work, quality, linear, rate, max_speed, price, variability, energy_price, kappa_energy, barrier):  # type: ignore[no-untyped-def]  # fmt: skip
     """(cost, cost + barriers); inf outside the domain. x is (3, n): speed, spectrum, edge."""
     cost = 0.0
     logs = 0.0
@@ -54,12 +54,12 @@ def _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price,
             elif stage == 1:
                 cost += energy_price[i] * service
         if slowest:
-            cost += price[i] * y[i] * y[i] / (2.0 * rate[i] * (1.0 - y[i]))
+            cost += price[i] * variability[i] * y[i] * y[i] / (2.0 * rate[i] * (1.0 - y[i]))
     return cost, cost - barrier * logs
 
 
 @compiled
-def solve_exact(n, x, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy):  # type: ignore[no-untyped-def]  # fmt: skip
+def solve_exact(n, x, work, quality, linear, rate, max_speed, price, variability, energy_price, kappa_energy):  # type: ignore[no-untyped-def]  # fmt: skip
     """Move ``x`` (3, n: speed, spectrum, edge), strictly stable and summing to its totals, to the optimum.
 
     ``work`` is (3, n) in seconds, bits, seconds; a stage without work keeps its x. ``kappa_energy`` is the factor of
@@ -93,9 +93,13 @@ def solve_exact(n, x, work, quality, linear, rate, max_speed, price, energy_pric
         y[i] = 0.5 * (1.0 + largest)
     if barriers == 0:
         return 0
-    cost, merit = _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy, 0.0)
+    cost, merit = _merit(
+        n, x, y, work, quality, linear, rate, max_speed, price, variability, energy_price, kappa_energy, 0.0
+    )
     barrier = 0.1 * cost / barriers
-    cost, merit = _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy, barrier)
+    cost, merit = _merit(
+        n, x, y, work, quality, linear, rate, max_speed, price, variability, energy_price, kappa_energy, barrier
+    )
     for iteration in range(MAXIMUM_STEPS):
         # A diag(H)^-1 A^T for the two totals, and A H^-1 g
         schur_00 = 0.0
@@ -132,8 +136,9 @@ def solve_exact(n, x, work, quality, linear, rate, max_speed, price, energy_pric
             if pivot[i] == 0.0:
                 continue
             spare = 1.0 / (1.0 - y[i])
-            gradient_y[i] += price[i] / rate[i] * 0.5 * (spare * spare - 1.0)
-            curvature_y += price[i] / rate[i] * spare * spare * spare
+            wait_price = price[i] * variability[i] / rate[i]
+            gradient_y[i] += wait_price * 0.5 * (spare * spare - 1.0)
+            curvature_y += wait_price * spare * spare * spare
             pivot[i] = curvature_y
             # H^-1 of an arrow matrix applied to g and to the unit vectors of spectrum and edge
             reduced = gradient_y[i]
@@ -185,7 +190,7 @@ def solve_exact(n, x, work, quality, linear, rate, max_speed, price, energy_pric
             if last:
                 return iteration + 1
             barrier *= BARRIER_REDUCTION
-            cost, merit = _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy, barrier)  # fmt: skip  # noqa: E501
+            cost, merit = _merit(n, x, y, work, quality, linear, rate, max_speed, price, variability, energy_price, kappa_energy, barrier)  # fmt: skip  # noqa: E501
             continue
         size = 1.0
         new_cost = cost
@@ -196,7 +201,7 @@ def solve_exact(n, x, work, quality, linear, rate, max_speed, price, energy_pric
                 new_y[i] = y[i] + size * step_y[i]
                 for stage in range(3):
                     new_x[stage, i] = x[stage, i] + size * step_x[stage, i]
-            new_cost, new_merit = _merit(n, new_x, new_y, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy, barrier)  # fmt: skip  # noqa: E501
+            new_cost, new_merit = _merit(n, new_x, new_y, work, quality, linear, rate, max_speed, price, variability, energy_price, kappa_energy, barrier)  # fmt: skip  # noqa: E501
             if new_merit <= merit - 0.05 * size * decrement:
                 moved = True
                 break
@@ -206,7 +211,7 @@ def solve_exact(n, x, work, quality, linear, rate, max_speed, price, energy_pric
             if last:
                 return iteration + 1
             barrier *= BARRIER_REDUCTION
-            cost, merit = _merit(n, x, y, work, quality, linear, rate, max_speed, price, energy_price, kappa_energy, barrier)  # fmt: skip  # noqa: E501
+            cost, merit = _merit(n, x, y, work, quality, linear, rate, max_speed, price, variability, energy_price, kappa_energy, barrier)  # fmt: skip  # noqa: E501
             continue
         for i in range(n):
             y[i] = new_y[i]

@@ -65,33 +65,34 @@ def smallest_spectrum(needed: float, quality: float, linear: bool, limit: float)
 
 @compiled
 def device_speed(
-    arrival_rate: float, head: float, max_speed: float, kappa: float, slot: float, queue: float, price: float
-) -> float:
+    arrival_rate: float, head: float, max_speed: float, kappa: float, slot: float, queue: float, price: float,
+    variability: float,
+) -> float:  # fmt: skip
     """The speed that minimises ``price (s + W(s)) + Q lambda tau kappa f^2 c`` with s = c/f, load under 1, f <= s_max.
 
-    ``price`` is V w. With u = lambda s the stationary point solves
-    ``u^3 (1 + (1-u)^-2) / 2 = 2 Q kappa tau lambda^4 c^3 / price``; the left side increases from 0 to infinity.
+    ``price`` is V w. With u = lambda s and variability q the stationary point solves
+    ``u^3 (1 + q ((1-u)^-2 - 1) / 2) = 2 Q kappa tau lambda^4 c^3 / price``; the left side increases from 0 to infinity.
     """
     if head <= 0.0 or queue <= 0.0 or arrival_rate <= 0.0:
         return max_speed
     least = arrival_rate * head / max_speed
     target = 2.0 * queue * kappa * slot * arrival_rate**4 * head**3 / price
-    if least >= 1.0 or least**3 * (1.0 + (1.0 - least) ** -2) * 0.5 >= target:
+    if least >= 1.0 or least**3 * (1.0 + 0.5 * variability * ((1.0 - least) ** -2 - 1.0)) >= target:
         return max_speed
     low, high = least, 1.0
-    u = min(target ** (1.0 / 3.0), 1.0 - 1.0 / np.sqrt(2.0 * target + 4.0))
+    u = min(target ** (1.0 / 3.0), 1.0 - 1.0 / np.sqrt(2.0 * target / variability + 4.0))
     log_target = np.log(target)
     for _ in range(60):
         if not low < u < high:
             u = 0.5 * (low + high)
         spare = 1.0 - u
-        squared = 1.0 + spare**-2
-        value = np.log(u**3 * squared * 0.5) - log_target
+        slope = 1.0 + 0.5 * variability * (spare**-2 - 1.0)
+        value = np.log(u**3 * slope) - log_target
         if value > 0.0:
             high = u
         else:
             low = u
-        step = value / (3.0 / u + 2.0 * spare**-3 / squared)
+        step = value / (3.0 / u + variability * spare**-3 / slope)
         u -= step
         if abs(step) <= 1e-15 * u:
             break
@@ -114,7 +115,7 @@ def service_derivatives(
 
 
 @compiled
-def _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_price, square_price, active):  # type: ignore[no-untyped-def]
+def _cost(kind, share, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, active):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(n):
         if active[i]:
@@ -124,13 +125,15 @@ def _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_pri
             load = arrival_rate[i] * service
             if load >= 1.0:
                 return np.inf
-            total += price[i] * (service + 0.5 * load * service / (1.0 - load)) + energy_price[i] * service
+            total += (
+                price[i] * (service + 0.5 * variability[i] * load * service / (1.0 - load)) + energy_price[i] * service
+            )
             total += square_price[i] * share[i] * share[i]
     return total
 
 
 @compiled
-def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, energy_price, square_price, least, share, step, trial, active):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, least, share, step, trial, active):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Split ``total`` so that ``sum price (s + W(s)) + energy_price s + square_price x^2`` is least. Arrays are (ues,).
 
     ``least`` holds the smallest stable shares (their sum must be under ``total``). ``share`` receives the result;
@@ -151,7 +154,9 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
     for i in range(n):
         if active[i]:
             share[i] = least[i] + slack * step[i] / scale
-    cost = _cost(kind, share, n, work, quality, linear, arrival_rate, price, energy_price, square_price, active)
+    cost = _cost(
+        kind, share, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, active
+    )
     for iteration in range(MAXIMUM_STEPS):
         inverse_sum = 0.0
         weighted_sum = 0.0
@@ -159,9 +164,9 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
             if active[i]:
                 s, s1, s2 = service_derivatives(kind, share[i], work[i], quality[i], linear[i])
                 spare = 1.0 / (1.0 - arrival_rate[i] * s)
-                slope = price[i] * 0.5 * (1.0 + spare * spare) + energy_price[i]
+                slope = price[i] * (1.0 + 0.5 * variability[i] * (spare * spare - 1.0)) + energy_price[i]
                 gradient = slope * s1 + 2.0 * square_price[i] * share[i]
-                curvature = price[i] * arrival_rate[i] * spare * spare * spare * s1 * s1 + slope * s2
+                curvature = price[i] * variability[i] * arrival_rate[i] * spare * spare * spare * s1 * s1 + slope * s2
                 curvature += 2.0 * square_price[i]
                 step[i] = gradient
                 trial[i] = 1.0 / curvature
@@ -185,7 +190,18 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
             for i in range(n):
                 trial[i] = share[i] + size * step[i]
             new_cost = _cost(
-                kind, trial, n, work, quality, linear, arrival_rate, price, energy_price, square_price, active
+                kind,
+                trial,
+                n,
+                work,
+                quality,
+                linear,
+                arrival_rate,
+                price,
+                variability,
+                energy_price,
+                square_price,
+                active,
             )
             if new_cost <= cost - 0.1 * size * decrement or (decrement <= 1e-11 * cost and new_cost < np.inf):
                 break
@@ -198,13 +214,15 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, e
 
 
 @compiled
-def edge_wishes(total, n, tail, arrival_rate, price, edge_square_price, share):  # type: ignore[no-untyped-def]
+def edge_wishes(total, n, tail, arrival_rate, price, variability, edge_square_price, share):  # type: ignore[no-untyped-def]
     """Fill the edge shares that each UE would have alone at that price of energy; whether they fit into ``total``."""
     wished = 0.0
     for i in range(n):
         share[i] = 0.0
         if tail[i] > 0.0:
-            share[i] = device_speed(arrival_rate[i], tail[i], total, 1.0, 1.0, edge_square_price, price[i])
+            share[i] = device_speed(
+                arrival_rate[i], tail[i], total, 1.0, 1.0, edge_square_price, price[i], variability[i]
+            )
             wished += share[i]
     return wished <= total
 

@@ -39,6 +39,7 @@ class UeConstants(NamedTuple):
     transmit_watts: FloatArray
     weight: FloatArray  # the lab's
     linear: BoolArray  # the link's state is a spectral efficiency, not p h / N0
+    variability: FloatArray  # of the UE's queues: see controller.model.queueing
 
 
 def link_rate(ues: UeConstants, spectrum_hz: FloatArray | float, link_quality: FloatArray) -> FloatArray:

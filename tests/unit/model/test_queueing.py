@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.contract import Arrivals
 from controller.model.lyapunov import EnergyQueues
-from controller.model.queueing import stage_waits_seconds, tandem_delay_seconds, waiting_seconds
+from controller.model.queueing import stage_waits_seconds, tandem_delay_seconds, variability, waiting_seconds
 
 # s_u, s_t, s_e, mean sojourn of 2e6 simulated tasks, exact, indep; arrival rate 10/s
 CHECKED = [
@@ -101,3 +102,30 @@ def test_energy_queues_follow_the_recursion_and_bound_the_excess() -> None:
 def test_drift_plus_penalty_leaves_out_users_without_a_budget() -> None:
     queues = EnergyQueues(np.array([0.1, np.inf]), np.array([2.0, 0.0]))
     assert queues.drift_plus_penalty(0.5, [0.2, 0.4], [0.3, 9.0]) == pytest.approx(0.5 * 0.6 + 2.0 * 0.2)
+
+
+@pytest.mark.parametrize("service", [(0.30, 0.32, 0.1), (0.1, 0.2, 0.3), (0.0, 0.32, 0.31)])
+def test_a_periodic_stream_waits_nowhere_below_a_load_of_one(service: tuple[float, float, float]) -> None:
+    """The claim behind the variability of periodic arrivals, by a walk over every task: loads up to 0.96."""
+    period = 1 / 3
+    free = [0.0, 0.0, 0.0]
+    for task in range(500):
+        now = task * period
+        for stage, seconds in enumerate(service):
+            start = max(now, free[stage])
+            assert start == pytest.approx(now, abs=1e-9)
+            now = free[stage] = start + seconds
+    q = variability(Arrivals("periodic", (3.0,)))
+    assert 0 < q <= 0.01
+    nearly = float(tandem_delay_seconds(3.0, [0.2, 0.1, 0.05], "exact", q))
+    assert nearly == pytest.approx(0.35, rel=0.01)
+    assert np.isinf(tandem_delay_seconds(3.0, [0.2, 0.34, 0.05], "exact", q))
+
+
+def test_variability_scales_the_wait_and_nothing_else() -> None:
+    rate, service = np.array([3.0, 3.0]), np.array([[0.1, 0.25, 0.2], [0.1, 0.25, 0.2]])
+    for model in ("exact", "indep"):
+        waits = stage_waits_seconds(rate, service, model, [1.0, 0.25])  # type: ignore[arg-type]
+        np.testing.assert_allclose(waits[1], 0.25 * waits[0])
+    for process in ("poisson", "switching", "file"):
+        assert variability(Arrivals(process, (1.0, 2.0))) == 1.0  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ class _Slot:
         self.work = np.stack([demands.head_seconds[e], demands.wire_bits[e], demands.tail_seconds[e]])
         self.active = self.work > 0
         self.quality, self.linear = demands.link_quality[e], ues.linear
+        self.variability = ues.variability
         self.price = limits.v * demands.weight[e]
         queue = demands.queue_joules[e] * self.rate * limits.slot_seconds
         self.service_price = np.stack([self.price, self.price + queue * ues.transmit_watts, self.price])
@@ -52,7 +53,7 @@ class _Slot:
     def value(self, share: np.ndarray, theta: np.ndarray, prices: np.ndarray) -> np.ndarray:
         service, _ = self.service(share)
         load = self.rate * service
-        wait = np.where(load < 1, load * service / 2 / np.where(load < 1, 1 - load, 1), np.inf)
+        wait = self.variability * np.where(load < 1, load * service / 2 / np.where(load < 1, 1 - load, 1), np.inf)
         total = self.service_price * service + self.square * share**2 + prices[:, np.newaxis] * share
         return np.where(self.active, total + np.where(theta > 0, theta * self.price * wait, 0.0), 0.0)
 
@@ -60,7 +61,7 @@ class _Slot:
         """Derivatives of the cost with respect to the shares: without waits, and of the waits at theta = 1."""
         service, slope = self.service(share)
         load = self.rate * service
-        wait = np.where(load < 1, 0.5 * (1 / np.where(load < 1, 1 - load, 1) ** 2 - 1), np.inf)
+        wait = self.variability * np.where(load < 1, 0.5 * (1 / np.where(load < 1, 1 - load, 1) ** 2 - 1), np.inf)
         steep = np.where(self.active, self.price * wait, 0.0) * np.where(self.active, slope, -1.0)
         return self.service_price * slope + 2 * self.square * share, steep
 

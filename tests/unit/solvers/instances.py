@@ -24,6 +24,7 @@ def random_instances(
         transmit_watts=rng.uniform(0.1, 0.5, ues),
         weight=rng.uniform(0.5, 2.0, ues),
         linear=rng.random(ues) < 0.1,
+        variability=np.resize([1.0, 0.1, 1.0, 0.01], ues),
     )
     limits = Limits(
         spectrum_hz=1e6 * ues,

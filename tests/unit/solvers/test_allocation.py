@@ -186,7 +186,9 @@ def test_without_a_queue_the_device_runs_at_full_speed_and_slower_the_longer_it_
 
 
 def test_a_link_of_kind_rate_is_shared_by_its_efficiency() -> None:
-    constants = UeConstants(*(np.array([x, x]) for x in (0.5, 10.0, 0.0, 1.0)), linear=np.array([True, True]))
+    constants = UeConstants(
+        *(np.array([x, x]) for x in (0.5, 10.0, 0.0, 1.0)), linear=np.array([True, True]), variability=np.ones(2)
+    )
     limits = Limits(2e6, 1.0, 2.0, 1.0, 0.05)
     one = np.ones((1, 2))
     demands = Demands(one, one, 0 * one, 1e5 * one, 0.01 * one, np.array([[1.0, 4.0]]), 0 * one, 0 * one, 0 * one)
