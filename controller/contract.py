@@ -190,6 +190,14 @@ class Uploading(Struct, frozen=True):
     memory_bytes: int  # of parameters that the edge holds for all UEs; equal content counts once
 
 
+class ShadowingLaw(Struct, frozen=True):
+    """Log-normal, constant for a slot, an AR(1) from one to the next; see controller.model.channel.Shadowing."""
+
+    sigma_db: float
+    rho: float
+    clip_db: float = float("inf")  # of either sign
+
+
 class UeScenario(Struct, frozen=True):
     name: UeName
     profile: ModelProfile
@@ -215,6 +223,8 @@ class UeScenario(Struct, frozen=True):
     k_factor: float = 0.0  # rician: line of sight over scattered power, linear
     doppler_hz: float = 0.0
     gain_floor_ratio: float = 0.0  # of the mean: the fading power is never under it (per_task_stage only)
+    shadowing: ShadowingLaw | None = None
+    channel_step_seconds: float = 0.1  # for which a state of the channel holds
     uplink_delay_seconds: float = 0.0
     downlink_delay_seconds: float = 0.0
     inferences_per_version: float = float("inf")
@@ -234,6 +244,7 @@ class Scenario(Struct, frozen=True):
     framing_ratio: float = 1514 / 1448
     header_bytes: int = 160
     uploading: Uploading | None = None  # None: the edge holds every model from the start
+    retraining_interval_seconds: float | None = None  # between versions of the models; None: there is one
 
 
 # ------------------------------------------------------------------------------------------------ observation, outcome

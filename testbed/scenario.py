@@ -6,12 +6,22 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from controller.contract import Arrivals, Edge, ModelProfile, Radio, Scenario, UeName, UeScenario, Uploading
+from controller.contract import (
+    Arrivals,
+    Edge,
+    ModelProfile,
+    Radio,
+    Scenario,
+    ShadowingLaw,
+    UeName,
+    UeScenario,
+    Uploading,
+)
 from testbed.arrival_files import mean_rate_per_second, read_arrivals
 from testbed.channels import subchannel_ratios_of
 from testbed.errors import InputError
 from testbed.inference.profiles import read_profile, with_device
-from testbed.topology import ArrivalsSpec, ExpandedUe, Topology
+from testbed.topology import ArrivalsSpec, ChannelSpec, ExpandedUe, Topology
 
 ProfileMaker = Callable[[str], ModelProfile | None]
 
@@ -96,6 +106,8 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
                 k_factor=10 ** (spec.channel.k_factor / 10) if spec.channel.fading == "rician" else 0.0,
                 doppler_hz=spec.channel.doppler,
                 gain_floor_ratio=spec.channel.gain_floor,
+                shadowing=_shadowing_of(spec.channel),
+                channel_step_seconds=spec.channel.step,
                 uplink_delay_seconds=spec.link.delay,
                 downlink_delay_seconds=spec.link.delay,
                 outage_floor_bits_per_second=spec.link.floor,
@@ -127,7 +139,15 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
         ),
         ues=tuple(ues),
         uploading=uploading_of(topology),
+        retraining_interval_seconds=None if topology.retraining is None else topology.retraining.interval,
     )
+
+
+def _shadowing_of(spec: ChannelSpec) -> ShadowingLaw | None:
+    found = spec.shadowing
+    if found is None or found.sigma == 0:
+        return None
+    return ShadowingLaw(found.sigma, found.rho, math.inf if found.clip is None else found.clip)
 
 
 def uploading_of(topology: Topology) -> Uploading | None:

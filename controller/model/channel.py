@@ -86,14 +86,20 @@ def path_gain(distance_meters: ArrayLike) -> Floats:
 def mean_gain(channel: Channel) -> float:
     """Long-term mean of the gain, in closed form: shadowing has its median, not its mean, at 1."""
     gain = float(path_gain(channel.distance_meters))
-    if channel.shadowing is None or channel.shadowing.sigma_db == 0:
+    if channel.shadowing is None:
         return gain
-    sigma = channel.shadowing.sigma_db * math.log(10.0) / 10.0  # of the natural logarithm
-    clip = channel.shadowing.clip_db * math.log(10.0) / 10.0
+    return gain * mean_shadowing(channel.shadowing.sigma_db, channel.shadowing.clip_db)
+
+
+def mean_shadowing(sigma_db: float, clip_db: float = math.inf) -> float:
+    """``E[10^(s/10)]`` of shadowing ``s`` that is normal in dB and clipped at either sign."""
+    if sigma_db == 0:
+        return 1.0
+    sigma, clip = (value * math.log(10.0) / 10.0 for value in (sigma_db, clip_db))  # of the natural logarithm
     if math.isinf(clip):
-        return gain * math.exp(sigma**2 / 2)
+        return math.exp(sigma**2 / 2)
     inside = math.exp(sigma**2 / 2) * (_normal_cdf(clip / sigma - sigma) - _normal_cdf(-clip / sigma - sigma))
-    return gain * (inside + (math.exp(clip) + math.exp(-clip)) * _normal_cdf(-clip / sigma))
+    return inside + (math.exp(clip) + math.exp(-clip)) * _normal_cdf(-clip / sigma)
 
 
 def fading_power(

@@ -1,4 +1,4 @@
-"""A channel that is drawn anew for every task and stage, and the chain that stands for one that fades in time.
+"""A channel that is drawn anew for every task and stage.
 
 ``per_task_stage``: "constant during the upload, fresh per layer" as optimal stopping assumes it. The gain of a task
 after each chain cut depends on (seed, UE, task) only, so every policy of the same seed meets the same channels, and
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chndtr, j0
 
 from controller.contract import Scenario, UeScenario
 from controller.model.channel import fading_power
@@ -20,9 +19,6 @@ from controller.seeds import Purpose, generator
 
 Floats = NDArray[np.float64]
 
-#: Correlations above this are taken for 1: the noncentral chi-square is no longer computed well.
-_FROZEN = 1 - 1e-6
-_POINTS = 16  # of a state that the transition out of it is averaged over
 _RICIAN_SAMPLES = 200_000
 
 
@@ -73,25 +69,3 @@ def power_states(ue: UeScenario, states: int) -> Floats:
     else:
         raise ValueError(f"{ue.name}: the law of a channel of kind {ue.fading!r} is not known before a run")
     return np.maximum(power, ue.gain_floor_ratio)
-
-
-def fading_chain(ue: UeScenario, states: int, lag_seconds: float) -> Floats:
-    """P(state after ``lag_seconds`` | state) between the :func:`power_states` of a UE, (states, states).
-
-    Rayleigh: given the power h now, the power after a lag with correlation rho = J0(2 pi f lag) of the complex gain is
-    a scaled noncentral chi-square of two degrees of freedom. Exact for one lag; that lags add up as a Markov chain is
-    the approximation. Raises ValueError for another law that changes in time.
-    """
-    if ue.fading == "static":
-        return np.eye(states)
-    if ue.fading != "rayleigh":
-        raise ValueError(f"{ue.name}: fading {ue.fading!r} in time has no Markov form here; allowed: rayleigh, static")
-    squared = float(j0(2 * np.pi * ue.doppler_hz * lag_seconds)) ** 2
-    if squared > _FROZEN:
-        return np.eye(states)
-    inside = (np.arange(_POINTS) + 0.5) / _POINTS
-    now = -np.log1p(-(np.arange(states)[:, np.newaxis] + inside) / states)  # (states, points)
-    edges = -np.log1p(-np.arange(1, states) / states)
-    scale = 2.0 / (1.0 - squared)
-    below = chndtr(scale * edges, 2.0, squared * scale * now[..., np.newaxis]).mean(axis=1)
-    return np.diff(below, axis=1, prepend=0.0, append=1.0)

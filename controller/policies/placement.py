@@ -10,30 +10,56 @@ ships a threshold per split point, and the UE compares the channel that it sees 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import msgspec
 import numpy as np
 
-from controller.contract import Decision, Observation, Scenario, UeScenario, cut_label
-from controller.model.stage_fading import Floats, fading_chain, power_states
+from controller.contract import Cut, Decision, Observation, Scenario, UeScenario, cut_label
+from controller.model.radio import is_coupled
+from controller.model.stage_fading import Floats, power_states
 from controller.policies.base import BasicPolicy
-from controller.solvers.split_points import SplitProblem, split_problem
+from controller.solvers.split_points import SplitProblem, on_paths, split_problem
 from controller.solvers.stopping import (
-    Placement,
+    PathCosts,
+    PathRule,
     StoppingRule,
     backward_induction,
+    gates_cost,
     look_ahead,
-    markov_induction,
+    look_ahead_on_paths,
+    path_induction,
     place,
     rule_cost,
 )
 
 Rule = Literal["optimal", "look-ahead", "greedy", "static"]
 
-#: Of a channel that is fresh at every stage, and of one that remembers.
+#: Of a channel that is fresh at every stage.
 _QUANTILES = 2000
-_MARKOV_STATES = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a UE is told, and what that is expected to cost."""
+
+    placed: int  # split points
+    cut: Cut
+    stop_rule: tuple[tuple[str, float], ...]
+    placement_cost: float  # of a version
+    task_cost: float | None  # without waiting in queues; None: no law says it
+
+    @classmethod
+    def of(
+        cls, problem: SplitProblem, placed: int, gates: Sequence[float] | None, placement_cost: float,
+        task_cost: float | None,
+    ) -> Plan:  # fmt: skip
+        """``gates`` (placed,) are channel states; None: the one cut for every task."""
+        before = zip(problem.cuts, gates or (), strict=False)
+        rule = tuple((cut_label(cut), gate) for cut, gate in before)
+        return cls(placed, problem.cuts[placed], rule, placement_cost, task_cost)
 
 
 class ModelPlacement(BasicPolicy):
@@ -47,8 +73,9 @@ class ModelPlacement(BasicPolicy):
     placed : "search" (the best number), "all", "half", or the label of the last split point on the device.
     memory_bytes : of a device, for placed parameters; None: not limited.
 
-    A channel that is drawn per task and stage is taken for fresh at every stage, any other for a Markov chain whose
-    steps last as long as the stages do. Raises ValueError in reset for a channel whose law is not known before a run.
+    The law of the channel is the lab's: drawn per task and stage, or fading and shadowing in time, in which the state
+    that a UE sees is the start of a path and the upload is followed along it. Raises ValueError in reset for a channel
+    or a radio that no law here covers.
     """
 
     def __init__(
@@ -74,35 +101,76 @@ class ModelPlacement(BasicPolicy):
 
     def reset(self, scenario: Scenario, seed: int) -> None:
         super().reset(scenario, seed)
+        _require_covered(scenario)
         self.problems = [split_problem(scenario, index, *self._weights) for index in range(len(scenario.ues))]
-        self.placements = [self._place(problem) for problem in self.problems]
-        self._choices = [
-            self._choice(problem, placement) for problem, placement in zip(self.problems, self.placements, strict=True)
-        ]
+        self.plans = [self._plan(problem) for problem in self.problems]
 
     def decide(self, observation: Observation) -> Decision:
-        decision = self.with_cuts(observation, [cut for cut, _ in self._choices])
+        decision = self.with_cuts(observation, [plan.cut for plan in self.plans])
         ues = tuple(
-            msgspec.structs.replace(ue, stop_rule=rule)
-            for ue, (_, rule) in zip(decision.ues, self._choices, strict=True)
+            msgspec.structs.replace(ue, stop_rule=plan.stop_rule)
+            for ue, plan in zip(decision.ues, self.plans, strict=True)
         )
         return msgspec.structs.replace(decision, ues=ues)
 
     def state(self) -> dict[str, float]:
-        """Per UE: split points placed, their bytes, and the expected cost of a task."""
+        """Per UE: split points placed, their bytes, the cost of their download, and the expected cost of a task."""
         numbers: dict[str, float] = {}
-        for ue, problem, found in zip(self.scenario.ues, self.problems, self.placements, strict=True):
-            numbers[f"placed_points.{ue.name}"] = float(found.placed)
-            numbers[f"placed_bytes.{ue.name}"] = float(problem.parameter_bytes[found.placed])
-            numbers[f"expected_cost.{ue.name}"] = found.rule.cost
+        for ue, problem, plan in zip(self.scenario.ues, self.problems, self.plans, strict=True):
+            numbers[f"placed_points.{ue.name}"] = float(plan.placed)
+            numbers[f"placed_bytes.{ue.name}"] = float(problem.parameter_bytes[plan.placed])
+            numbers[f"placement_cost.{ue.name}"] = plan.placement_cost
+            if plan.task_cost is not None:
+                numbers[f"expected_cost.{ue.name}"] = plan.task_cost
         return numbers
 
     # --------------------------------------------------------------------------------------------------------- solving
 
-    def _place(self, problem: SplitProblem) -> Placement:
+    def _plan(self, problem: SplitProblem) -> Plan:
         ue = problem.scenario.ues[problem.ue_index]
-        rules = [self._solve(problem, ue, placed) for placed in range(problem.stages + 1)]
-        return place(rules, problem.placement_costs, ue.inferences_per_version, self._allowed(problem, ue))
+        allowed = self._allowed(problem, ue)
+        every = range(problem.stages + 1)
+        if self._rule == "static":
+            found = place(
+                [_static(problem, placed, ue.mean_gain) for placed in every],
+                problem.placement_costs,
+                ue.inferences_per_version,
+                allowed,
+            )
+            return self._static_plan(problem, found.placed)
+        if ue.channel_refresh == "per_task_stage":
+            rates = _fresh_rates(problem)
+            fresh = place(
+                [self._fresh_rule(problem, placed, rates) for placed in every],
+                problem.placement_costs,
+                ue.inferences_per_version,
+                allowed,
+            )
+            gates = [problem.state_threshold(float(limit)) for limit in fresh.rule.inverse_rate]
+            return Plan.of(problem, fresh.placed, gates, float(problem.placement_costs[fresh.placed]), fresh.rule.cost)
+        paths = on_paths(problem)
+        rules = [self._path_rule(paths.costs, placed, ue.mean_gain) for placed in every]
+        timed = place(rules, paths.placement_costs, ue.inferences_per_version, allowed)
+        return Plan.of(
+            problem,
+            timed.placed,
+            timed.rule.gates.tolist(),
+            float(paths.placement_costs[timed.placed]),
+            timed.rule.cost,
+        )
+
+    def _static_plan(self, problem: SplitProblem, placed: int) -> Plan:
+        """One cut and what the law says of it; of a trace it says nothing."""
+        ue, paid = problem.scenario.ues[problem.ue_index], float(problem.placement_costs[placed])
+        if ue.fading == "trace":
+            return Plan.of(problem, placed, None, paid, None)
+        never = np.full(placed, math.inf)
+        if ue.channel_refresh == "per_task_stage":
+            return Plan.of(
+                problem, placed, None, paid, float(rule_cost(problem.costs, -never, _fresh_rates(problem))[0])
+            )
+        paths = on_paths(problem)
+        return Plan.of(problem, placed, None, float(paths.placement_costs[placed]), gates_cost(paths.costs, never))
 
     def _allowed(self, problem: SplitProblem, ue: UeScenario) -> list[int]:
         labels = problem.labels()
@@ -124,28 +192,44 @@ class ModelPlacement(BasicPolicy):
             raise ValueError(f"{ue.name}: {needed:.0f} bytes of parameters do not fit into memory_bytes {limit:.0f}")
         return fitting
 
-    def _solve(self, problem: SplitProblem, ue: UeScenario, placed: int) -> StoppingRule:
-        if self._rule == "static":
-            return _static(problem, placed, ue.mean_gain)
-        fresh = ue.channel_refresh == "per_task_stage"
-        states = ue.mean_gain * power_states(ue, _QUANTILES if fresh else _MARKOV_STATES)
-        rates = problem.inverse_rates(states)
+    def _fresh_rule(self, problem: SplitProblem, placed: int, rates: Floats) -> StoppingRule:
         if self._rule == "greedy":
-            thresholds = np.full(placed, float(problem.inverse_rates(np.array([ue.mean_gain]))[0]))
+            thresholds = np.full(placed, _mean_inverse_rate(problem))
             return StoppingRule(thresholds, rule_cost(problem.costs, thresholds, rates))
-        if self._rule == "look-ahead":
-            return look_ahead(problem.costs, placed, rates)
-        if fresh:
-            return backward_induction(problem.costs, placed, rates)
-        chains = [fading_chain(ue, states.size, seconds) for seconds in problem.run_seconds[:placed]]
-        return markov_induction(problem.costs, placed, rates, chains)[0]
+        solve = look_ahead if self._rule == "look-ahead" else backward_induction
+        return solve(problem.costs, placed, rates)
 
-    def _choice(self, problem: SplitProblem, found: Placement) -> tuple[tuple[str, ...], tuple[tuple[str, float], ...]]:
-        rule = tuple(
-            (cut_label(cut), problem.state_threshold(float(limit)))
-            for cut, limit in zip(problem.cuts, found.rule.inverse_rate, strict=False)
+    def _path_rule(self, costs: PathCosts, placed: int, mean_gain: float) -> PathRule:
+        if self._rule == "greedy":
+            gates = np.full(placed, mean_gain)
+            return PathRule(gates, gates_cost(costs, gates))
+        solve = look_ahead_on_paths if self._rule == "look-ahead" else path_induction
+        return solve(costs, placed)
+
+
+def _require_covered(scenario: Scenario) -> None:
+    """Raises ValueError for a radio or an edge that the cost of a task is not that of."""
+    if is_coupled(scenario.radio):
+        raise ValueError(
+            f"the cost of an upload is that of a link of its own, but radio.access {scenario.radio.access} with "
+            f"{scenario.radio.subchannels} subchannels makes rates depend on more; allowed: access ofdma with one "
+            f"subchannel. Use one of the policies after Li-GD there"
         )
-        return problem.cuts[found.placed], () if self._rule == "static" else rule
+    if scenario.uploading is not None:
+        raise ValueError(
+            "the edge has no model at the start ('uploading'), but the cost of a task is that of an edge that has; "
+            "allowed: no 'uploading'. Use one of the policies after MJOA-MU there"
+        )
+
+
+def _fresh_rates(problem: SplitProblem) -> Floats:
+    ue = problem.scenario.ues[problem.ue_index]
+    return problem.inverse_rates(ue.mean_gain * power_states(ue, _QUANTILES))
+
+
+def _mean_inverse_rate(problem: SplitProblem) -> float:
+    mean = problem.scenario.ues[problem.ue_index].mean_gain
+    return float(problem.inverse_rates(np.array([mean]))[0])
 
 
 def _static(problem: SplitProblem, placed: int, mean_gain: float) -> StoppingRule:

@@ -11,6 +11,10 @@ stages placed it must stop after stage ``n`` at the latest. All costs are in one
 energy_weight * joules``). An upload of no bits, ``slope = 0``, is an answer that is local already.
 
 ``E[1/R]`` diverges under Rayleigh fading: a gain floor is part of every law that is passed in here.
+
+That holds where the channel is fresh at every stage and constant during an upload. Where it goes on changing, the rate
+that is seen is only the start of a path: :class:`PathCosts` holds what became of tasks on sampled paths, and the rule
+is one gate per stage on the state seen.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,7 +68,7 @@ class StoppingRule:
     """For ``n`` placed stages: stop after stage ``l < n`` if ``1/R <= inverse_rate[l]``, after stage ``n`` anyway."""
 
     inverse_rate: Floats  # (n,): s/bit; not above 0: never; inf: always
-    expected: Floats  # (n + 1,): expected cost from stage l on, by this rule (Markov: over the stationary law)
+    expected: Floats  # (n + 1,): expected cost from stage l on, by this rule
 
     @property
     def placed(self) -> int:
@@ -129,43 +134,105 @@ def rule_cost(costs: StoppingCosts, thresholds: ArrayLike, inverse_rates: ArrayL
     return expected
 
 
-def markov_induction(
-    costs: StoppingCosts, placed: int, inverse_rates: ArrayLike, transitions: Sequence[ArrayLike]
-) -> tuple[StoppingRule, float]:
-    """The best rule of one threshold per stage for a channel that remembers, and the cost of the optimal one. O(n Q^2).
+# -------------------------------------------------------------------------------------------------- sampled futures
 
-    ``inverse_rates`` (Q,) are the channel's states, equally likely in the long run; ``transitions[l]`` (Q, Q) is
-    P(state after stage l + 1 | state before it), rows sum to 1. The optimal stopping set of a stage need not be an
-    interval; for split points that each send less than the one before it is one in all cases that we met, and the two
-    costs that come back agree.
+
+@dataclass(frozen=True)
+class PathCosts:
+    """What became of tasks on sampled paths of a channel, for stages 0..L. All paths are equally likely."""
+
+    run: Floats  # (L,): cost of stage l + 1 on the device
+    stopping: Floats  # (L + 1, paths): cost of stopping after each stage, the upload over the path included
+    seen: Floats  # (L, paths): channel state that the device sees after each stage but the last
+
+    def __post_init__(self) -> None:
+        stages, paths = self.run.size, self.stopping.shape[-1]
+        if self.stopping.shape != (stages + 1, paths) or self.seen.shape != (stages, paths):
+            raise ValueError(
+                f"{stages} stages need {stages + 1} costs of stopping and {stages} states per path, got "
+                f"{self.stopping.shape} and {self.seen.shape}"
+            )
+
+
+@dataclass(frozen=True)
+class PathRule:
+    """For ``n`` placed stages: stop after stage ``l < n`` where the state seen is ``gates[l]`` or more."""
+
+    gates: Floats  # (n,): 0: always; inf: never
+    cost: float  # mean over the paths
+
+    @property
+    def placed(self) -> int:
+        """n."""
+        return int(self.gates.size)
+
+
+def gates_cost(costs: PathCosts, gates: ArrayLike) -> float:
+    """Mean cost of a task under any gates (n,)."""
+    limits = np.asarray(gates, dtype=np.float64)
+    going = costs.stopping[limits.size]
+    for stage in range(limits.size - 1, -1, -1):
+        going = np.where(costs.seen[stage] >= limits[stage], costs.stopping[stage], costs.run[stage] + going)
+    return float(going.mean())
+
+
+def path_induction(costs: PathCosts, placed: int) -> PathRule:
+    """The best gates on sampled paths, by backward induction. O(n paths log paths).
+
+    A stage's gate is the best for the paths that get there, given the gates behind it. Which paths those are is known
+    once the stages before have their gates, so the induction goes backward again until it gains nothing; where the
+    state seen is all that matters of the past, the first time is exact. Never dearer than the best fixed stop.
     """
-    rates = _law(costs, placed, inverse_rates)
-    order = np.argsort(rates)
-    chains = [np.asarray(chain, dtype=np.float64) for chain in transitions]
-    if len(chains) < placed or any(chain.shape != (rates.size, rates.size) for chain in chains):
-        raise ValueError(f"{placed} stages need as many transition matrices of {rates.size} states")
-    optimal = by_rule = costs.stopping(placed, rates)
-    thresholds, expected = np.empty(placed), np.empty(placed + 1)
-    expected[placed] = by_rule.mean()
-    for stage in range(placed - 1, -1, -1):
-        stopping = costs.stopping(stage, rates)
-        optimal = np.minimum(stopping, costs.run[stage] + chains[stage] @ optimal)
-        waiting = costs.run[stage] + chains[stage] @ by_rule
-        # stop in the k best states: the sum over all states for each k
-        sums = np.concatenate([[0.0], np.cumsum(stopping[order])])
-        sums += np.concatenate([np.cumsum(waiting[order][::-1])[::-1], [0.0]])
-        stops = int(np.argmin(sums))
-        thresholds[stage] = _between(rates[order], stops)
-        by_rule = np.where(rates <= thresholds[stage], stopping, waiting)
-        expected[stage] = by_rule.mean()
-    return StoppingRule(thresholds, expected), float(optimal.mean())
+    if not 0 <= placed <= costs.run.size:
+        raise ValueError(f"{placed} stages cannot be placed: the model has {costs.run.size}")
+    best = min((_fixed_stop(costs, placed, stop) for stop in range(placed, -1, -1)), key=lambda rule: rule.cost)
+    reached = np.ones((placed, costs.stopping.shape[1]), dtype=bool)
+    gates = np.full(placed, math.inf)
+    for _ in range(_MOST_INDUCTIONS):
+        going = costs.stopping[placed]
+        for stage in range(placed - 1, -1, -1):
+            waiting, stopping = costs.run[stage] + going, costs.stopping[stage]
+            here = reached[stage]
+            if here.any():
+                gates[stage] = best_gate(costs.seen[stage][here], (waiting - stopping)[here])
+            going = np.where(costs.seen[stage] >= gates[stage], stopping, waiting)
+        if not going.mean() < best.cost * (1 - _LEAST_GAIN):
+            break
+        best = PathRule(gates.copy(), float(going.mean()))
+        for stage in range(1, placed):
+            reached[stage] = reached[stage - 1] & (costs.seen[stage - 1] < gates[stage - 1])
+    return best
 
 
-def _between(ordered: Floats, count: int) -> float:
-    """A threshold that takes the ``count`` smallest."""
-    if count == 0:
-        return -math.inf
-    return math.inf if count == ordered.size else float(ordered[count - 1] + ordered[count]) / 2
+_MOST_INDUCTIONS = 8
+_LEAST_GAIN = 1e-6
+
+
+def look_ahead_on_paths(costs: PathCosts, placed: int) -> PathRule:
+    """One-stage look-ahead: each gate is the best if the task stopped at the next stage at the latest."""
+    gates = np.array(
+        [
+            best_gate(costs.seen[stage], costs.run[stage] + costs.stopping[stage + 1] - costs.stopping[stage])
+            for stage in range(placed)
+        ]
+    )
+    return PathRule(gates, gates_cost(costs, gates))
+
+
+def best_gate(seen: Floats, gains: Floats) -> float:
+    """The state from which on to stop, so that the ``gains`` of those who stop sum to the most."""
+    states, group = np.unique(-seen, return_inverse=True)
+    sums = np.concatenate([[0.0], np.cumsum(np.bincount(group, gains, minlength=states.size))])
+    stops = int(np.argmax(sums))
+    if stops == 0:
+        return math.inf
+    return 0.0 if stops == states.size else float(-(states[stops - 1] + states[stops]) / 2)
+
+
+def _fixed_stop(costs: PathCosts, placed: int, stop: int) -> PathRule:
+    gates = np.full(placed, math.inf)
+    gates[stop:] = 0.0
+    return PathRule(gates, gates_cost(costs, gates))
 
 
 def _law(costs: StoppingCosts, placed: int, inverse_rates: ArrayLike) -> Floats:
@@ -180,18 +247,21 @@ def _law(costs: StoppingCosts, placed: int, inverse_rates: ArrayLike) -> Floats:
 # ---------------------------------------------------------------------------------------------------------- placement
 
 
+Rule = TypeVar("Rule", StoppingRule, PathRule)
+
+
 @dataclass(frozen=True)
-class Placement:
+class Placement(Generic[Rule]):
     """The best number of stages to place, and the cost of every number, (L + 1,), per re-training period."""
 
     placed: int
     total: Floats
-    rule: StoppingRule
+    rule: Rule
 
 
 def place(
-    rules: Sequence[StoppingRule], placement_costs: ArrayLike, inferences: float, allowed: Sequence[int] | None = None
-) -> Placement:
+    rules: Sequence[Rule], placement_costs: ArrayLike, inferences: float, allowed: Sequence[int] | None = None
+) -> Placement[Rule]:
     """``argmin_n placement_costs[n] + inferences * rules[n].cost`` over ``allowed`` (None: all), the smallest on a tie.
 
     ``placement_costs`` (L + 1,) are paid once for ``inferences`` tasks; with infinitely many they do not count. Raises

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 import pytest
 
-from controller.contract import Decision, Observation, Scenario, UeDecision
+from controller.contract import Decision, Observation, Policy, Scenario, ShadowingLaw, UeDecision, Uploading, cut_label
+from controller.model.channel import Channel, Shadowing, mean_shadowing
 from controller.model.decision import InvalidDecisionError
 from controller.model.delay import chain_work
-from controller.model.stage_fading import fading_chain, power_states, stage_gains
+from controller.model.stage_fading import power_states, stage_gains
 from controller.policies.placement import GreedySplit, ModelPlacement, StaticSplit
 from controller.policies.static import Fixed
+from controller.simulation.channels import ChannelStates
 from controller.simulator import simulate
 from controller.solvers.stopping import genie_cost
 from controller.testing import example_scenario
@@ -49,7 +53,7 @@ def test_online_splitting_costs_what_the_solver_expects_and_less_than_every_fixe
     scenario = lab(rate=0.05)  # next to no queues: the solver knows of none
     policy = ModelPlacement()
     online = simulate(scenario, policy, 50 * SLOTS, 1)
-    expected = policy.placements[0].rule.cost
+    expected = policy.plans[0].task_cost
     assert online.mean_delay_seconds() == pytest.approx(expected, rel=0.05)
     assert sum(share > 0.02 for share in online.cut_shares().values()) >= 2
     fixed = [
@@ -64,7 +68,8 @@ def test_a_task_stops_at_the_first_point_whose_gate_it_passes_and_is_sent_at_tha
     policy = ModelPlacement()
     result = simulate(scenario, policy, SLOTS, 4)
     assert result.tasks is not None
-    problem, (cut, rule) = policy.problems[0], policy._choices[0]
+    problem, plan = policy.problems[0], policy.plans[0]
+    cut, rule = plan.cut, plan.stop_rule
     chain = scenario.ues[0].profile.chain_cuts
     work = chain_work(scenario, 0)
     mine = np.flatnonzero(result.tasks.ue == 0)
@@ -99,8 +104,6 @@ def test_the_genie_is_not_beaten() -> None:
 
 @pytest.mark.thorough
 def test_a_channel_that_fades_in_time_is_seen_when_the_stage_ends() -> None:
-    from controller.simulation.channels import ChannelStates
-
     scenario = lab("time", rate=0.5)
     work = chain_work(scenario, 0)
     profile = scenario.ues[0].profile
@@ -133,17 +136,47 @@ def test_every_policy_of_a_seed_meets_the_same_gains_and_they_obey_their_law() -
     assert np.quantile(drawn, 0.5) == pytest.approx(np.quantile(law, 0.5), rel=0.05)
 
 
-def test_the_fading_chain_has_the_correlation_of_the_doppler_spectrum() -> None:
-    from scipy.special import j0
+CHANNELS = {
+    "shadowed": {"fading": "static", "shadowing": ShadowingLaw(5.0, 0.3), "mean_gain": 3e-12},
+    "fading while it uploads": {
+        "fading": "rayleigh",
+        "doppler_hz": 1.0,
+        "channel_step_seconds": 0.1,
+        "mean_gain": 1e-13,
+    },
+    "both": {"fading": "rician", "k_factor": 4.0, "doppler_hz": 0.5, "shadowing": ShadowingLaw(4.0, 0.5, 8.0)},
+}
 
-    ue = lab("time", gain_floor_ratio=0.0).ues[0]
-    power = power_states(ue, 100)
-    for lag in (0.02, 0.1, 0.5):
-        chain = fading_chain(ue, 100, lag)
-        np.testing.assert_allclose(chain.sum(axis=1), 1)
-        np.testing.assert_allclose(chain.mean(axis=0), 0.01, rtol=1e-2)  # stationary
-        covariance = power @ chain @ power / 100 - power.mean() ** 2
-        assert covariance / power.var() == pytest.approx(j0(2 * np.pi * lag) ** 2, abs=0.02)
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", list(CHANNELS))
+def test_what_is_promised_on_a_channel_that_changes_while_it_uploads_is_what_comes(name: str) -> None:
+    scenario = msgspec.structs.replace(lab("time", rate=0.1, **CHANNELS[name]), slot_seconds=10.0)
+    policy = ModelPlacement()
+    policy.reset(scenario, 0)
+    seconds, ue = 8000.0, scenario.ues[0]
+    base = ue.mean_gain
+    if ue.shadowing is not None:
+        base /= mean_shadowing(ue.shadowing.sigma_db, ue.shadowing.clip_db)
+    law = (
+        None if ue.shadowing is None else Shadowing(ue.shadowing.sigma_db, ue.shadowing.rho, 10.0, ue.shadowing.clip_db)
+    )
+    distance = 1e3 * 10 ** ((-10 * math.log10(base) - 128.1) / 37.6)
+    one = Channel(distance, ue.fading, ue.doppler_hz if ue.fading != "static" else 0.0, ue.k_factor, law)  # type: ignore[arg-type]
+    channel = ChannelStates.from_law([one, one], seconds, 0.1, seed=3)
+
+    def without_queues(tried: Policy) -> float:
+        stages = simulate(scenario, tried, int(seconds / 10), 1, channel=channel).mean_stage_seconds()
+        return sum(value for stage, value in stages.items() if "queue" not in stage)
+
+    online = without_queues(policy)
+    assert policy.state()["expected_cost.ue0"] == pytest.approx(online, rel=0.06)
+    static = StaticSplit()
+    static.reset(scenario, 0)
+    cuts = {static.plans[0].cut, *policy.problems[0].cuts[::2]}
+    fixed = {cut: without_queues(Fixed(cut_label(cut))) for cut in cuts}
+    assert online <= min(fixed.values()) * 1.01
+    assert static.state()["expected_cost.ue0"] == pytest.approx(fixed[static.plans[0].cut], rel=0.06)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +200,16 @@ def test_a_rule_that_cannot_be_followed_is_refused(changes: dict[str, object], t
 def test_slot_mode_and_unknown_laws_are_refused() -> None:
     with pytest.raises(ValueError, match="followed task by task"):
         simulate(lab(), ModelPlacement(placed="all"), 5, 1, "slot")
-    with pytest.raises(ValueError, match="is not known before a run"):
+    with pytest.raises(ValueError, match="is not known before a run; allowed: fading static, rayleigh or rician"):
         simulate(lab("time", fading="trace"), ModelPlacement(), 5, 1)
+    noma = lab("time")
+    noma = msgspec.structs.replace(noma, radio=msgspec.structs.replace(noma.radio, access="noma"))
+    for policy in (ModelPlacement(), StaticSplit()):
+        with pytest.raises(ValueError, match="allowed: access ofdma with one subchannel"):
+            policy.reset(noma, 0)
+    empty = msgspec.structs.replace(lab("time"), uploading=Uploading("keep", 10**9))
+    with pytest.raises(ValueError, match="allowed: no 'uploading'"):
+        ModelPlacement().reset(empty, 0)
 
 
 @pytest.mark.parametrize(

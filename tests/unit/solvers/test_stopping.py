@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from controller.solvers.stopping import (
+    PathCosts,
     StoppingCosts,
     StoppingRule,
     backward_induction,
+    gates_cost,
     genie_cost,
     look_ahead,
-    markov_induction,
+    look_ahead_on_paths,
     merged_points,
+    path_induction,
     place,
     place_equal_layers,
     rule_cost,
@@ -180,24 +183,64 @@ def test_backward_induction_is_the_best_of_all_threshold_rules() -> None:
         np.testing.assert_allclose(rule_cost(costs, rule.inverse_rate, rates), rule.expected)
 
 
-def test_a_chain_that_forgets_is_the_case_of_fresh_channels() -> None:
+def every_path(rng: np.random.Generator, states: int, stages: int) -> tuple[PathCosts, float]:
+    """All paths of a Markov chain, with costs that fall in the state and a path's later states, and the least cost of
+    any rule, by dynamic programming over the states.
+
+    The chain's rows are mixtures of staying and of a fresh state in quarters, so that paths can be repeated.
+    """
+    stay = int(rng.integers(0, 4))  # quarters
+    chain = np.full((states, states), (4 - stay) / 4 / states) + np.eye(states) * stay / 4
+    counts = np.rint(chain * 4 * states).astype(int)
+    paths: list[tuple[int, ...]] = [(state,) for state in range(states)]
+    for _ in range(stages):
+        paths = [(*path, after) for path in paths for after in range(states) for _ in range(counts[path[-1], after])]
+    walked = np.array(paths).T  # (stages + 1, paths)
+    run = rng.uniform(0, 0.4, stages)
+    slope = np.sort(rng.uniform(0.1, 3, stages + 1))[::-1]
+    after = np.sort(rng.uniform(0, 1, stages + 1))[::-1]
+    upload = 1.0 / (1.0 + np.arange(states))
+    # an upload half of which goes at the next stage's state: the state seen is only its start
+    halves = [(upload[walked[stage]] + upload[walked[min(stage + 1, stages)]]) / 2 for stage in range(stages + 1)]
+    stopping = slope[:, np.newaxis] * np.array(halves) + after[:, np.newaxis]
+    mean = [(upload + chain @ upload) / 2] * stages + [upload]
+    value = slope[stages] * mean[stages] + after[stages]
+    for stage in range(stages - 1, -1, -1):
+        value = np.minimum(slope[stage] * mean[stage] + after[stage], run[stage] + chain @ value)
+    return PathCosts(run, stopping, walked[:stages].astype(float)), float(value.mean())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_gates_on_all_paths_of_a_chain_cost_what_dynamic_programming_over_its_states_does(seed: int) -> None:
+    costs, optimum = every_path(np.random.default_rng(seed), 3, 3)
+    rule = path_induction(costs, 3)
+    assert rule.cost == pytest.approx(optimum, rel=1e-12)
+    assert gates_cost(costs, rule.gates) == pytest.approx(rule.cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_gates_are_the_best_of_all_gates_where_the_state_seen_is_not_all_that_matters(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hidden = rng.uniform(0.5, 2, 40)  # shadowing, say: it stays, and is seen only mixed with what changes
+    seen = hidden * rng.exponential(size=(2, 40))
+    stopping = np.array([3.0, 1.5, 0.4])[:, np.newaxis] / np.vstack([seen, hidden * rng.exponential(size=40)])
+    costs = PathCosts(np.array([0.3, 0.3]), np.minimum(stopping, 20.0), seen)
+    choices = [np.concatenate([[0.0, math.inf], np.sort(row)]) for row in seen]
+    exhaustive = min(gates_cost(costs, gates) for gates in itertools.product(*choices))
+    rule = path_induction(costs, 2)
+    assert exhaustive * (1 - 1e-12) <= rule.cost <= exhaustive * 1.02
+    fixed = [gates_cost(costs, [0.0, 0.0]), gates_cost(costs, [math.inf, 0.0]), gates_cost(costs, [math.inf] * 2)]
+    assert rule.cost <= min(fixed)
+
+
+def test_look_ahead_on_paths_is_that_of_fresh_channels_where_they_are_fresh() -> None:
     rng = np.random.default_rng(2)
-    costs, rates = random_costs(rng, 5), rng.uniform(0.1, 2, 16)
-    forgets = [np.full((16, 16), 1 / 16)] * 5
-    rule, optimum = markov_induction(costs, 5, rates, forgets)
-    fresh = backward_induction(costs, 5, rates)
-    assert rule.cost == pytest.approx(fresh.cost)
-    assert optimum == pytest.approx(fresh.cost)
-
-
-def test_a_chain_that_never_changes_is_the_best_fixed_stop_of_each_state() -> None:
-    rng = np.random.default_rng(3)
-    for _ in range(20):
-        costs, rates = random_costs(rng, 4), rng.uniform(0.1, 2, 32)
-        rule, optimum = markov_induction(costs, 4, rates, [np.eye(32)] * 4)
-        best = genie_cost(costs, 4, np.repeat(rates[:, np.newaxis], 5, axis=1)).mean()
-        assert optimum == pytest.approx(best)
-        assert rule.cost == pytest.approx(best)  # sizes fall, so each stage's set is an interval
+    costs, rates = random_costs(rng, 3), rng.uniform(0.1, 2, 12)
+    tuples = np.array(list(itertools.product(rates, repeat=4))).T
+    stopping = np.array([costs.stopping(stage, tuples[stage]) for stage in range(4)])
+    fresh = PathCosts(costs.run, stopping, 1 / tuples[:3])
+    assert path_induction(fresh, 3).cost == pytest.approx(backward_induction(costs, 3, rates).cost)
+    assert look_ahead_on_paths(fresh, 3).cost == pytest.approx(look_ahead(costs, 3, rates).cost)
 
 
 def test_no_online_rule_beats_the_genie() -> None:
@@ -237,7 +280,8 @@ def test_one_more_placed_layer_never_costs_a_task_more() -> None:
         (lambda: place(rules(Mlp.costs, Mlp.rates), [0.0], 1.0), "placement costs"),
         (lambda: place(rules(Mlp.costs, Mlp.rates), Mlp.downloads, 0), "more than 0 inferences"),
         (lambda: StoppingCosts(np.ones(2), np.ones(2), np.ones(3)), "2 stages need 3 slopes"),
-        (lambda: markov_induction(Mlp.costs, 2, Mlp.rates, [np.eye(2)] * 2), "transition matrices"),
+        (lambda: PathCosts(np.ones(2), np.ones((3, 5)), np.ones((3, 5))), "2 states per path"),
+        (lambda: path_induction(PathCosts(np.ones(1), np.ones((2, 5)), np.ones((1, 5))), 2), "2 stages cannot be"),
         (lambda: genie_cost(Mlp.costs, 3, np.ones((2, 3))), "4 channels per task"),
     ],
 )
