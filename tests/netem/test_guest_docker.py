@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import tarfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from testbed.runtime.docker_build import connect, has_image
+from testbed.runtime.docker_build import code_files, connect, has_image, project_root
 from testbed.runtime.images import NODE_PACKAGES, PYTHON_REFERENCE, base_tag
 from tests.netem import uml
 
@@ -17,11 +20,13 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 
 LIMIT_SECONDS = 280.0
 TESTS = ("kernel_enforces", "change_of_the_cap")
+#: Half of the base image, which an engine in a guest copies for each container, and which nobody reads here.
+LEFT_OUT = ("perl", "gconv", "pydoc_data", "usr/share/", "var/lib/dpkg/", "var/cache/")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With the root of the base image, as the host's engine has it."""
+    """With the node image of this checkout, as far as the tests' containers need it."""
     if reason := uml.missing():
         pytest.skip(reason)
     base = base_tag(NODE_PACKAGES, PYTHON_REFERENCE)
@@ -31,10 +36,27 @@ def folder(tmp_path: Path) -> Path:
     made = subprocess.run(["docker", "create", base, "true"], capture_output=True, text=True, check=True)
     container = made.stdout.strip()
     try:
-        subprocess.run(["docker", "export", "--output", str(tmp_path / "base.tar"), container], check=True)
+        pack_image(container, tmp_path / "image.tar")
     finally:
         subprocess.run(["docker", "rm", container], capture_output=True, check=True)
     return tmp_path
+
+
+def pack_image(container: str, archive: Path) -> None:
+    """The root of a container of the base image, the project's code and what its entry point imports."""
+    with (
+        subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export,
+        tarfile.open(fileobj=export.stdout, mode="r|") as root,
+        tarfile.open(archive, "w") as packed,
+    ):
+        for entry in root:
+            if not any(part in entry.name for part in LEFT_OUT):
+                packed.addfile(entry, root.extractfile(entry) if entry.isreg() else None)
+        for name, content in code_files(project_root()).items():
+            entry = tarfile.TarInfo(f"opt/testbed/{name}")
+            entry.size = len(content)
+            packed.addfile(entry, io.BytesIO(content))
+        packed.add(Path(msgspec.__file__).parent, arcname="opt/packages/msgspec")
 
 
 @pytest.mark.timeout(LIMIT_SECONDS + 30)

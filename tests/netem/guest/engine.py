@@ -1,21 +1,16 @@
 """In the guest: a Docker Engine on cgroup v2, an image for the runtime's tests, and those tests.
 
-``engine.py FOLDER PYTEST_ARGUMENT...``. FOLDER holds ``base.tar``, the root of the base image as the host's engine
-exported it. The node image is that root, the project's code and what its entry point imports: no agent is started.
+``engine.py FOLDER PYTEST_ARGUMENT...``. FOLDER holds ``image.tar``, the root of the node image, with no more than its
+entry point imports: no agent is started.
 """
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
-import msgspec
-
-from testbed.runtime.docker_build import code_files, project_root
 from testbed.runtime.images import node_tag
 
 DATA = "/run/docker-data"  # in memory, as all that the guest writes; overlay2 does not work on the guest's own overlay
@@ -39,27 +34,15 @@ def start_engine() -> None:
         time.sleep(0.2)
 
 
-def make_image(base: Path) -> None:
+def make_image(archive: Path) -> None:
     """Import the node image of this checkout."""
-    root = Path("/run/image")
-    packages = Path(msgspec.__file__).parents[1]
-    for name, content in code_files(project_root()).items():
-        path = root / "opt/testbed" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    shutil.copytree(packages / "msgspec", root / "opt/packages/msgspec")
-    shutil.copy(base, "/run/image.tar")
-    with tarfile.open("/run/image.tar", "a") as archive:
-        for name in ("opt/testbed", "opt/packages"):  # not "opt": the engine refuses a path that comes twice
-            archive.add(root / name, arcname=name)
     changes = ["--change", f"ENV {ENVIRONMENT}", "--change", "USER 65532:65532", "--change", "WORKDIR /tmp"]
-    subprocess.run(["docker", "import", *changes, "/run/image.tar", node_tag("cpu")], check=True)
-    Path("/run/image.tar").unlink()
+    subprocess.run(["docker", "import", *changes, str(archive), node_tag("cpu")], check=True)
 
 
 def main(folder: Path, tests: list[str]) -> int:
     start_engine()
-    make_image(folder / "base.tar")
+    make_image(folder / "image.tar")
     return subprocess.run([sys.executable, "-m", "pytest", *tests], check=False).returncode
 
 
