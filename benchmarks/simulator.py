@@ -64,7 +64,8 @@ def _event(slot_seconds: float) -> float:
     force = tandem.InForce(
         cut=np.zeros(ues, dtype=np.int64), head_seconds=0.01 * one, wire_bits=np.where(remote, 1e5, 0.0),
         tail_seconds=np.where(remote, 0.01, 0.0), down_bits=np.where(remote, 3.4e4, 0.0), speed=0.4 * one,
-        share=0.5 * one, spectrum_up_hz=1e6 * one, down_ratio=one, power_ratio=one,
+        share=0.5 * one, spectrum_up_hz=1e6 * one, down_ratio=one, most_up=np.inf * one,
+        most_down=np.inf * one, power_ratio=one,
         column=np.full(ues, -1), points=tandem.StopPoints.none(ues),
     )  # fmt: skip
     quality = rng.uniform(1e8, 1e9, (slots, ues))

@@ -90,7 +90,7 @@ def _run(policy: Policy, scenario: Scenario, slots: int, where: str) -> Iterator
         answer = _call(f"{here}: decide()", policy.decide, observation)
         if msgspec.msgpack.encode(observation) != seen:
             raise PolicyError(f"{here}: decide() changed the observation; it must only read it")
-        in_force = _check_decision(scenario, in_force, answer, here)
+        in_force = _check_decision(scenario, in_force, answer, observation, here)
         state = _check_state(_call(f"{here}: state()", policy.state), here)
         yield {"decision": msgspec.to_builtins(in_force), "state": state}
         outcome = _outcome(scenario, observation, in_force)
@@ -114,12 +114,14 @@ def _call(what: str, function: Any, *arguments: Any) -> Any:
         raise PolicyError(f"{what} raised {type(error).__name__}: {error}") from error
 
 
-def _check_decision(scenario: Scenario, in_force: Decision | None, answer: Any, where: str) -> Decision:
+def _check_decision(
+    scenario: Scenario, in_force: Decision | None, answer: Any, observation: Observation, where: str
+) -> Decision:
     """The decision as it would take force. Stricter than a running lab, which clamps speeds."""
     if not isinstance(answer, Decision):
         raise PolicyError(f"{where}: decide() must return a Decision, got {type(answer).__name__}")
     try:
-        enforced = enforce(scenario, in_force, answer)
+        enforced = enforce(scenario, in_force, answer, observation)
         msgspec.msgpack.decode(msgspec.msgpack.encode(enforced), type=Decision)
     except InvalidDecisionError as error:
         raise PolicyError(f"{where}: {error}") from error

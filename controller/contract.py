@@ -24,10 +24,6 @@ Cut = tuple[str, ...]
 ALL_ON_EDGE: Cut = ("input",)
 ALL_ON_DEVICE: Cut = ()
 
-#: The part of spectrum and of edge compute that a UE keeps although its new cut needs none: its older tasks are still
-#: in those queues (without it the mean E2E delay diverges: docs/architecture.md).
-RESIDUAL_SHARE = 0.05
-
 
 def cut_label(cut: Cut) -> str:
     """A cut as one word for tables, metrics and files: ``local``, ``input``, ``layer4_1_relu``, ``a+b``."""

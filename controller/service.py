@@ -232,7 +232,7 @@ class SlotEngine:
             self._notice("policy-error", f"slot {slot}: {answer.error}; the last decision stays")
             return None
         try:
-            decision = enforce(self.scenario, self.decision, answer.decision)
+            decision = enforce(self.scenario, self.decision, answer.decision, self._open.observation)
         except InvalidDecisionError as error:
             self._notice("decision-invalid", f"slot {slot}: {error}; the last decision stays")
             return None

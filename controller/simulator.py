@@ -33,8 +33,9 @@ from controller.contract import (
 from controller.model.arrivals import ArrivalProcess
 from controller.model.decision import enforce
 from controller.model.delay import ChainWork, chain_work, cut_codec, stage_work, wire_bits
+from controller.model.older_tasks import tail_share
 from controller.model.queueing import stage_waits_seconds
-from controller.model.radio import is_coupled, rates_over
+from controller.model.radio import idle_bits_per_second, is_coupled, rates_over
 from controller.model.stage_fading import stage_gain_tables
 from controller.simulation import tandem
 from controller.simulation.channels import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND, ChannelStates
@@ -105,7 +106,13 @@ class _Lab:
         def column(values: Sequence[float]) -> FloatArray:
             return np.array(values, dtype=np.float64)
 
-        radio = self.scenario.radio
+        radio, cpus = self.scenario.radio, self.scenario.edge.cpus
+        idle = np.array([np.inf if self.coupled else idle_bits_per_second(ue) for ue in self.scenario.ues])
+        # of a coupled radio the tandem gets the rates themselves; a wire without spectrum is limited in all of it
+        up, down = (
+            column([1.0 if self.coupled else getattr(choice, key) or total for choice in decision.ues])
+            for key, total in (("spectrum_up_hz", radio.uplink_hz), ("spectrum_down_hz", radio.downlink_hz))
+        )
         return tandem.InForce(
             cut=np.array([number for number, _ in found], dtype=np.int64),
             head_seconds=column([work.head_seconds for _, work in found]),
@@ -113,12 +120,11 @@ class _Lab:
             tail_seconds=column([work.tail_seconds for _, work in found]),
             down_bits=column([work.down_bits for _, work in found]),
             speed=column([choice.device_speed for choice in decision.ues]),
-            share=column([choice.edge_share for choice in decision.ues]),
-            # of a coupled radio the tandem gets the rates themselves
-            spectrum_up_hz=column([1.0 if self.coupled else choice.spectrum_up_hz for choice in decision.ues]),
-            down_ratio=column(
-                [1.0 if self.coupled else choice.spectrum_down_hz / radio.downlink_hz for choice in decision.ues]
-            ),
+            share=column([tail_share(choice, cpus) for choice in decision.ues]),
+            spectrum_up_hz=up,
+            down_ratio=down if self.coupled else down / radio.downlink_hz,
+            most_up=np.where([choice.spectrum_up_hz > 0 for choice in decision.ues], np.inf, idle),
+            most_down=np.where([choice.spectrum_down_hz > 0 for choice in decision.ues], np.inf, idle),
             power_ratio=column(
                 [
                     1.0 if choice.transmit_watts is None else choice.transmit_watts / ue.transmit_watts
@@ -254,7 +260,7 @@ def simulate(
         started = time.perf_counter()
         asked = policy.decide(observation)
         decide_seconds[slot] = time.perf_counter() - started
-        in_force = enforce(scenario, in_force, asked)
+        in_force = enforce(scenario, in_force, asked, observation)
         if (mode == "slot" or lab.coupled) and any(choice.stop_rule for choice in in_force.ues):
             raise ValueError("a stop rule is followed task by task, on links of their own: mode 'event', access ofdma")
         if uploading is None:
@@ -385,9 +391,9 @@ def _formula(
     scenario, ues = lab.scenario, lab.tables.ues
     spectrum = force.spectrum_up_hz
     shannon = spectrum * np.log2(1.0 + quality * force.power_ratio / spectrum)
-    link = np.where(ues.linear | lab.coupled, spectrum * quality, shannon)
+    link = np.minimum(np.where(ues.linear | lab.coupled, spectrum * quality, shannon), force.most_up)
     link = np.where(link < floor, OUTAGE_BITS_PER_SECOND, link)
-    down = downlink * force.down_ratio
+    down = np.minimum(downlink * force.down_ratio, force.most_down)
     down = np.where(down < floor, OUTAGE_BITS_PER_SECOND, down)
     remote = force.wire_bits > 0
     service = np.stack([force.head_seconds / force.speed, force.wire_bits / link, force.tail_seconds / force.share], -1)

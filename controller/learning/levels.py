@@ -36,8 +36,8 @@ def decided(
     speed, spectrum, edge = levels[..., 0], SHARE_WEIGHTS[levels[..., 1]], SHARE_WEIGHTS[levels[..., 2]]
     chosen = Allocation(
         device_speed=tables.ues.max_speed * SPEED_RATIOS[speed],
-        spectrum_hz=shares_by_weight(spectrum, demands.wire_bits, limits.spectrum_hz, limits.residual_share),
-        edge_share=shares_by_weight(edge, demands.tail_seconds, limits.edge_cpus, limits.residual_share),
+        spectrum_hz=shares_by_weight(spectrum, demands.wire_bits, limits.spectrum_hz),
+        edge_share=shares_by_weight(edge, demands.tail_seconds, limits.edge_cpus),
         delay_seconds=np.zeros(cuts.shape),
         energy_joules=np.zeros(cuts.shape),
         cost=np.zeros(cuts.shape[0]),

@@ -1,4 +1,4 @@
-"""What a decision means: the checks and the residual shares that simulator and testbed both apply to it."""
+"""What a decision means: the checks, and the shares for older tasks, that simulator and testbed both apply to it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from controller.contract import (
     ALL_ON_DEVICE,
-    RESIDUAL_SHARE,
     Decision,
+    Observation,
     Scenario,
     UeDecision,
     UeName,
@@ -20,6 +20,7 @@ from controller.contract import (
     cut_label,
 )
 from controller.model.cuts import check_cut
+from controller.model.older_tasks import Parts, limited, needs_edge, parts_for_older_tasks
 from controller.model.radio import DIRECTIONS, Direction, holdings, is_coupled
 
 #: Rounding that a sum of shares may carry.
@@ -33,16 +34,18 @@ class InvalidDecisionError(ValueError):
     """A policy's decision breaks the contract; the message says which UE, which field, the value, what is allowed."""
 
 
-def enforce(scenario: Scenario, previous: Decision | None, decision: Decision) -> Decision:
+def enforce(
+    scenario: Scenario, previous: Decision | None, decision: Decision, observation: Observation | None = None
+) -> Decision:
     """The decision that takes force when a policy asks for ``decision`` while ``previous`` is in force.
 
     Pure. The result lists the UEs in the scenario's order and carries the sequence number after ``previous``'s
     (0 without one); slot and valid-from are the policy's. Then
 
-    - a UE whose cut needs no spectrum and no edge still gets ``RESIDUAL_SHARE`` of the total of each, for the older
-      tasks in its queues; where the sum then exceeds the total, all are scaled down to it;
-    - a speed is clamped to ``[MIN_SPEED_RATIO, 1] x max_speed``;
-    - under NOMA the local UEs that hold no spectrum share ``RESIDUAL_SHARE`` of it, in equal bands of their own.
+    - a UE whose cut needs no spectrum and no edge gets at least what its older tasks need that ``observation`` (None:
+      there are none) shows in its queues: see :mod:`controller.model.older_tasks`; under NOMA in a band of its own,
+      unless it names subchannels. Where the sum then exceeds the total, all are scaled down to it;
+    - a speed is clamped to ``[MIN_SPEED_RATIO, 1] x max_speed``.
 
     Raises InvalidDecisionError for a UE that is missing, unknown or named twice, a cut that is unknown or not
     canonical, a number that is negative or not finite, a cut that needs what it is not given, an unknown codec, sums
@@ -54,20 +57,15 @@ def enforce(scenario: Scenario, previous: Decision | None, decision: Decision) -
     for ue, choice in zip(scenario.ues, checked, strict=True):
         if choice.sites or choice.uploads:
             _check_sites(scenario, ue, choice)
+    older = parts_for_older_tasks(scenario, previous, checked, observation)
+    shares = _share([ue.edge_share for ue in checked], older.edge, scenario.edge.cpus, "edge_share")
     ups = [ue.spectrum_up_hz for ue in checked]
     downs = [ue.spectrum_down_hz for ue in checked]
-    shares = [ue.edge_share for ue in checked]
-    local = [ue.cut == ALL_ON_DEVICE for ue in checked]
-    shares = _share(shares, local, scenario.edge.cpus, "edge_share")
-    if scenario.radio.access == "ofdma":
-        ups = _share(ups, local, scenario.radio.uplink_hz, "spectrum_up_hz")
-        downs = _share(downs, local, scenario.radio.downlink_hz, "spectrum_down_hz")
-    else:
-        floor = RESIDUAL_SHARE / len(scenario.ues)
-        free = [is_local and not ue.subchannels_up for ue, is_local in zip(checked, local, strict=True)]
-        ups = _share(ups, free, scenario.radio.uplink_hz, "spectrum_up_hz", floor)
-        free = [is_local and not ue.subchannels_down for ue, is_local in zip(checked, local, strict=True)]
-        downs = _share(downs, free, scenario.radio.downlink_hz, "spectrum_down_hz", floor)
+    # who is superposed uses all that bands of UEs' own leave
+    free_up = not any(ue.subchannels_up and not ue.spectrum_up_hz for ue in checked)
+    free_down = not any(ue.subchannels_down and not ue.spectrum_down_hz for ue in checked)
+    ups = _share(ups, older.up, scenario.radio.uplink_hz, "spectrum_up_hz", free_up)
+    downs = _share(downs, older.down, scenario.radio.downlink_hz, "spectrum_down_hz", free_down)
     if is_coupled(scenario.radio):
         ups, downs = (
             _fit_subchannels(scenario, checked, values, direction)
@@ -127,7 +125,7 @@ def _check_ue(ue: UeScenario, choice: UeDecision) -> UeDecision:
             check_cut(ue.profile.nodes, choice.cut)
         except ValueError as error:
             raise InvalidDecisionError(f"{where}: cut {choice.cut!r} is refused: {error}") from error
-    if choice.cut != ALL_ON_DEVICE or choice.stop_rule:
+    if needs_edge(choice):
         needs = {"spectrum_up_hz": up, "spectrum_down_hz": down, "edge_share": share}
         if choice.subchannels_up:
             del needs["spectrum_up_hz"]
@@ -211,15 +209,13 @@ def _positive(value: float, where: str, key: str) -> float:
     return number
 
 
-def _share(
-    values: list[float], local: list[bool], total: float, key: str, floor_ratio: float = RESIDUAL_SHARE
-) -> list[float]:
-    """Residual shares for the local UEs; scaled down where they do not fit."""
+def _share(values: list[float], older: Parts, total: float, key: str, free: bool = True) -> list[float]:
+    """At least the parts for older tasks; all scaled down where that does not fit. ``free``: what is not asked is."""
     asked = sum(values)
     if asked > total * (1 + SUM_TOLERANCE):
         raise InvalidDecisionError(f"the sum of {key} is {asked:g}, above the total of {total:g}")
-    floor = floor_ratio * total
-    raised = [max(value, floor) if is_local else value for value, is_local in zip(values, local, strict=True)]
+    parts = limited(older, asked / total if free else 1.0)
+    raised = [max(value, part * total) for value, part in zip(values, parts.tolist(), strict=True)]
     scale = min(1.0, total / sum(raised)) if sum(raised) > 0 else 1.0
     return [value * scale for value in raised]
 
@@ -227,7 +223,7 @@ def _share(
 def _fit_subchannels(
     scenario: Scenario, choices: list[UeDecision], spectrum_hz: list[float], direction: Direction
 ) -> list[float]:
-    """Bands of UEs' own, scaled down where they do not fit into a subchannel with what residual shares added."""
+    """Bands of UEs' own, scaled down where they do not fit into a subchannel with what older tasks added."""
     asked = {str(choice.name): choice for choice in choices}
     granted = {
         str(choice.name): msgspec.structs.replace(choice, **{f"spectrum_{direction}_hz": hz})

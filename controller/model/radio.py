@@ -3,7 +3,8 @@
 A UE holds spectrum in one of two ways. Its *own* band (``spectrum_up_hz`` above 0) is disturbed by nobody; it lies in
 the subchannels that the UE names, else evenly in all. Without a band of its own it is *superposed* on the whole of each
 subchannel that it names, together with the other UEs there (:mod:`controller.model.sic`). OFDMA is the case in which
-everybody has a band of its own; the two may be mixed, and what is superposed gets the width that is left.
+everybody has a band of its own; the two may be mixed, and what is superposed gets the width that is left. A UE that
+holds neither has its wire's outage floor, for acknowledgements.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ Direction = Literal["up", "down"]
 _BLOCK_ELEMENTS = 1 << 21
 
 
+#: What a wire carries in an outage whose end is not in sight (``outage: hold``): its rate cannot be 0.
+OUTAGE_BITS_PER_SECOND = 16e3
+
+
 class LinkRates(NamedTuple):
     up_bits_per_second: float
     down_bits_per_second: float
@@ -39,6 +44,11 @@ def shannon_bits_per_second(
     safe = np.where(bandwidth > 0, bandwidth, 1.0)
     rate = safe * np.log2(1.0 + received / (np.asarray(noise_watts_per_hz) * safe))
     return np.where(bandwidth > 0, rate, 0.0)
+
+
+def idle_bits_per_second(ue: UeScenario) -> float:
+    """What the wire of a UE that holds no spectrum carries, unless even the whole spectrum would carry less."""
+    return max(ue.outage_floor_bits_per_second, OUTAGE_BITS_PER_SECOND)
 
 
 def is_coupled(radio: Radio) -> bool:
@@ -76,19 +86,20 @@ def rates(
     for ue in scenario.ues:
         choice = decided[ue.name]
         up_gain, down_gain = gains[ue.name][0][0], gains[ue.name][1][0]
+        up_hz, down_hz = choice.spectrum_up_hz or radio.uplink_hz, choice.spectrum_down_hz or radio.downlink_hz
         if ue.channel_kind == "rate":
-            result[ue.name] = LinkRates(
-                up_gain * choice.spectrum_up_hz / radio.uplink_hz,
-                down_gain * choice.spectrum_down_hz / radio.downlink_hz,
-            )
-            continue
-        watts = ue.transmit_watts if choice.transmit_watts is None else choice.transmit_watts
-        down_watts = choice.downlink_watts
-        if down_watts is None:
-            down_watts = radio.downlink_power_watts * choice.spectrum_down_hz / radio.downlink_hz
+            up_rate, down_rate = up_gain * up_hz / radio.uplink_hz, down_gain * down_hz / radio.downlink_hz
+        else:
+            watts = ue.transmit_watts if choice.transmit_watts is None else choice.transmit_watts
+            down_watts = choice.downlink_watts
+            if down_watts is None:
+                down_watts = radio.downlink_power_watts * down_hz / radio.downlink_hz
+            up_rate = float(shannon_bits_per_second(up_hz, watts * up_gain, radio.noise_watts_per_hz))
+            down_rate = float(shannon_bits_per_second(down_hz, down_watts * down_gain, radio.noise_watts_per_hz))
+        idle = idle_bits_per_second(ue)
         result[ue.name] = LinkRates(
-            float(shannon_bits_per_second(choice.spectrum_up_hz, watts * up_gain, radio.noise_watts_per_hz)),
-            float(shannon_bits_per_second(choice.spectrum_down_hz, down_watts * down_gain, radio.noise_watts_per_hz)),
+            up_rate if choice.spectrum_up_hz else min(up_rate, idle),
+            down_rate if choice.spectrum_down_hz else min(down_rate, idle),
         )
     return result
 
@@ -182,8 +193,20 @@ def _coupled(scenario: Scenario, up: Floats, down: Floats, decision: Decision) -
             access_points=points,
             leakage_ratio=radio.leakage_ratio,
         )
-        result.append(own + superposed.sum(axis=-1))
+        none = ~(held.superposed | (held.own_hz > 0)).any(axis=1)
+        result.append(np.where(none, _idle_rates(scenario, gains, direction), own + superposed.sum(axis=-1)))
     return result[0], result[1]
+
+
+def _idle_rates(scenario: Scenario, gains: Floats, direction: Direction) -> Floats:
+    """Of UEs that hold nothing, (steps, UEs), from gains (steps, UEs, subchannels)."""
+    radio = scenario.radio
+    total = radio.uplink_hz if direction == "up" else radio.downlink_hz
+    watts = np.array([ue.transmit_watts if direction == "up" else radio.downlink_power_watts for ue in scenario.ues])
+    mean = gains.mean(axis=-1)
+    whole = shannon_bits_per_second(total, watts * mean, radio.noise_watts_per_hz)
+    whole = np.where([ue.channel_kind == "rate" for ue in scenario.ues], mean, whole)
+    return np.asarray(np.minimum(whole, [idle_bits_per_second(ue) for ue in scenario.ues]))
 
 
 def _powers(scenario: Scenario, choices: Mapping[str, UeDecision], held: Holdings, direction: Direction) -> Floats:

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from controller.contract import RESIDUAL_SHARE, Decision, Observation, Scenario, SlotOutcome, UeDecision
+from controller.contract import Decision, Observation, Scenario, SlotOutcome, UeDecision
 from controller.model.lyapunov import EnergyQueues
-from controller.policies.under_way import Decided, UnderWay, optimal_parts, parts_under_way
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables, CutArray, SlotState
 from controller.solvers.cuts import project
 from controller.solvers.general import allocate_general
-from controller.solvers.problem import Allocation, AllocationModel, FloatArray, Limits, Objective
+from controller.solvers.problem import Allocation, AllocationModel, Limits, Objective
 
 SOLVERS = {"newton": allocate, "cvxpy": allocate_general}
 
@@ -100,11 +99,8 @@ class DriftPlusPenalty:
         state = SlotState.observed(self.tables, observation, self.pricing_queues())
         self._weights = self.tables.weights(state.arrival_rate)
         cuts, allocation = self.best(state, self.propose(state, observation))
-        now = Decided(cuts, allocation)
-        last = Decided(self._last_cuts, allocation if self._last is None else self._last)
-        link, edge = parts_under_way(self.tables, observation, state, last, now, self.older_parts)
         self._last, self._last_cuts = allocation, cuts
-        return self.decision(observation, now, link, edge)
+        return self.decision(observation, cuts, allocation)
 
     def feedback(self, outcome: SlotOutcome) -> None:
         """Virtual queues take the measured energy of the slot."""
@@ -157,10 +153,6 @@ class DriftPlusPenalty:
         """The convex step for candidates (candidates, ues)."""
         return self._solve(self.tables.demands(cuts, state), self.tables.ues, self.limits, self.delay_model)
 
-    def older_parts(self, work: UnderWay) -> FloatArray:
-        """The parts of a resource (ues,) for tasks that are under way to the edge from UEs whose new cut is local."""
-        return optimal_parts(work, self.tables.ues.weight, self.scenario.slot_seconds)
-
     # -------------------------------------------------------------------------------------------------- shared parts
 
     def best(self, state: SlotState, candidates: CutArray) -> tuple[CutArray, Allocation]:
@@ -173,25 +165,10 @@ class DriftPlusPenalty:
         chosen = int(np.argmin(allocation.cost))
         return cuts[chosen], Allocation._make(field[chosen : chosen + 1] for field in allocation)
 
-    def decision(self, observation: Observation, decided: Decided, link: FloatArray, edge: FloatArray) -> Decision:
-        """The contract's form; ``link`` and ``edge`` (ues,) are the parts of each that older tasks get before others.
-
-        Residual shares are left to the rule that simulator and testbed apply: what the UEs get here sums to the total,
-        and is scaled down by that rule to what was optimised."""
-        radio, edge_cpus = self.scenario.radio, self.scenario.edge.cpus
-        cuts, allocation = decided
-        idle = cuts == self.tables.local
-        busy = ~idle | (link > 0) | (edge > 0)
-        up, share = allocation.spectrum_hz[0], allocation.edge_share[0]
-        down = np.full(idle.size, radio.downlink_hz / idle.size)
-        if busy.any():
-            up, share = (np.where(idle, 0.0, x) for x in (up, share))
-            up = radio.uplink_hz * _after(link, up)
-            # the convex step kept a residual share for each idle UE; those with older tasks need none
-            kept, needed = (1.0 + RESIDUAL_SHARE * np.sum(x) for x in (idle, ~busy))
-            used = float(share.sum() * kept / needed) if not idle.all() else edge_cpus / needed
-            share = used * _after(edge, share) * self._before_residuals(used, int(np.sum(~busy)))
-            down = np.where(busy, radio.downlink_hz / np.sum(busy), 0.0)
+    def decision(self, observation: Observation, cuts: CutArray, allocation: Allocation) -> Decision:
+        """The contract's form of cuts (ues,) and their allocation (1, ues); offloading UEs share the downlink."""
+        offloads = cuts != self.tables.local
+        down = np.where(offloads, self.scenario.radio.downlink_hz / max(int(offloads.sum()), 1), 0.0)
         return Decision(
             sequence=observation.slot,
             slot=observation.slot,
@@ -201,27 +178,13 @@ class DriftPlusPenalty:
                     name=ue.name,
                     cut=self.tables.cuts[index][cuts[index]],
                     device_speed=float(allocation.device_speed[0, index]),
-                    spectrum_up_hz=float(up[index]),
+                    spectrum_up_hz=float(allocation.spectrum_hz[0, index]),
                     spectrum_down_hz=float(down[index]),
-                    edge_share=float(share[index]),
+                    edge_share=float(allocation.edge_share[0, index]),
                 )
                 for index, ue in enumerate(self.scenario.ues)
             ),
         )
-
-    def _before_residuals(self, used: float, idle: int) -> float:
-        """What the active UEs' edge shares, which sum to ``used``, are multiplied by so that the rule that gives every
-        idle UE its residual share, and scales all to the total, leaves them as they were."""
-        residuals = RESIDUAL_SHARE * idle * self.scenario.edge.cpus
-        room = self.scenario.edge.cpus - used
-        return max(1.0, residuals / room) if room > 0 else self.scenario.edge.cpus / used
-
-
-def _after(parts: FloatArray, weights: FloatArray) -> FloatArray:
-    """Parts that sum to 1: those given, and the rest in proportion to the weights."""
-    if weights.any():
-        parts = parts + weights / weights.sum() * (1.0 - parts.sum())
-    return np.asarray(parts / max(parts.sum(), 1e-300))
 
 
 def edge_joules(kappa: float, outcome: SlotOutcome) -> float:

@@ -12,7 +12,6 @@ from controller.contract import Observation, Scenario
 from controller.learning.checkpoint import Checkpoint, load_checkpoint
 from controller.learning.network import actor_logits, features
 from controller.policies.drift import DriftPlusPenalty
-from controller.policies.under_way import UnderWay, equal_parts
 from controller.seeds import Purpose, generator
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import CutArray, SlotState
@@ -124,9 +123,6 @@ class LymdoEqualShares(Lymdo):
         spectrum, edge = equal_shares(demands, self.limits)
         equal = optimal._replace(spectrum_hz=spectrum, edge_share=edge)
         return evaluate(equal, demands, self.tables.ues, self.limits, "indep")
-
-    def older_parts(self, work: UnderWay) -> FloatArray:
-        return equal_parts(work)
 
 
 class Exhaustive(DriftPlusPenalty):

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, RESIDUAL_SHARE, Decision, Observation, Scenario, UeDecision
+from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Decision, Observation, Scenario, UeDecision
 from controller.model.radio import is_coupled, rates
 from controller.policies.base import BasicPolicy
 from controller.solvers.upload_graph import graph_seconds, plan_graph_upload
@@ -45,6 +45,8 @@ RATE_CHANGE_RATIO = 0.1
 #: What stands for a link without any signal, so that times stay finite.
 _LEAST_BITS_PER_SECOND = 16e3
 _LEAST_QUALITY_HZ = 1.0
+#: Of spectrum and of edge, what a UE is planned to keep whose plan needs none: its next plan may.
+_LEAST_RATIO = 0.05
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class UploadPolicy(BasicPolicy):
         return equal * self.scenario.radio.uplink_hz, equal * self.scenario.edge.cpus
 
     def least_ratio(self) -> float:
-        """What every UE keeps of spectrum and edge: a local one gets that much anyway (exact for up to 10 UEs)."""
-        return min(RESIDUAL_SHARE, 0.5 / len(self.scenario.ues))
+        """What every UE keeps of spectrum and edge."""
+        return min(_LEAST_RATIO, 0.5 / len(self.scenario.ues))
 
     def decide(self, observation: Observation) -> Decision:
         gains = np.array([(ue.gain_up[0], ue.gain_down[0]) for ue in observation.ues])

@@ -139,7 +139,7 @@ class FixedRuns:
 
 
 @compiled
-def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, budget, spectrum, cpus, slot, residual, delay_out, energy_out, overloaded):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, budget, spectrum, cpus, slot, delay_out, energy_out, overloaded):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     runs, n = cuts.shape
     slots = quality.shape[0]
     work = np.empty((5, n))
@@ -154,11 +154,11 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
         for t in range(slots):
             chosen[:] = cuts[e]
             if convex:
-                _project_one(chosen, rates[t], quality[t], head, bits, tail, counts, max_speed, linear, spectrum, cpus, residual, scratch[0], scratch[1], pair)  # fmt: skip  # noqa: E501
+                _project_one(chosen, rates[t], quality[t], head, bits, tail, counts, max_speed, linear, spectrum, cpus, scratch[0], scratch[1], pair)  # fmt: skip  # noqa: E501
                 _gather(chosen, rates[t], downlink[t], head, bits, tail, constant, down_bits, work)
                 feasible = allocate_slot(
                     False, rates[t], work[0], work[1], work[2], quality[t], queue[e], work[3], work[4], max_speed,
-                    kappa, watts, linear, variability, price[t], spectrum, cpus, slot, residual, 0.0, result[0],
+                    kappa, watts, linear, variability, price[t], spectrum, cpus, slot, 0.0, result[0],
                     result[1], result[2], result[3], result[4], scratch, active,
                 )[1]  # fmt: skip
             else:
@@ -175,7 +175,7 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
                 if work[1, i] > 0.0:
                     second = service_derivatives(SPECTRUM, result[1, i], work[1, i], quality[t, i], linear[i])[0]
                     extra += work[4, i] * n
-                third = work[2, i] / result[2, i]
+                third = work[2, i] / result[2, i] if work[2, i] > 0.0 else 0.0
                 slowest = max(first, second, third)
                 load = rate * slowest
                 energy = slot * (
@@ -226,6 +226,6 @@ def run_fixed_cuts(
         warmup_slots, convex, tables.head_seconds, tables.wire_bits, tables.tail_seconds, tables.constant_seconds,
         tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts, ues.linear,
         ues.variability, np.maximum(v * tables.weights(arrival_rates), SMALLEST_PRICE), tables.budget_joules,
-        limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds, limits.residual_share, delay, energy, overloaded,
+        limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds, delay, energy, overloaded,
     )  # fmt: skip
     return FixedRuns(vectors, delay, energy, overloaded)

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from controller.contract import Scenario
 from controller.model.channel import Channel, gain_series
+from controller.model.radio import OUTAGE_BITS_PER_SECOND
 from controller.solvers.chain import ChainTables
+
+__all__ = ["FORESIGHT_SECONDS", "FRAME_BITS", "OUTAGE_BITS_PER_SECOND", "ChannelStates"]
 
 FloatArray = NDArray[np.float64]
 
-#: What a wire carries in an outage whose end is not in sight (``outage: hold``): its rate cannot be 0.
-OUTAGE_BITS_PER_SECOND = 16e3
 #: An end of an outage that is nearer than this after the step is in sight: nothing leaves until then ...
 FORESIGHT_SECONDS = 10.0
 #: ... but one packet that finds the wire empty.

@@ -76,43 +76,45 @@ class InForce(NamedTuple):
     share: FloatArray
     spectrum_up_hz: FloatArray
     down_ratio: FloatArray  # of the downlink's whole spectrum
+    most_up: FloatArray  # bit/s that the wire carries at most, in whatever spectrum; inf: all that this gives
+    most_down: FloatArray
     power_ratio: FloatArray  # transmit power over its nominal value
     column: IntArray  # of the decided cut in its chain, for channels that are drawn per stage
     points: StopPoints
 
 
 @compiled
-def _planned(quality: float, power: float, linear: bool, spectrum: float) -> float:
+def _planned(quality: float, power: float, linear: bool, spectrum: float, most: float) -> float:
     """bit/s before the outage floor."""
-    return spectrum * quality if linear else spectrum * np.log1p(quality * power / spectrum) / LN2
+    return min(spectrum * quality if linear else spectrum * np.log1p(quality * power / spectrum) / LN2, most)
 
 
 @compiled
-def _rate(quality: float, power: float, linear: bool, spectrum: float, floor: float) -> float:
-    rate = _planned(quality, power, linear, spectrum)
+def _rate(quality: float, power: float, linear: bool, spectrum: float, most: float, floor: float) -> float:
+    rate = _planned(quality, power, linear, spectrum, most)
     return rate if rate >= floor else OUTAGE_BITS_PER_SECOND
 
 
 @compiled
-def _outage_end(number, quality, power, column, linear, spectrum, floor, step_seconds, foresight_seconds):  # type: ignore[no-untyped-def]
+def _outage_end(number, quality, power, column, linear, spectrum, most, floor, step_seconds, foresight_seconds):  # type: ignore[no-untyped-def]
     """When the outage that step ``number`` is in ends, at this spectrum; inf if that is not in sight."""
     if foresight_seconds <= 0.0:
         return np.inf
     steps = quality.shape[0]
     for ahead in range(1, 2 + int(foresight_seconds / step_seconds + 1e-9)):
-        if _planned(quality[(number + ahead) % steps, column], power, linear, spectrum) >= floor:
+        if _planned(quality[(number + ahead) % steps, column], power, linear, spectrum, most) >= floor:
             return (number + ahead) * step_seconds
     return np.inf
 
 
 @compiled
 def _transmit(  # type: ignore[no-untyped-def]
-    start, end, bits, held, quality, power, column, linear, spectrum, floor, step_seconds, foresight_seconds,
+    start, end, bits, held, quality, power, column, linear, spectrum, most, floor, step_seconds, foresight_seconds,
 ):  # fmt: skip
     """Send ``bits`` from ``start`` until ``end`` at most, over the trace or, where it is not nan, at the quality
     ``held``. Returns (time reached, bits left)."""
     if held == held:
-        rate = _rate(held, power, linear, spectrum, floor)
+        rate = _rate(held, power, linear, spectrum, most, floor)
         if start + bits / rate <= end:
             return start + bits / rate, 0.0
         return end, bits - rate * max(end - start, 0.0)
@@ -121,10 +123,12 @@ def _transmit(  # type: ignore[no-untyped-def]
     now = start
     while now < end and bits > 0.0:
         until = min(end, (number + 1) * step_seconds)
-        rate = _planned(quality[number % steps, column], power, linear, spectrum)
+        rate = _planned(quality[number % steps, column], power, linear, spectrum, most)
         if rate < floor:
             rate = OUTAGE_BITS_PER_SECOND
-            back = _outage_end(number, quality, power, column, linear, spectrum, floor, step_seconds, foresight_seconds)
+            back = _outage_end(
+                number, quality, power, column, linear, spectrum, most, floor, step_seconds, foresight_seconds
+            )
             if back < np.inf:
                 now = min(end, back)
                 number = int(now / step_seconds + 1e-9)
@@ -157,7 +161,7 @@ def _stop(ue, j, start, points, staged, quality, speed, step_seconds):  # type: 
 def _advance(  # type: ignore[no-untyped-def]
     slot, begin, end, tasks, first, pointers, free, quality, downlink, step_seconds, linear, floor, foresight, kappa,
     watts, up_delay, down_delay, cut, head_seconds, wire_bits, tail_seconds, down_bits, speed, share, spectrum,
-    down_ratio, power, column, points, staged, timeout, out,
+    down_ratio, most_up, most_down, power, column, points, staged, timeout, out,
 ):  # fmt: skip
     steps = quality.shape[0]
     for ue in range(cut.shape[0]):
@@ -245,6 +249,7 @@ def _advance(  # type: ignore[no-untyped-def]
                 ue,
                 linear[ue],
                 spectrum[ue],
+                most_up[ue],
                 floor[ue],
                 step_seconds,
                 foresight,
@@ -296,11 +301,13 @@ def _advance(  # type: ignore[no-untyped-def]
             if start >= end:
                 break
             number = int(start / step_seconds + 1e-9)
-            rate = downlink[number % steps, ue] * down_ratio[ue]
+            rate = min(downlink[number % steps, ue] * down_ratio[ue], most_down[ue])
             sent = start
             if rate < floor[ue]:
                 rate = OUTAGE_BITS_PER_SECOND
-                back = _outage_end(number, downlink, 1.0, ue, True, down_ratio[ue], floor[ue], step_seconds, foresight)
+                back = _outage_end(
+                    number, downlink, 1.0, ue, True, down_ratio[ue], most_down[ue], floor[ue], step_seconds, foresight
+                )
                 if back < np.inf:
                     # its first packet leaves, where nothing left just before, and is paid for when the outage is over
                     if start > free[ue, DOWNLINK] and tasks[DOWN_BITS, j] <= FRAME_BITS:
@@ -309,7 +316,8 @@ def _advance(  # type: ignore[no-untyped-def]
                         j += 1
                         continue
                     sent = back
-                    rate = downlink[int(back / step_seconds + 1e-9) % steps, ue] * down_ratio[ue]
+                    number = int(back / step_seconds + 1e-9)
+                    rate = min(downlink[number % steps, ue] * down_ratio[ue], most_down[ue])
             free[ue, DOWNLINK] = sent + tasks[DOWN_BITS, j] / rate
             tasks[DONE, j] = free[ue, DOWNLINK] + down_delay[ue]
             j += 1
@@ -338,7 +346,9 @@ def _advance(  # type: ignore[no-untyped-def]
         number = int(begin / step_seconds + 1e-9)
         count = 0
         while number * step_seconds < end - 1e-9 or count == 0:
-            out[ue, RATE] += _rate(quality[number % steps, ue], power[ue], linear[ue], spectrum[ue], floor[ue])
+            out[ue, RATE] += _rate(
+                quality[number % steps, ue], power[ue], linear[ue], spectrum[ue], most_up[ue], floor[ue]
+            )
             number += 1
             count += 1
         out[ue, RATE] /= count

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.contract import Decision, Observation, Scenario, UeDecision, cut_label
+from controller.model.older_tasks import tail_share
 from controller.model.radio import rates
 from controller.model.uploading import UploadWork, edge_nodes, uploads_of
 from controller.simulation import tandem
@@ -262,7 +263,9 @@ class UploadingLab:
         for step_end, values in steps:
             if task.now < step_end:
                 up, down = values[index].tolist()
-                share = decision.ues[index].edge_share if served.share is None else served.share
+                share = (
+                    tail_share(decision.ues[index], self._scenario.edge.cpus) if served.share is None else served.share
+                )
                 task.advance(min(step_end, until), Capacities(served.choice.device_speed, share, up, down))
                 if task.is_at_edge:
                     served.share = share

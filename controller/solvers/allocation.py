@@ -19,7 +19,7 @@ SMALLEST_PRICE = 1e-12
 def allocate_slot(  # type: ignore[no-untyped-def]
     exact, arrival_rate, head, bits, tail, quality, queue, constant, download,
     max_speed, kappa, watts, linear, variability, price,
-    spectrum_hz, edge_cpus, slot, residual, edge_square_price,
+    spectrum_hz, edge_cpus, slot, edge_square_price,
     speed, spectrum, edge, delay, energy,
     scratch, active,
 ):  # fmt: skip
@@ -40,28 +40,25 @@ def allocate_slot(  # type: ignore[no-untyped-def]
         speed[i] = device_speed(
             arrival_rate[i], head[i], max_speed[i], kappa[i], slot, queue[i], price[i], variability[i]
         )
-    # a UE that needs none keeps its residual share, and all are scaled to the total
-    usable_hz = spectrum_hz / (1.0 + residual * idle_links) if idle_links < n else spectrum_hz
-    usable_cpus = edge_cpus / (1.0 + residual * idle_edges) if idle_edges < n else edge_cpus
-    hz, cpus = smallest_shares(n, usable_hz, arrival_rate, bits, tail, quality, linear, least_spectrum, least_edge)
-    spectrum_fits = hz < usable_hz or idle_links == n
-    edge_fits = cpus < usable_cpus or idle_edges == n
+    hz, cpus = smallest_shares(n, spectrum_hz, arrival_rate, bits, tail, quality, linear, least_spectrum, least_edge)
+    spectrum_fits = hz < spectrum_hz or idle_links == n
+    edge_fits = cpus < edge_cpus or idle_edges == n
     feasible = feasible and spectrum_fits and edge_fits
     zero, square = scratch[5], scratch[6]
     zero[:] = 0.0
     if spectrum_fits:
-        share_resource(SPECTRUM, usable_hz, n, bits, quality, linear, arrival_rate, price, variability, energy_price, zero, least_spectrum, spectrum, step, trial, active)  # fmt: skip  # noqa: E501
+        share_resource(SPECTRUM, spectrum_hz, n, bits, quality, linear, arrival_rate, price, variability, energy_price, zero, least_spectrum, spectrum, step, trial, active)  # fmt: skip  # noqa: E501
     else:
-        _in_proportion(n, usable_hz, bits, least_spectrum, spectrum)
+        _in_proportion(n, spectrum_hz, bits, least_spectrum, spectrum)
     if edge_fits and not (
         edge_square_price > 0.0
-        and edge_wishes(usable_cpus, n, tail, arrival_rate, price, variability, edge_square_price, edge)
+        and edge_wishes(edge_cpus, n, tail, arrival_rate, price, variability, edge_square_price, edge)
     ):
         for i in range(n):
             square[i] = edge_square_price * arrival_rate[i] * tail[i]
-        share_resource(EDGE, usable_cpus, n, tail, quality, linear, arrival_rate, price, variability, zero, square, least_edge, edge, step, trial, active)  # fmt: skip  # noqa: E501
+        share_resource(EDGE, edge_cpus, n, tail, quality, linear, arrival_rate, price, variability, zero, square, least_edge, edge, step, trial, active)  # fmt: skip  # noqa: E501
     elif not edge_fits:
-        _in_proportion(n, usable_cpus, tail, least_edge, edge)
+        _in_proportion(n, edge_cpus, tail, least_edge, edge)
     if exact and feasible:
         x = np.empty((3, n))
         work = np.empty((3, n))
@@ -82,17 +79,17 @@ def allocate_slot(  # type: ignore[no-untyped-def]
                 edge[i] = x[2, i]
     cost = 0.0
     largest_load = 0.0
-    download_slowdown = (n - idle_links) * (1.0 + residual * idle_links)
+    download_slowdown = n - idle_links
     for i in range(n):
         if bits[i] <= 0.0:
-            spectrum[i] = residual * usable_hz if idle_links < n else spectrum_hz / n
+            spectrum[i] = 0.0
         if tail[i] <= 0.0:
-            edge[i] = residual * usable_cpus if idle_edges < n else edge_cpus / n
+            edge[i] = 0.0
         head_seconds = head[i] / speed[i]
         transfer = 0.0
         if bits[i] > 0.0:
             transfer = _service(SPECTRUM, spectrum[i], bits[i], quality[i], linear[i])[0]
-        tail_seconds = tail[i] / edge[i]
+        tail_seconds = tail[i] / edge[i] if tail[i] > 0.0 else 0.0
         rate = arrival_rate[i]
         load = rate * max(head_seconds, transfer, tail_seconds)
         largest_load = max(largest_load, load)
@@ -129,7 +126,7 @@ def _in_proportion(n, total, work, least, share):  # type: ignore[no-untyped-def
 @compiled
 def _allocate_batch(  # type: ignore[no-untyped-def]
     exact, rates, heads, bits, tails, qualities, queues, constants, downloads, max_speed, kappa, watts, linear,
-    variability, price, spectrum_hz, edge_cpus, slot, residual, edge_square_price, speed, spectrum, edge, delay, energy,
+    variability, price, spectrum_hz, edge_cpus, slot, edge_square_price, speed, spectrum, edge, delay, energy,
     cost, feasible, load,
 ):  # fmt: skip
     environments, n = rates.shape
@@ -138,7 +135,7 @@ def _allocate_batch(  # type: ignore[no-untyped-def]
     for e in range(environments):
         cost[e], feasible[e], load[e] = allocate_slot(
             exact, rates[e], heads[e], bits[e], tails[e], qualities[e], queues[e], constants[e], downloads[e],
-            max_speed, kappa, watts, linear, variability, price[e], spectrum_hz, edge_cpus, slot, residual,
+            max_speed, kappa, watts, linear, variability, price[e], spectrum_hz, edge_cpus, slot,
             edge_square_price, speed[e], spectrum[e], edge[e], delay[e], energy[e], scratch, active,
         )  # fmt: skip
 
@@ -165,7 +162,7 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
         model == "exact", rates, demands.head_seconds, demands.wire_bits, demands.tail_seconds, demands.link_quality,
         demands.queue_joules, demands.constant_seconds, demands.download_seconds, ues.max_speed, ues.kappa,
         ues.transmit_watts, ues.linear, ues.variability, price, limits.spectrum_hz, limits.edge_cpus,
-        limits.slot_seconds, limits.residual_share, limits.edge_square_price, speed, spectrum, edge, delay, energy,
+        limits.slot_seconds, limits.edge_square_price, speed, spectrum, edge, delay, energy,
         cost, feasible, load,
     )  # fmt: skip
     return Allocation(speed, spectrum, edge, delay, energy, cost, feasible, load)

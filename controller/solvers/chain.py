@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.contract import RESIDUAL_SHARE, Cut, ModelProfile, Observation, Scenario, UeObservation
+from controller.contract import Cut, ModelProfile, Observation, Scenario, UeObservation
 from controller.model.delay import chain_work
 from controller.model.queueing import variability
 from controller.model.radio import shannon_bits_per_second
@@ -86,7 +86,7 @@ class ChainTables:
     def limits(self, v: float) -> Limits:
         """What the UEs share, with the trade-off ``v`` in J^2/s."""
         scenario = self.scenario
-        return Limits(scenario.radio.uplink_hz, scenario.edge.cpus, scenario.slot_seconds, v, RESIDUAL_SHARE)
+        return Limits(scenario.radio.uplink_hz, scenario.edge.cpus, scenario.slot_seconds, v)
 
     def weights(self, arrival_rate: FloatArray) -> FloatArray:
         """What a second of each UE's mean delay weighs in a slot with these rates, (..., ues): the lab's weight and,

@@ -30,7 +30,7 @@ def _gather(cuts, rates, downlink, head, bits, tail, constant, down_bits, work):
 
 
 @compiled
-def _project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, residual, least_spectrum, least_edge, work):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, least_spectrum, least_edge, work):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     n = cuts.shape[0]
     for i in range(n):
         if rates[i] * head[i, cuts[i]] < MAXIMUM_LOAD * max_speed[i]:
@@ -41,18 +41,12 @@ def _project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, line
             k -= 1
         cuts[i] = k
     for _ in range(n * head.shape[1]):
-        idle_links = 0
-        idle_edges = 0
         for i in range(n):
             work[0, i] = bits[i, cuts[i]]
             work[1, i] = tail[i, cuts[i]]
-            idle_links += work[0, i] <= 0.0
-            idle_edges += work[1, i] <= 0.0
-        usable_hz = spectrum / (1.0 + residual * idle_links)
-        usable_cpus = cpus / (1.0 + residual * idle_edges)
-        hz, share = smallest_shares(n, usable_hz, rates, work[0], work[1], quality, linear, least_spectrum, least_edge)
-        over_hz = hz >= usable_hz
-        if not over_hz and share < usable_cpus:
+        hz, share = smallest_shares(n, spectrum, rates, work[0], work[1], quality, linear, least_spectrum, least_edge)
+        over_hz = hz >= spectrum
+        if not over_hz and share < cpus:
             return
         # the UE that takes most of what is short gives some of it up, if it can
         worst = -1
@@ -76,12 +70,12 @@ def _project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, line
 
 
 @compiled
-def _project_batch(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, residual):  # type: ignore[no-untyped-def]  # fmt: skip
+def _project_batch(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus):  # type: ignore[no-untyped-def]  # fmt: skip
     n = cuts.shape[1]
     scratch = np.empty((2, n))
     work = np.empty((2, n))
     for e in range(cuts.shape[0]):
-        _project_one(cuts[e], rates[e], quality[e], head, bits, tail, counts, max_speed, linear, spectrum, cpus, residual, scratch[0], scratch[1], work)  # fmt: skip  # noqa: E501
+        _project_one(cuts[e], rates[e], quality[e], head, bits, tail, counts, max_speed, linear, spectrum, cpus, scratch[0], scratch[1], work)  # fmt: skip  # noqa: E501
 
 
 @compiled
@@ -101,7 +95,7 @@ def _local_mask(rates, quality, head, bits, tail, counts, max_speed, linear, spe
 
 
 @compiled
-def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, residual, edge_square_price, exact, cost_out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, edge_square_price, exact, cost_out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     environments, n = cuts.shape
     work = np.empty((5, n))
     scratch = np.empty((7, n))
@@ -123,7 +117,7 @@ def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                     _gather(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
                     cost, feasible, _ = allocate_slot(
                         exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed,
-                        kappa, watts, linear, variability, price[e], spectrum, cpus, slot, residual, edge_square_price,
+                        kappa, watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price,
                         result[0], result[1], result[2], result[3], result[4], scratch, active,
                     )  # fmt: skip
                     if feasible and cost < best * (1.0 - 1e-12):
@@ -156,7 +150,7 @@ def project(tables: ChainTables, cuts: CutArray, state: SlotState) -> CutArray:
     limits = tables.limits(1.0)
     _project_batch(
         projected, rates, quality, tables.head_seconds, tables.wire_bits, tables.tail_seconds, tables.counts,
-        tables.ues.max_speed, tables.ues.linear, limits.spectrum_hz, limits.edge_cpus, limits.residual_share,
+        tables.ues.max_speed, tables.ues.linear, limits.spectrum_hz, limits.edge_cpus,
     )  # fmt: skip
     return projected
 
@@ -187,7 +181,7 @@ def coordinate_descent(
         cuts, rates, quality, downlink, queue, tables.head_seconds, tables.wire_bits, tables.tail_seconds,
         tables.constant_seconds, tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts,
         ues.linear, ues.variability, np.maximum(limits.v * tables.weights(rates), SMALLEST_PRICE), limits.spectrum_hz,
-        limits.edge_cpus, limits.slot_seconds, limits.residual_share, limits.edge_square_price, model == "exact", cost,
+        limits.edge_cpus, limits.slot_seconds, limits.edge_square_price, model == "exact", cost,
     )  # fmt: skip
     return cuts, cost
 

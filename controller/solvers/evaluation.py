@@ -14,14 +14,12 @@ def evaluate(
 ) -> Allocation:
     """The same shares with delay, energy, cost and load recomputed from the formulas; infeasible slots keep ``inf``."""
     rate = np.maximum(demands.arrival_rate_per_second, LEAST_ARRIVAL_RATE)
-    bits_per_second = link_rate(ues, allocation.spectrum_hz, demands.link_quality)
-    transfer = np.divide(demands.wire_bits, bits_per_second, out=np.zeros(rate.shape), where=demands.wire_bits > 0)
-    service = np.stack(
-        [demands.head_seconds / allocation.device_speed, transfer, demands.tail_seconds / allocation.edge_share],
-        axis=-1,
-    )
-    idle = np.sum(demands.wire_bits <= 0, axis=1, keepdims=True)
-    download = demands.download_seconds * (rate.shape[1] - idle) * (1 + limits.residual_share * idle)
+    sends, tail = demands.wire_bits > 0, demands.tail_seconds > 0
+    bits_per_second = link_rate(ues, np.where(sends, allocation.spectrum_hz, 1.0), demands.link_quality)
+    transfer = np.divide(demands.wire_bits, bits_per_second, out=np.zeros(rate.shape), where=sends)
+    at_edge = np.divide(demands.tail_seconds, allocation.edge_share, out=np.zeros(rate.shape), where=tail)
+    service = np.stack([demands.head_seconds / allocation.device_speed, transfer, at_edge], axis=-1)
+    download = demands.download_seconds * np.sum(sends, axis=1, keepdims=True)
     delay = tandem_delay_seconds(rate, service, model, ues.variability) + demands.constant_seconds + download
     busy = np.minimum(rate[..., np.newaxis] * service, 1.0)
     energy = limits.slot_seconds * (
@@ -41,20 +39,13 @@ def equal_shares(demands: Demands, limits: Limits) -> tuple[FloatArray, FloatArr
     """(spectrum, edge share), each (environments, ues): evenly among the UEs that have work there."""
     even = np.ones(demands.wire_bits.shape)
     return (
-        shares_by_weight(even, demands.wire_bits, limits.spectrum_hz, limits.residual_share),
-        shares_by_weight(even, demands.tail_seconds, limits.edge_cpus, limits.residual_share),
+        shares_by_weight(even, demands.wire_bits, limits.spectrum_hz),
+        shares_by_weight(even, demands.tail_seconds, limits.edge_cpus),
     )
 
 
-def shares_by_weight(weight: FloatArray, work: FloatArray, total: float, residual_share: float) -> FloatArray:
-    """``total`` in proportion to the weights of the UEs that have work; the others keep the residual share.
-
-    All arrays are (environments, ues). Where nobody has work, everybody gets the same.
-    """
-    active = work > 0
-    weights = np.where(active, weight, 0.0)
+def shares_by_weight(weight: FloatArray, work: FloatArray, total: float) -> FloatArray:
+    """``total`` in proportion to the weights of the UEs that have work, 0 for the others; (environments, ues) each."""
+    weights = np.where(work > 0, weight, 0.0)
     sums = weights.sum(axis=1, keepdims=True)
-    some = sums > 0
-    relative = np.where(active, weights / np.where(some, sums, 1.0), residual_share)
-    relative = np.where(some, relative, 1.0)
-    return np.asarray(total * relative / relative.sum(axis=1, keepdims=True))
+    return np.asarray(total * weights / np.where(sums > 0, sums, 1.0))

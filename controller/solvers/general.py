@@ -126,9 +126,7 @@ def _solve_slot(
     quality, queue = demands.link_quality[e], demands.queue_joules[e]
     members = {name: np.flatnonzero(work > 0) for name, work in (("head", head), ("link", bits), ("edge", tail))}
     count = rate.size
-    idle_links, idle_edges = count - len(members["link"]), count - len(members["edge"])
-    spectrum_hz = limits.spectrum_hz / (1 + limits.residual_share * idle_links)
-    edge_cpus = limits.edge_cpus / (1 + limits.residual_share * idle_edges)
+    spectrum_hz, edge_cpus = limits.spectrum_hz, limits.edge_cpus
     slot = _build(
         model,
         tuple(int(i) for i in members["head"]),

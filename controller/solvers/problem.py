@@ -55,8 +55,6 @@ class Limits(NamedTuple):
     edge_cpus: float
     slot_seconds: float
     v: float  # J^2/s
-    #: of spectrum and of edge, kept by a UE that needs none (then all are scaled to the total)
-    residual_share: float
     #: Z tau kappa_e, J^2 s / (reference core)^3: what the edge's energy costs; 0 without a budget for it
     edge_square_price: float = 0.0
 
@@ -80,8 +78,8 @@ class Allocation(NamedTuple):
     """Arrays are (environments, ues) or (environments,). Never NaN: see ``feasible``."""
 
     device_speed: FloatArray
-    spectrum_hz: FloatArray  # sums to the total; residual shares included
-    edge_share: FloatArray  # sums to the total, or to less where the edge's energy has a price
+    spectrum_hz: FloatArray  # sums to the total, 0 for a UE that sends nothing
+    edge_share: FloatArray  # alike, or sums to less where the edge's energy has a price
     delay_seconds: FloatArray  # mean E2E delay by the model that was optimised, constants included
     energy_joules: FloatArray  # per slot
     cost: FloatArray  # (environments,) sum_n V w_n D_n + Q_n E_n; inf where infeasible

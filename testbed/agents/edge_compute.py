@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from controller.contract import RESIDUAL_SHARE
+from controller.model.older_tasks import STRAY_PART, tail_share
 from testbed.agents.backend import CpuBackend, Tail
 from testbed.agents.control import DecisionBox
 from testbed.agents.last_words import reason_of
@@ -208,8 +208,7 @@ def decided_share(decisions: DecisionBox, ue: str, cpus: float, ues: int, now_se
     apply = decisions.in_force(now_seconds)
     if apply is None:
         return cpus / ues
-    decided = next((own.edge_share for own in apply.decision.ues if own.name == ue), 0.0)
-    return decided if decided > 0 else RESIDUAL_SHARE * cpus
+    return next((tail_share(own, cpus) for own in apply.decision.ues if own.name == ue), STRAY_PART * cpus)
 
 
 def _deadline(queue: _Queue) -> float:

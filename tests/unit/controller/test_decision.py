@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from controller.contract import (
     ALL_ON_DEVICE,
     ALL_ON_EDGE,
-    RESIDUAL_SHARE,
     Decision,
     Scenario,
     UeDecision,
@@ -57,7 +56,7 @@ def _asked(draw: st.DrawFn) -> tuple[list[float], list[tuple[str, ...]]]:
 
 @given(_asked())
 @settings(deadline=None)
-def test_residual_shares(asked: tuple[list[float], list[tuple[str, ...]]]) -> None:
+def test_shares_are_as_asked_where_nothing_is_under_way(asked: tuple[list[float], list[tuple[str, ...]]]) -> None:
     shares, cuts = asked
     scenario = example_scenario(len(shares))
     ues = enforce(scenario, None, _decision(shares, cuts)).ues
@@ -66,21 +65,10 @@ def test_residual_shares(asked: tuple[list[float], list[tuple[str, ...]]]) -> No
         ("spectrum_down_hz", scenario.radio.downlink_hz),
         ("edge_share", scenario.edge.cpus),
     ):
-        given_shares = [getattr(ue, key) / total for ue in ues]
-        assert sum(given_shares) <= 1 + 1e-9
-        assert min(given_shares) > 0  # a decided rate is never 0
-        wanted = [
-            max(share, RESIDUAL_SHARE) if cut == ALL_ON_DEVICE else share
-            for share, cut in zip(shares, cuts, strict=True)
-        ]
-        scale = min(1.0, 1 / sum(wanted))  # all are scaled alike, and only down
-        assert given_shares == pytest.approx([scale * share for share in wanted])
-
-
-def test_residual_share_of_one_local_ue() -> None:
-    decision = enforce(example_scenario(2), None, _decision([1.0, 0.0], [ALL_ON_EDGE, ALL_ON_DEVICE]))
-    assert [ue.spectrum_up_hz for ue in decision.ues] == pytest.approx([8e6 / 1.05, 0.4e6 / 1.05])
-    assert [ue.edge_share for ue in decision.ues] == pytest.approx([0.8 / 1.05, 0.04 / 1.05])
+        granted = [getattr(ue, key) / total for ue in ues]
+        assert sum(granted) <= 1 + 1e-9
+        scale = min(1.0, 1 / sum(shares)) if any(shares) else 1.0  # rounding of what was asked
+        assert granted == pytest.approx([scale * share for share in shares])
 
 
 def test_a_decision_with_room_to_spare_is_left_alone() -> None:

@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, RESIDUAL_SHARE, Decision, Scenario, UeDecision
+from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Decision, Scenario, UeDecision
 from controller.model.channel import subchannel_ratios
 from controller.model.decision import InvalidDecisionError, enforce
+from controller.model.older_tasks import DRAIN_RATIO, LARGEST_PART
 from controller.model.radio import LinkRates, rates, rates_over
 from controller.model.sic import superposed_rates
 from controller.policies.neurosurgeon import Neurosurgeon
@@ -146,9 +147,16 @@ def test_local_ues_keep_a_band_beside_the_superposed() -> None:
     lab = _lab(4, 2)
     asked = _on(lab, [0, 0, 1, 1])
     local = replace(asked.ues[3], cut=ALL_ON_DEVICE, subchannels_up=(), subchannels_down=())
-    decision = enforce(lab, None, replace(asked, ues=(*asked.ues[:3], local)))
-    assert decision.ues[3].spectrum_up_hz == pytest.approx(RESIDUAL_SHARE * lab.radio.uplink_hz / 4)
-    assert all(rate > 0 for pair in rates(lab, _states(lab), decision).values() for rate in pair)
+    turned = replace(asked, ues=(*asked.ues[:3], local))
+    seen = example_observation(lab)
+    waits = replace(seen.ues[3], in_flight_tasks=1, device_queue_tasks=0, tx_queue_tasks=1, tx_backlog_bytes=2_000)
+    decision = enforce(lab, asked, turned, replace(seen, ues=(*seen.ues[:3], waits)))
+    assert 0 < decision.ues[3].spectrum_up_hz < LARGEST_PART * lab.radio.uplink_hz
+    with_band, without = (rates(lab, _states(lab), one)["ue3"] for one in (decision, turned))
+    assert with_band.up_bits_per_second > 2_000 * 8 / (2 * DRAIN_RATIO * lab.slot_seconds)
+    # with nothing there it holds nothing, and its wire has the outage floor for acknowledgements
+    assert without == LinkRates(100e3, 100e3)
+    assert enforce(lab, asked, turned, seen).ues[3].spectrum_up_hz == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from controller.check import check_policy
-from controller.contract import RESIDUAL_SHARE, Decision, Observation, Scenario, Uploading
+from controller.contract import Decision, Observation, Scenario, Uploading
 from controller.model.decision import enforce
 from controller.policies.upload import UploadPolicy
 from controller.registry import create
@@ -131,13 +131,13 @@ def test_shares_go_where_they_shorten_the_mean() -> None:
     assert {ue.spectrum_up_hz for ue in equal.ues} == {scenario.radio.uplink_hz / 3}
 
 
-def test_who_stays_on_its_device_has_its_residual_and_little_more() -> None:
+def test_who_stays_on_its_device_has_what_its_next_plan_may_need_and_little_more() -> None:
     scenario = lab(scale=3.0)
     fast = msgspec.structs.replace(scenario.ues[0], max_speed=2.0)
     scenario = msgspec.structs.replace(scenario, ues=(fast, *scenario.ues[1:]))
     policy, decision = decided("mjoa-mu", scenario)
     assert decision.ues[0].cut == ()
-    assert decision.ues[0].spectrum_up_hz == pytest.approx(RESIDUAL_SHARE * scenario.radio.uplink_hz, rel=0.1)
+    assert decision.ues[0].spectrum_up_hz == pytest.approx(0.05 * scenario.radio.uplink_hz, rel=0.1)
     # what takes force is what the others' latency was computed with
     asked = policy.decide(seen(scenario))
     assert [ue.spectrum_up_hz for ue in asked.ues] == pytest.approx([ue.spectrum_up_hz for ue in decision.ues])

@@ -32,12 +32,12 @@ class _Slot:
         queue = demands.queue_joules[e] * self.rate * limits.slot_seconds
         self.service_price = np.stack([self.price, self.price + queue * ues.transmit_watts, self.price])
         self.square = np.stack([queue * ues.kappa * self.work[0], 0 * self.rate, 0 * self.rate])
-        idle = self.rate.size - self.active.sum(axis=1)
-        self.totals = np.array([0.0, limits.spectrum_hz, limits.edge_cpus]) / (1 + limits.residual_share * idle)
+        self.totals = np.array([0.0, limits.spectrum_hz, limits.edge_cpus])
         self.most = np.stack([ues.max_speed, 0 * self.rate + self.totals[1], 0 * self.rate + self.totals[2]])
+        # what idle UEs hold, nothing, is divided by before it is left out
         self.share = np.stack([found.device_speed[e], found.spectrum_hz[e], found.edge_share[e]])
-        offloads = self.active[1].sum()
-        download = demands.download_seconds[e] * offloads * (1 + limits.residual_share * idle[1])
+        self.share = np.where(self.active, self.share, 1.0)
+        download = demands.download_seconds[e] * self.active[1].sum()
         self.constant = float(self.price @ (demands.constant_seconds[e] + download))
 
     def service(self, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

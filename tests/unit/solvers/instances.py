@@ -31,7 +31,6 @@ def random_instances(
         edge_cpus=0.2 * ues,
         slot_seconds=2.0,
         v=10 ** rng.uniform(-1.5, 0.5),
-        residual_share=0.05,
     )
     rate = rng.uniform(0.5, 6.0, shape)
     # half of the slots are drawn near saturation
@@ -40,8 +39,7 @@ def random_instances(
     def split(total: float, idle: np.ndarray) -> np.ndarray:
         weights = np.where(idle, 0.0, rng.uniform(0.2, 1.0, shape))
         sums = weights.sum(axis=1, keepdims=True)
-        usable = total / (1 + limits.residual_share * idle.sum(axis=1, keepdims=True))
-        return np.divide(weights * usable, sums, out=np.zeros(shape), where=sums > 0)
+        return np.divide(weights * total, sums, out=np.zeros(shape), where=sums > 0)
 
     spectrum = split(limits.spectrum_hz, local)
     edge = split(limits.edge_cpus, local)
