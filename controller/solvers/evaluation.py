@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from controller.model.queueing import tandem_delay_seconds
-from controller.solvers.allocation import LEAST_ARRIVAL_RATE
+from controller.solvers.allocation import LEAST_ARRIVAL_RATE, SMALLEST_PRICE
 from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray, Limits, UeConstants, link_rate
 
 
@@ -16,7 +16,8 @@ def evaluate(
     rate = np.maximum(demands.arrival_rate_per_second, LEAST_ARRIVAL_RATE)
     sends, tail = demands.wire_bits > 0, demands.tail_seconds > 0
     bits_per_second = link_rate(ues, np.where(sends, allocation.spectrum_hz, 1.0), demands.link_quality)
-    transfer = np.divide(demands.wire_bits, bits_per_second, out=np.zeros(rate.shape), where=sends)
+    with np.errstate(divide="ignore"):  # a dead link takes for ever
+        transfer = np.divide(demands.wire_bits, bits_per_second, out=np.zeros(rate.shape), where=sends)
     at_edge = np.divide(demands.tail_seconds, allocation.edge_share, out=np.zeros(rate.shape), where=tail)
     service = np.stack([demands.head_seconds / allocation.device_speed, transfer, at_edge], axis=-1)
     download = demands.download_seconds * np.sum(sends, axis=1, keepdims=True)
@@ -25,7 +26,8 @@ def evaluate(
     energy = limits.slot_seconds * (
         ues.kappa * allocation.device_speed**3 * busy[..., 0] + ues.transmit_watts * busy[..., 1]
     )
-    cost = np.sum(limits.v * demands.weight * delay + demands.queue_joules * energy, axis=1)
+    price = np.maximum(limits.v * demands.weight, SMALLEST_PRICE)  # of an overload that nobody minds, too
+    cost = np.sum(price * delay + demands.queue_joules * energy, axis=1)
     cost += limits.edge_square_price * np.sum(allocation.edge_share**3 * busy[..., 2], axis=1)
     return allocation._replace(
         delay_seconds=delay,

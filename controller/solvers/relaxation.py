@@ -31,6 +31,8 @@ TABLES = ("device_seconds", "device_joules", "up_bits", "down_bits", "edge_work"
 _BLOCKED = -1e3
 _TINY = 1e-30
 _LEAST_GAIN = 1e-30
+#: A UE that takes no part has a share of exactly 0 and no work: 0 / 0. Its square, in the gradient, is above 0.
+_LEAST_SHARE = 1e-100
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Relaxation:
         rates = torch.maximum(rates, self.rate_floor)
         share = self.capacity * torch.softmax(rest[:, 4] + chosen.blocked, dim=1)
         air = chosen.bits / rates
-        seconds = chosen.seconds + air.sum(dim=1) + chosen.work / share
+        seconds = chosen.seconds + air.sum(dim=1) + chosen.work / share.clamp(min=_LEAST_SHARE)
         joules = chosen.joules + (watts * air).sum(dim=1) + self.edge_joules * share**2 * chosen.work
         each = self.time_weight * seconds + self.energy_weight * joules
         if self.qoe:
@@ -236,7 +238,7 @@ class Relaxation:
         found = self.evaluate(z, chosen, frozen)
         share, watts = found.share[..., None], found.watts[..., None]
         air = self.bits / found.rates[..., None]
-        seconds = self.device_seconds + self.constant + air.sum(dim=1) + self.edge_work / share
+        seconds = self.device_seconds + self.constant + air.sum(dim=1) + self.edge_work / share.clamp(min=_LEAST_SHARE)
         joules = self.device_joules + (watts * air).sum(dim=1) + self.edge_joules[..., None] * share**2 * self.edge_work
         each = self.time_weight[..., None] * seconds + self.energy_weight[..., None] * joules
         if self.qoe:

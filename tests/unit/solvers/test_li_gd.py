@@ -20,9 +20,9 @@ from controller.model.decision import enforce
 from controller.model.radio import rates
 from controller.model.sic import interference_weights
 from controller.policies.li_gd import LiGd, LiGdOfdma, alone_costs, local_costs
-from controller.solvers.descent import THOROUGH, descend
+from controller.solvers.descent import PER_SLOT, THOROUGH, descend
 from controller.solvers.li_gd import chain, evaluate_seats, solve
-from controller.solvers.relaxation import DOWN, UP, Relaxation, SplitProblem
+from controller.solvers.relaxation import DOWN, TABLES, UP, Relaxation, SplitProblem
 from controller.testing import example_observation, example_scenario
 
 replace = msgspec.structs.replace
@@ -165,10 +165,49 @@ def test_nobody_is_worse_off_than_on_the_device() -> None:
     assert alone_costs(problem)[0].min() > local_costs(problem)[0]
 
 
-def test_more_users_than_seats_stay_local() -> None:
+def without(problem: SplitProblem, ue: int) -> SplitProblem:
+    tables = {key: np.delete(getattr(problem, key), ue, axis=0) for key in TABLES}
+    gains, watts = np.delete(problem.gains, ue, axis=1), np.delete(problem.max_watts, ue, axis=1)
+    return dataclasses.replace(problem, **tables, gains=gains, max_watts=watts)
+
+
+@pytest.mark.parametrize("access", ["noma", "ofdma"])
+def test_a_dead_ue_leaves_the_others_as_they_are_without_it(access: Literal["noma", "ofdma"]) -> None:
+    problem = cell(1, access=access)
+    gains = problem.gains.copy()
+    gains[:, 0] *= 1e-12
+    dead = LiGd().narrowed(dataclasses.replace(problem, gains=gains))
+    plan, alone = solve([dead], PER_SLOT)[0], solve([without(problem, 0)], PER_SLOT)[0]
+    assert (dead.up_bits[0] == 0).all()
+    np.testing.assert_array_equal(plan.split[1:], alone.split)
+    assert np.any(alone.split < 5)
+    assert plan.cost - local_costs(problem)[0] == pytest.approx(alone.cost, rel=0.01)
+
+
+def test_more_users_than_seats_stay_local_and_the_others_do_not() -> None:
     problem = dataclasses.replace(cell(2, ues=5), users_per_subchannel=1)
-    (plan,) = solve([problem])
-    assert np.sum(plan.split < 5) <= 2
+    (plan,) = solve([problem], PER_SLOT)
+    assert 1 <= np.sum(plan.split < 5) <= 2
+    assert plan.cost < 0.95 * local_costs(problem).sum()
+
+
+@pytest.mark.parametrize("access", ["noma", "ofdma"])
+@pytest.mark.parametrize("splits", [[5, 1, 0, 5], [0, 5, 5, 5], [5, 5, 5, 5], [1, 2, 3, 4]])
+def test_values_and_gradients_are_finite_whoever_computes_alone(
+    access: Literal["noma", "ofdma"], splits: list[int]
+) -> None:
+    relaxed = Relaxation([cell(3, access=access)])
+    split = torch.tensor([splits])
+    cost = relaxed.cost(split, entropy_weight=0.05)
+    z = relaxed.start(0.5, 4).requires_grad_()
+    assert torch.isfinite(cost(z)).all()
+    assert torch.isfinite(relaxed.own_costs(z.detach(), split)[relaxed.remote_splits == 0]).all()
+    assert not torch.isnan(relaxed.own_costs(z.detach(), split)).any()
+    (gradient,) = torch.autograd.grad(cost(z).sum(), z)
+    step = 1e-6 * torch.eye(relaxed.variables, dtype=torch.float64)
+    many = relaxed.repeated(0, relaxed.variables).cost(split.expand(relaxed.variables, -1), entropy_weight=0.05)
+    differences = (many(z.detach() + step) - many(z.detach() - step)) / 2e-6
+    np.testing.assert_allclose(gradient[0].numpy(), differences.numpy(), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.thorough
