@@ -9,10 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from benchmarks.dds import LINKS
+from benchmarks.dds import setting as suite_setting
 from controller import registry
 from controller.check import check_policy
 from controller.contract import Decision, Edge, Observation, Scenario, UeName
 from controller.model.cuts import check_cut
+from controller.model.decision import enforce
 from controller.model.delay import stage_work, wire_bits
 from controller.policies.dag import DagUe
 from controller.policies.dds import Dds, in_steps
@@ -139,6 +142,28 @@ def test_nobody_gains_alone(scenario: Scenario) -> None:
         own = device.latency(shares[index]) + game.bill(signal, shares[index])
         moves = np.linspace(0, scenario.edge.cpus, 4000)
         assert own - min(device.latency(move) + game.bill(signal, move) for move in moves) <= 1e-9, ue.name
+
+
+@pytest.mark.parametrize("count", [4, 10, 30])
+def test_what_is_in_force_is_what_was_bought_and_an_equilibrium(count: int) -> None:
+    """Many UEs compute alone here; they hold nothing of what the others pay for."""
+    profiles = [read_profile(PROFILES / f"{name}.json") for name in ("resnet18", "mobilenet_v2")]
+    scenario = suite_setting(profiles, count, 0.05, LINKS["mixed"], seed=1)
+    policy = Dds()
+    policy.reset(scenario, 1)
+    observation = at_mean(scenario)
+    decision = enforce(scenario, None, policy.decide(observation), observation)
+    state = policy.state()
+    shares = [ue.edge_share for ue in decision.ues]
+    assert shares == pytest.approx([state[f"demand.{ue.name}"] for ue in scenario.ues])
+    if count > 4:
+        assert sum(share == 0 for share in shares) > 0
+    capacity = scenario.edge.cpus
+    for index, ue in enumerate(scenario.ues):
+        device = DagUe(scenario, index).device(policy_rate(scenario, index), capacity, 1.0)
+        signal = Signal(state["base_price"], 10 * 0.002 / capacity, sum(shares) - shares[index], capacity, capacity)
+        own = device.latency(shares[index]) + game.bill(signal, shares[index])
+        assert own - game.best_response(device, signal).cost <= 1e-6, ue.name
 
 
 def test_shares_of_whole_containers(scenario: Scenario) -> None:
