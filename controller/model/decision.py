@@ -47,16 +47,17 @@ def enforce(
       unless it names subchannels. Where the sum then exceeds the total, all are scaled down to it;
     - a speed is clamped to ``[MIN_SPEED_RATIO, 1] x max_speed``.
 
-    Raises InvalidDecisionError for a UE that is missing, unknown or named twice, a cut that is unknown or not
-    canonical, a number that is negative or not finite, a cut that needs what it is not given, an unknown codec, sums
-    above the totals, subchannels that are not there, not superposed in this radio, or hold too many UEs, sites that do
-    not fit the graph, and sites or uploads where the edge has its models already.
+    Raises InvalidDecisionError for powers above a UE's or its base station's, a UE that is missing, unknown or named
+    twice, a cut that is unknown or not canonical, a number that is negative or not finite, a cut that needs what it is
+    not given, an unknown codec, sums above the totals, subchannels that are not there, not superposed in this radio, or
+    hold too many UEs, sites that do not fit the graph, and sites or uploads where the edge has its models already.
     """
     decided = _by_name(scenario, decision)
     checked = [_check_ue(ue, decided[ue.name]) for ue in scenario.ues]
     for ue, choice in zip(scenario.ues, checked, strict=True):
         if choice.sites or choice.uploads:
             _check_sites(scenario, ue, choice)
+    _check_downlink_power(scenario, checked)
     older = parts_for_older_tasks(scenario, previous, checked, observation)
     shares = _share([ue.edge_share for ue in checked], older.edge, scenario.edge.cpus, "edge_share")
     ups = [ue.spectrum_up_hz for ue in checked]
@@ -141,6 +142,8 @@ def _check_ue(ue: UeScenario, choice: UeDecision) -> UeDecision:
     if choice.stop_rule:
         _check_stop_rule(ue, choice)
     watts, down_watts = choice.transmit_watts, choice.downlink_watts
+    if watts is not None and watts > ue.transmit_watts * (1 + SUM_TOLERANCE):
+        raise InvalidDecisionError(f"{where}: transmit_watts {watts:g} is above its power of {ue.transmit_watts:g} W")
     return msgspec.structs.replace(
         choice,
         device_speed=min(max(speed, MIN_SPEED_RATIO * ue.max_speed), ue.max_speed),
@@ -207,6 +210,18 @@ def _positive(value: float, where: str, key: str) -> float:
     if number == 0:
         raise InvalidDecisionError(f"{where}: {key} must be above 0 (a decided rate is never 0), got 0")
     return number
+
+
+def _check_downlink_power(scenario: Scenario, choices: list[UeDecision]) -> None:
+    """What each base station sends to the UEs whose power is decided; the others' is a part of it by their spectrum."""
+    most = scenario.radio.downlink_power_watts
+    sums: dict[int, float] = {}
+    for ue, choice in zip(scenario.ues, choices, strict=True):
+        sums[ue.access_point] = sums.get(ue.access_point, 0.0) + (choice.downlink_watts or 0.0)
+    for point, watts in sums.items():
+        if watts > most * (1 + SUM_TOLERANCE):
+            where = f" of access point {point}" if scenario.radio.access_points > 1 else ""
+            raise InvalidDecisionError(f"downlink_watts{where} sum to {watts:g}, above the base station's {most:g} W")
 
 
 def _share(values: list[float], older: Parts, total: float, key: str, free: bool = True) -> list[float]:

@@ -159,6 +159,25 @@ def test_local_ues_keep_a_band_beside_the_superposed() -> None:
     assert enforce(lab, asked, turned, seen).ues[3].spectrum_up_hz == 0
 
 
+def test_powers_above_what_there_is_are_refused() -> None:
+    lab = _lab(4, 2)
+    for changes, text in (
+        ({"transmit_watts": 1.01 * lab.ues[0].transmit_watts}, "ue0: transmit_watts 0.303 is above its power of 0.3 W"),
+        ({"downlink_watts": 0.26}, "downlink_watts sum to 1.04, above the base station's 1 W"),
+    ):
+        with pytest.raises(InvalidDecisionError, match=text):
+            enforce(lab, None, _on(lab, [0, 0, 1, 1], **changes))
+    # each access point has a power of its own
+    two = replace(
+        lab,
+        radio=replace(lab.radio, access_points=2),
+        ues=tuple(replace(ue, access_point=index % 2) for index, ue in enumerate(lab.ues)),
+    )
+    enforce(two, None, _on(two, [0, 0, 1, 1], downlink_watts=0.5))
+    with pytest.raises(InvalidDecisionError, match=r"of access point 0 sum to 1\.02"):
+        enforce(two, None, _on(two, [0, 0, 1, 1], downlink_watts=0.51))
+
+
 @pytest.mark.parametrize(
     ("numbers", "change", "text"),
     [
