@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,22 +23,35 @@ from controller.contract import (
     UeOutcome,
 )
 from controller.model.decision import InvalidDecisionError, enforce
-from controller.testing import example_observation, example_scenario
+from controller.testing import example_labs, example_observation
 
 _PARTS = ("reset", "decide", "feedback", "state", "checkpoint_info")
 _SEED = 7
+
+
+#: A decision that takes longer is of no use in any lab.
+DECIDE_SECONDS = 10.0
 
 
 class PolicyError(AssertionError):
     """A policy breaks the contract; the message says where, what it did and what is asked of it."""
 
 
-def check_policy(policy: Policy, scenario: Scenario | None = None, slots: int = 50) -> None:
+class _RefusedError(PolicyError):
+    """``reset`` says that this lab is none for the policy."""
+
+
+def check_policy(
+    policy: Policy, scenario: Scenario | None = None, slots: int = 50, decide_seconds: float = DECIDE_SECONDS
+) -> None:
     """Run ``policy`` through ``slots`` slots of made-up observations and check what it answers.
 
-    Without a ``scenario`` it runs in three: one UE, three and twelve. The observations hold what a lab can bring:
-    outages of one link and of all (gain 0), very good links, stale reports, slots that are skipped, long queues, no
-    arrivals. Checked are: types; the decided UEs; cuts that exist and are canonical; numbers that are finite, not
+    Without a ``scenario`` it runs in :func:`~controller.testing.example_labs`: one UE, three and twelve, mixed models,
+    links whose traces are rates, NOMA, an edge that starts without models. A ValueError in ``reset`` refuses a lab, as
+    it does in the testbed; a policy that refuses all of them has not been checked. The observations hold what a lab can
+    bring: outages of one link and of all (gain 0), very good and very bad links, stale reports, slots that are skipped,
+    long queues, no arrivals and far too many. Checked are: a decision within ``decide_seconds``, however slow the lab
+    that it is for; types; the decided UEs; cuts that exist and are canonical; numbers that are finite, not
     negative and within the totals, speeds in (0, max_speed]; ``state()`` with finite floats; ``checkpoint_info()`` as
     plain data; that neither scenario, observation nor outcome is changed; and that after ``reset`` with the same seed
     the same observations bring the same decisions, whatever was decided before.
@@ -49,14 +65,21 @@ def check_policy(policy: Policy, scenario: Scenario | None = None, slots: int = 
         raise PolicyError(f"{type(policy).__name__} is not a Policy: it lacks {', '.join(missing)}")
     if slots < 1:
         raise ValueError(f"slots must be at least 1, got {slots}")
-    for one in (
-        (scenario,) if scenario is not None else (example_scenario(1), example_scenario(3), example_scenario(12))
-    ):
-        _check_in(policy, one, slots)
+    if scenario is not None:
+        _check_in(policy, scenario, slots, decide_seconds)
+        return
+    refusals = []
+    for one in example_labs():
+        try:
+            _check_in(policy, one, slots, decide_seconds)
+        except _RefusedError as error:
+            refusals.append(error)
+    if len(refusals) == len(example_labs()):
+        raise PolicyError(f"{type(policy).__name__} refuses every lab, so nothing was checked; first: {refusals[0]}")
 
 
-def _check_in(policy: Policy, scenario: Scenario, slots: int) -> None:
-    where = f"{type(policy).__name__} with {len(scenario.ues)} UEs"
+def _check_in(policy: Policy, scenario: Scenario, slots: int, decide_seconds: float) -> None:
+    where = f"{type(policy).__name__} in the lab {scenario.name}, with {len(scenario.ues)} UEs"
     before = msgspec.msgpack.encode(scenario)
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
@@ -65,7 +88,7 @@ def _check_in(policy: Policy, scenario: Scenario, slots: int) -> None:
             # A policy that draws from a global generator draws differently in the second run, and is found out.
             np.random.seed(attempt)
             random.seed(attempt)
-            runs.append(list(_run(policy, scenario, slots, where)))
+            runs.append(list(_run(policy, scenario, slots, where, decide_seconds)))
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
@@ -80,14 +103,19 @@ def _check_in(policy: Policy, scenario: Scenario, slots: int) -> None:
             )
 
 
-def _run(policy: Policy, scenario: Scenario, slots: int, where: str) -> Iterator[dict[str, Any]]:
+def _run(policy: Policy, scenario: Scenario, slots: int, where: str, decide_seconds: float) -> Iterator[dict[str, Any]]:
     """One trajectory: per slot, the decision and the state as plain data."""
-    _call(f"{where}: reset()", policy.reset, scenario, _SEED)
+    try:
+        policy.reset(scenario, _SEED)
+    except ValueError as error:
+        raise _RefusedError(f"{where}: reset() raised {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise PolicyError(f"{where}: reset() raised {type(error).__name__}: {error}") from error
     in_force: Decision | None = None
     for observation in _observations(scenario, slots):
         here = f"{where}, slot {observation.slot}"
         seen = msgspec.msgpack.encode(observation)
-        answer = _call(f"{here}: decide()", policy.decide, observation)
+        answer = _in_time(f"{here}: decide()", policy, observation, decide_seconds)
         if msgspec.msgpack.encode(observation) != seen:
             raise PolicyError(f"{here}: decide() changed the observation; it must only read it")
         in_force = _check_decision(scenario, in_force, answer, observation, here)
@@ -112,6 +140,39 @@ def _call(what: str, function: Any, *arguments: Any) -> Any:
         return function(*arguments)
     except Exception as error:
         raise PolicyError(f"{what} raised {type(error).__name__}: {error}") from error
+
+
+def _in_time(what: str, policy: Policy, observation: Observation, seconds: float) -> Any:
+    """The decision, made in a thread as in a lab: one that never ends is found out, too.
+
+    What the thread waits for a core of a busy host is not the policy's time.
+    """
+    answers: list[Any] = []
+
+    def decide() -> None:
+        try:
+            answers.append(_call(what, policy.decide, observation))
+        except PolicyError as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=decide, name="policy", daemon=True)
+    began = time.monotonic()
+    thread.start()
+    while thread.is_alive() and time.monotonic() - began - _waited_seconds(thread) < seconds:
+        thread.join(min(1.0, seconds))
+    if not answers:
+        raise PolicyError(f"{what} took more than {seconds:g} s; a lab gives it half a slot")
+    if isinstance(answers[0], PolicyError):
+        raise answers[0]
+    return answers[0]
+
+
+def _waited_seconds(thread: threading.Thread) -> float:
+    """How long a thread could run and had no core to run on; 0 where the kernel does not say."""
+    try:
+        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _check_decision(
@@ -190,6 +251,20 @@ def _observations(scenario: Scenario, slots: int) -> Iterator[Observation]:
             case 7:  # two slots were skipped before this one
                 slot += 2
                 observation = replace(observation, slot=slot)
+            case 8:  # far more tasks than anything can carry
+                ues = [
+                    replace(ue, nominal_arrival_rate_per_second=500.0, measured_arrival_rate_per_second=500.0)
+                    for ue in ues
+                ]
+            case 9:  # links that are there, and next to useless
+                ues = [
+                    replace(
+                        ue,
+                        gain_up=tuple(1e-6 * gain for gain in ue.gain_up),
+                        gain_down=tuple(1e-6 * gain for gain in ue.gain_down),
+                    )
+                    for ue in ues
+                ]
         yield replace(observation, ues=tuple(ues))
         slot += 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from controller.contract import (
@@ -18,6 +19,7 @@ from controller.contract import (
     UeName,
     UeObservation,
     UeScenario,
+    Uploading,
 )
 from controller.seeds import Purpose, generator
 
@@ -127,6 +129,54 @@ def example_scenario(ues: int = 3, *, slot_seconds: float = 0.5, energy_budget_j
             )
             for index in range(ues)
         ),
+    )
+
+
+def example_labs() -> tuple[Scenario, ...]:
+    """Labs of every kind that a policy can meet, for ``check_policy``: see there."""
+    replace = msgspec.structs.replace
+    base = example_scenario(3)
+    other = _shorter(example_profile(0.15))
+    mixed = replace(
+        base,
+        name="mixed",
+        ues=(base.ues[0], replace(base.ues[1], profile=other, boundary_codec="fp32", max_speed=0.3), base.ues[2]),
+    )
+    rates = replace(base, name="rates", ues=tuple(replace(ue, channel_kind="rate", mean_gain=8e6) for ue in base.ues))
+    radio = replace(base.radio, access="noma", subchannels=2, users_per_subchannel=2)
+    ratios = ((1.0, 0.5), (0.7, 1.2), (1.1, 0.9))
+    noma = replace(
+        base,
+        name="noma",
+        radio=radio,
+        ues=tuple(
+            replace(ue, subchannel_ratios_up=ratio, subchannel_ratios_down=ratio)
+            for ue, ratio in zip(base.ues, ratios, strict=True)
+        ),
+    )
+    uploading = replace(
+        base,
+        name="uploading",
+        uploading=Uploading(cache="keep", memory_bytes=4_000_000),
+        ues=tuple(replace(ue, boundary_codec="fp32") for ue in base.ues),  # parameters go up as they are
+    )
+    return (example_scenario(1), base, example_scenario(12), mixed, rates, noma, uploading)
+
+
+def _shorter(profile: ModelProfile) -> ModelProfile:
+    """Another model: fewer places to cut."""
+    keep = [at for at, cut in enumerate(profile.chain_cuts) if cut not in (("block1",), ("pool",))]
+    codecs = {
+        name: CodecTimes(tuple(times.encode_seconds[at] for at in keep), tuple(times.decode_seconds[at] for at in keep))
+        for name, times in profile.codecs.items()
+    }
+    return msgspec.structs.replace(
+        profile,
+        model="another",
+        chain_cuts=tuple(profile.chain_cuts[at] for at in keep),
+        head_seconds=tuple(profile.head_seconds[at] for at in keep),
+        tail_seconds=tuple(profile.tail_seconds[at] for at in keep),
+        codecs=codecs,
     )
 
 

@@ -27,10 +27,10 @@ from controller.learning.actor import (
 )
 from controller.learning.levels import LEVELS, decided
 from controller.learning.ppo import PpoConfig, train_game
-from controller.simulation.batch import OVERLOAD_DELAY_SECONDS, SlotBatch
+from controller.simulation.batch import SlotBatch
 from controller.simulation.channels import ChannelStates
 from controller.solvers.cuts import project
-from controller.solvers.problem import FloatArray
+from controller.solvers.problem import OVERLOAD_DELAY_SECONDS, FloatArray
 
 
 @dataclass(frozen=True)

@@ -44,5 +44,4 @@ def decided(
         feasible=np.ones(cuts.shape[0], dtype=np.bool_),
         largest_load=np.zeros(cuts.shape[0]),
     )
-    found = evaluate(chosen, demands, tables.ues, limits, model)
-    return found._replace(feasible=found.largest_load < 1.0)
+    return evaluate(chosen, demands, tables.ues, limits, model)

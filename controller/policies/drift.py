@@ -12,7 +12,16 @@ from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables, CutArray, SlotState
 from controller.solvers.cuts import project
 from controller.solvers.general import allocate_general
-from controller.solvers.problem import Allocation, AllocationModel, Limits, Objective
+from controller.solvers.problem import (
+    OVERLOAD_DELAY_SECONDS,
+    Allocation,
+    AllocationModel,
+    Limits,
+    Objective,
+)
+
+#: A dead link that a task has to cross is a load without end.
+LARGEST_LOAD = 1e3
 
 SOLVERS = {"newton": allocate, "cvxpy": allocate_general}
 
@@ -111,7 +120,10 @@ class DriftPlusPenalty:
             self.edge_queue.update([self._edge_joules])
 
     def state(self) -> dict[str, float]:
-        """Virtual queues [J], the last decision's predicted drift-plus-penalty [J^2], delay [s], load, V."""
+        """Virtual queues [J], the last decision's predicted drift-plus-penalty [J^2], delay [s], load, V.
+
+        All finite: where a UE is overloaded its delay counts as ``OVERLOAD_DELAY_SECONDS``, and ``feasible`` is 0.
+        """
         numbers = {"V": self.v}
         for ue, queue in zip(self.scenario.ues, self.queues.queue_joules, strict=True):
             numbers[f"virtual_queue_joules.{ue.name}"] = float(queue)
@@ -120,8 +132,9 @@ class DriftPlusPenalty:
             numbers["edge_joules"] = self._edge_joules
         if self._last is not None:
             delay, energy = self._last.delay_seconds[0], self._last.energy_joules[0]
+            delay = np.where(np.isfinite(delay), delay, OVERLOAD_DELAY_SECONDS)
             numbers["drift_plus_penalty"] = self.queues.drift_plus_penalty(self.v, self._weights * delay, energy)
-            numbers["largest_load"] = float(self._last.largest_load[0])
+            numbers["largest_load"] = float(min(self._last.largest_load[0], LARGEST_LOAD))
             numbers["feasible"] = float(self._last.feasible[0])
             for ue, seconds, joules in zip(self.scenario.ues, delay, energy, strict=True):
                 numbers[f"predicted_seconds.{ue.name}"] = float(seconds)

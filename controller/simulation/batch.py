@@ -16,10 +16,7 @@ from controller.solvers.chain import ChainTables, CutArray, SlotState
 from controller.solvers.compiled import compiled
 from controller.solvers.cuts import _gather, _project_one, feasible_alone, project
 from controller.solvers.newton import SPECTRUM, service_derivatives
-from controller.solvers.problem import Allocation, AllocationModel, FloatArray, Limits
-
-#: A slot that no allocation can keep stable counts as this mean delay.
-OVERLOAD_DELAY_SECONDS = 5.0
+from controller.solvers.problem import OVERLOAD_DELAY_SECONDS, Allocation, AllocationModel, FloatArray, Limits
 
 
 class BatchStep(NamedTuple):

@@ -12,7 +12,8 @@ from controller.solvers.problem import Allocation, AllocationModel, Demands, Flo
 def evaluate(
     allocation: Allocation, demands: Demands, ues: UeConstants, limits: Limits, model: AllocationModel
 ) -> Allocation:
-    """The same shares with delay, energy, cost and load recomputed from the formulas; infeasible slots keep ``inf``."""
+    """The same shares with delay, energy, cost and load recomputed from the formulas; infeasible slots
+    keep ``inf``, and those that these shares overload get it."""
     rate = np.maximum(demands.arrival_rate_per_second, LEAST_ARRIVAL_RATE)
     sends, tail = demands.wire_bits > 0, demands.tail_seconds > 0
     bits_per_second = link_rate(ues, np.where(sends, allocation.spectrum_hz, 1.0), demands.link_quality)
@@ -29,11 +30,14 @@ def evaluate(
     price = np.maximum(limits.v * demands.weight, SMALLEST_PRICE)  # of an overload that nobody minds, too
     cost = np.sum(price * delay + demands.queue_joules * energy, axis=1)
     cost += limits.edge_square_price * np.sum(allocation.edge_share**3 * busy[..., 2], axis=1)
+    load = np.max(rate[..., np.newaxis] * service, axis=(1, 2))
+    feasible = allocation.feasible & (load < 1.0)
     return allocation._replace(
         delay_seconds=delay,
         energy_joules=energy,
-        cost=np.where(allocation.feasible, cost, np.inf),
-        largest_load=np.max(rate[..., np.newaxis] * service, axis=(1, 2)),
+        cost=np.where(feasible, cost, np.inf),
+        feasible=feasible,
+        largest_load=load,
     )
 
 

@@ -30,6 +30,9 @@ Objective = Literal["tasks", "ues"]
 #: A choice of cuts is feasible when every stage can be kept under this load at once.
 MAXIMUM_LOAD = 0.999
 
+#: What a mean delay counts as where no allocation keeps a UE's queues stable: in training, and in what a policy says.
+OVERLOAD_DELAY_SECONDS = 5.0
+
 
 class UeConstants(NamedTuple):
     """What does not change during a run. Arrays are (ues,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from typing import Any
 
 import msgspec
@@ -190,3 +191,66 @@ def test_the_global_generators_are_left_as_they_were() -> None:
     random.seed(5)
     check_policy(EdgeOnly(), slots=3)
     assert (np.random.random(), random.random()) == expected
+
+
+class _Slow(EdgeOnly):
+    def decide(self, observation: Observation) -> Decision:
+        threading.Event().wait(None if observation.slot == 2 else 0)
+        return super().decide(observation)
+
+
+class _Refuses(EdgeOnly):
+    def __init__(self, *labs: str) -> None:
+        self.labs = labs
+
+    def reset(self, scenario: Scenario, seed: int) -> None:
+        if scenario.name in self.labs:
+            raise ValueError(f"not in {scenario.name}")
+        super().reset(scenario, seed)
+
+
+class _NeedsGains(EdgeOnly):
+    def decide(self, observation: Observation) -> Decision:
+        assert all(ue.channel_kind == "gain" for ue in self.scenario.ues)
+        return super().decide(observation)
+
+
+class _OneModel(EdgeOnly):
+    def decide(self, observation: Observation) -> Decision:
+        assert len({ue.profile.model for ue in self.scenario.ues}) == 1
+        return super().decide(observation)
+
+
+class _Queueing(EdgeOnly):
+    def state(self) -> dict[str, float]:
+        return {"wait": self.wait}
+
+    def decide(self, observation: Observation) -> Decision:
+        load = 0.03 * observation.ues[0].nominal_arrival_rate_per_second
+        self.wait = load / (1 - load) if load < 1 else math.inf
+        return super().decide(observation)
+
+
+def test_a_decision_that_never_ends_is_found_out() -> None:
+    with pytest.raises(PolicyError, match=r"slot 2: decide\(\) took more than 0.2 s"):
+        check_policy(_Slow(), decide_seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (_NeedsGains(), "in the lab rates, with 3 UEs, slot 0: decide.* AssertionError"),
+        (_OneModel(), "in the lab mixed, with 3 UEs, slot 0: decide.* AssertionError"),
+        (_Queueing(), r"state\(\)\['wait'\] must be a finite float, got inf"),
+        (_Refuses("example", "mixed", "rates", "noma", "uploading"), "refuses every lab.* not in example"),
+    ],
+)
+def test_labs_of_every_kind_are_tried(policy: Any, text: str) -> None:
+    with pytest.raises(PolicyError, match=text):
+        check_policy(policy, slots=11)
+
+
+def test_a_policy_may_refuse_a_lab_but_not_one_that_it_is_checked_in() -> None:
+    check_policy(_Refuses("noma", "uploading"), slots=3)
+    with pytest.raises(PolicyError, match=r"reset\(\) raised ValueError: not in example"):
+        check_policy(_Refuses("example"), example_scenario(3))

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.lymdo.labs import SimulatedLab, simulated_lab
 from benchmarks.lymdo.options import PricedAsPoisson
 from controller import registry
+from controller.check import check_policy
 from controller.contract import Arrivals, Scenario
 from controller.policies.lymdo import LymdoCoordinateDescent
 from controller.simulation.batch import SlotBatch
@@ -104,3 +105,34 @@ def test_periodic_streams_are_priced_as_what_they_are() -> None:
     assert predicted == pytest.approx(known.mean_delay_seconds(), rel=0.03)
     assert known.mean_delay_seconds() < 0.95 * poisson.mean_delay_seconds()
     assert known.energy_ratio().max() < poisson.energy_ratio().max() + 0.01
+
+
+FAMILY = ("lymdo", "lymdo-cd", "lymdo-equal", "edge-only+convex", "delay-only", "myopic")
+
+
+@pytest.mark.parametrize("name", [*FAMILY, "lymdo-equal/dead link", "random+convex/dead link"])
+def test_an_overload_is_told_in_finite_numbers(name: str) -> None:
+    scenario = uneven((300.0, 300.0, 300.0))
+    policy = registry.create(name.split("/")[0])
+    policy.reset(scenario, 1)
+    seen = example_observation(scenario, 0, 1)
+    if "dead" in name:
+        dead = tuple(msgspec.structs.replace(ue, gain_up=(0.0,)) for ue in seen.ues)
+        seen = msgspec.structs.replace(seen, ues=dead)
+    policy.decide(seen)
+    state = policy.state()
+    assert all(math.isfinite(value) for value in state.values())
+    assert state["feasible"] == 0.0
+    assert state["largest_load"] >= 1.0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *FAMILY[1:4],
+        "random+convex",
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in ("exhaustive", "myopic")),
+    ],
+)
+def test_the_family_keeps_the_contract_in_every_kind_of_lab(name: str) -> None:
+    check_policy(registry.create(name), slots=11)
