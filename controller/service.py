@@ -52,6 +52,18 @@ class Notice:
     text: str
 
 
+def decision_of(
+    scenario: Scenario, in_force: Decision | None, answer: Answer, observation: Observation
+) -> Decision | Notice:
+    """What takes force by a policy's answer, or why the last decision stays: the same in a lab and in the simulator."""
+    if answer.decision is None:
+        return Notice("controller", "policy-error", f"slot {answer.slot}: {answer.error}; the last decision stays")
+    try:
+        return enforce(scenario, in_force, answer.decision, observation)
+    except InvalidDecisionError as error:
+        return Notice("controller", "decision-invalid", f"slot {answer.slot}: {error}; the last decision stays")
+
+
 @dataclass(frozen=True)
 class ClosedSlot:
     """A slot that is over: what was seen and decided at its start, and what came of it."""
@@ -228,13 +240,9 @@ class SlotEngine:
             self._notice("decide-late", f"no decision for slot {slot} after {waited:.3f} s; the last decision stays")
             return None
         self._open.decide_seconds, self._open.policy_state = answer.decide_seconds, answer.state
-        if answer.decision is None:
-            self._notice("policy-error", f"slot {slot}: {answer.error}; the last decision stays")
-            return None
-        try:
-            decision = enforce(self.scenario, self.decision, answer.decision, self._open.observation)
-        except InvalidDecisionError as error:
-            self._notice("decision-invalid", f"slot {slot}: {error}; the last decision stays")
+        decision = decision_of(self.scenario, self.decision, answer, self._open.observation)
+        if isinstance(decision, Notice):
+            self._notices.append(decision)
             return None
         self.decision = msgspec.structs.replace(decision, slot=slot, valid_from_seconds=monotonic_seconds)
         return self.decision

@@ -6,7 +6,6 @@ delay from the ``exact`` formula. Training uses the batched slots of :mod:`contr
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,17 +30,19 @@ from controller.contract import (
     cut_label,
 )
 from controller.model.arrivals import ArrivalProcess
-from controller.model.decision import enforce
+from controller.model.decision import bootstrap_decision
 from controller.model.delay import ChainWork, chain_work, cut_codec, stage_work, wire_bits
 from controller.model.older_tasks import tail_share
 from controller.model.queueing import stage_waits_seconds
 from controller.model.radio import idle_bits_per_second, is_coupled, rates_over
 from controller.model.stage_fading import stage_gain_tables
+from controller.service import Notice, decision_of
 from controller.simulation import tandem
 from controller.simulation.channels import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND, ChannelStates
 from controller.simulation.result import Mode, SimulationResult, tasks_of
 from controller.simulation.uploading import UploadingLab
 from controller.solvers.chain import ChainTables
+from controller.worker import ask, attempt
 
 FloatArray = NDArray[np.float64]
 
@@ -196,8 +197,8 @@ def simulate(
     channel. After the last slot, tasks under way go on for ``drain_seconds`` at most, in event mode, under the decision
     that is in force.
 
-    Raises ValueError for sizes that do not match, a policy's invalid decision (InvalidDecisionError), and a decision
-    that the simulator does not model.
+    When the policy raises or decides something invalid the last decision stays in force, as in a lab, and the result
+    has a notice of it. Raises ValueError for sizes that do not match and a decision that the simulator does not model.
     """
     ues = len(scenario.ues)
     if slots < 1:
@@ -237,6 +238,9 @@ def simulate(
     states: list[dict[str, float]] = []
     last_row = np.zeros((ues, tandem.SLOT_FIELDS))
     in_force: Decision | None = None
+    live = bootstrap_decision(scenario, 0.0)
+    notices: list[tuple[int, Notice]] = []
+    outcomes: list[SlotOutcome] = []
 
     def walk(slot: int, decision: Decision, force: tandem.InForce | None) -> FloatArray:
         """One slot of the tasks; returns its rows."""
@@ -257,29 +261,32 @@ def simulate(
         observation = _observe(scenario, channel, slot, rates[slot], last_row, in_force)
         if uploading is not None:
             observation = uploading.seen(observation)
-        started = time.perf_counter()
-        asked = policy.decide(observation)
-        decide_seconds[slot] = time.perf_counter() - started
-        in_force = enforce(scenario, in_force, asked, observation)
-        if (mode == "slot" or lab.coupled) and any(choice.stop_rule for choice in in_force.ues):
+        answer = ask(policy, outcomes, observation)
+        decide_seconds[slot] = answer.decide_seconds
+        settled = decision_of(scenario, in_force, answer, observation)
+        if isinstance(settled, Notice):
+            notices.append((slot, settled))
+        else:
+            live = in_force = msgspec.structs.replace(settled, slot=slot, valid_from_seconds=slot * slot_seconds)
+        if (mode == "slot" or lab.coupled) and any(choice.stop_rule for choice in live.ues):
             raise ValueError("a stop rule is followed task by task, on links of their own: mode 'event', access ofdma")
         if uploading is None:
-            force = lab.in_force(in_force)
+            force = lab.in_force(live)
             cuts[slot] = force.cut
         else:
-            cuts[slot] = [uploading.label_of(choice) for choice in in_force.ues]
-        rows[slot] = last_row = walk(slot, in_force, force)
+            cuts[slot] = [uploading.label_of(choice) for choice in live.ues]
+        rows[slot] = last_row = walk(slot, live, force)
         decided[:, slot] = np.array(
-            [(choice.device_speed, choice.spectrum_up_hz, choice.edge_share) for choice in in_force.ues]
+            [(choice.device_speed, choice.spectrum_up_hz, choice.edge_share) for choice in live.ues]
         ).T
-        states.append(policy.state())
-        policy.feedback(_outcome(scenario, slot, in_force, last_row, mode))
+        states.append(answer.state)
+        outcomes = [_outcome(scenario, slot, live, last_row, mode)]
+    attempt(lambda: policy.feedback(outcomes[0]))  # as in a lab, nothing is decided after it
     drained = 0
     if mode == "event":
         under_way = last_row
         while under_way[:, tandem.IN_FLIGHT].any() and drained * slot_seconds < drain_seconds:
-            assert in_force is not None
-            under_way = walk(slots + drained, in_force, force)
+            under_way = walk(slots + drained, live, force)
             drained += 1
     mean_delay = rows[..., tandem.DELAY_SUM]
     if mode == "event":
@@ -297,7 +304,7 @@ def simulate(
         speed=decided[0], spectrum_up_hz=decided[1], edge_share=decided[2],
         rate_up_bits_per_second=rows[..., tandem.RATE], policy_state=tuple(states), decide_seconds=decide_seconds,
         tasks=tasks, task_timeout_seconds=task_timeout_seconds,
-        drained_seconds=drained * slot_seconds,
+        drained_seconds=drained * slot_seconds, notices=tuple(notices),
     )  # fmt: skip
 
 

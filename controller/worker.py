@@ -7,8 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from controller.contract import Decision, Observation, Policy, Scenario, SlotOutcome
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,32 @@ class PolicyWorker:
             self._notify()
 
     def _answer(self, job: _Job) -> Answer:
-        slot, began = job.observation.slot, time.monotonic()
-        try:
-            for outcome in job.outcomes:
-                self._policy.feedback(outcome)
-            decision = self._policy.decide(job.observation)
-            took = time.monotonic() - began
-            state = {str(key): float(value) for key, value in self._policy.state().items()}
-        except BaseException as error:  # noqa: BLE001 - as above: the last decision stands in
-            return Answer(slot, None, time.monotonic() - began, error=describe(error))
-        return Answer(slot, decision, took, state)
+        return ask(self._policy, job.outcomes, job.observation)
+
+
+def ask(policy: Policy, outcomes: Sequence[SlotOutcome], observation: Observation) -> Answer:
+    """What a policy makes of the outcomes since its last decision and of an observation. Whatever it raises is told."""
+    slot, began = observation.slot, time.monotonic()
+
+    def answer() -> Answer:
+        for outcome in outcomes:
+            policy.feedback(outcome)
+        decision = policy.decide(observation)
+        took = time.monotonic() - began
+        return Answer(slot, decision, took, {str(key): float(value) for key, value in policy.state().items()})
+
+    found = attempt(answer)
+    return found if isinstance(found, Answer) else Answer(slot, None, time.monotonic() - began, error=found)
+
+
+def attempt(call: Callable[[], T]) -> T | str:
+    """What a call into somebody's policy returns, or in words what it raised: it may raise anything, SystemExit too."""
+    try:
+        return call()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            raise  # not the policy's: somebody ends the program
+        return describe(error)
 
 
 def describe(error: BaseException) -> str:

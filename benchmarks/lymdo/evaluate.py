@@ -129,6 +129,9 @@ def measure(lab: SimulatedLab, make: Maker, slots: int, seeds: int) -> Measured:
     results = [
         simulate(lab.scenario, make(), slots, seed, "event", lab.channel(slots, seed)) for seed in range(1, seeds + 1)
     ]
+    refused = [notice.text for result in results for _, notice in result.notices]
+    if refused:
+        raise ValueError(f"{len(refused)} decisions were refused; first: {refused[0]}")
     return Measured(
         np.array([result.mean_delay_seconds() for result in results]),
         np.array([result.energy_ratio() for result in results]),

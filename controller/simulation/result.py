@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.contract import STAGES, Scenario
+from controller.service import Notice
 from controller.simulation import tandem
 
 FloatArray = NDArray[np.float64]
@@ -63,6 +64,8 @@ class SimulationResult:
     tasks: SimulatedTasks | None  # event mode
     task_timeout_seconds: float = np.inf
     drained_seconds: float = 0.0  # after the last slot, in which what was under way went on
+    #: slots in which the policy raised, or its decision was refused, and the last decision stayed; and why
+    notices: tuple[tuple[int, Notice], ...] = ()
 
     @property
     def end_seconds(self) -> float:

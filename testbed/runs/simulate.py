@@ -101,6 +101,9 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
         )
     except ValueError as error:
         raise TestbedError(f"the simulation of {topology.name} with {topology.policy.name} ended: {error}") from error
+    if result.notices:
+        first = result.notices[0][1]
+        notify(f"{first.kind} in {len(result.notices)} of {order.slots} slots, the first: {first.text}")
     write_tables(tables_of(result, policy), directory)
     manifest = close_manifest(directory)
     if order.mode == "event":

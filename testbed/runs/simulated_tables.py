@@ -13,7 +13,7 @@ from controller.model.delay import cut_codec, wire_bits
 from controller.service import ClosedSlot
 from controller.simulation.result import SimulatedTasks, SimulationResult
 from testbed.agents.slot_records import slot_records
-from testbed.messages import SlotRecord
+from testbed.messages import Event, SlotRecord
 from testbed.runs.finalise import STAMPS, RunTables, with_stages
 from testbed.runs.streams import SCHEMAS, to_batch
 
@@ -31,7 +31,7 @@ class Watched:
         self._policy.reset(scenario, seed)
 
     def decide(self, observation: Observation) -> Decision:
-        self._seen = observation
+        self._seen, self._state = observation, {}
         return self._policy.decide(observation)
 
     def feedback(self, outcome: SlotOutcome) -> None:
@@ -56,13 +56,18 @@ def tables_of(result: SimulationResult, watched: Watched) -> RunTables:
     slots = pa.Table.from_batches([to_batch(rows, SCHEMAS["slots"])])
     slots = _set(slots, "decide_seconds", np.repeat(result.decide_seconds, len(result.scenario.ues)))
     slots = _set(slots, "mean_delay_seconds", result.delay_seconds.ravel())
-    empty = {name: SCHEMAS[name].empty_table() for name in ("links", "drops", "round_trips", "health", "events")}
+    empty = {name: SCHEMAS[name].empty_table() for name in ("links", "drops", "round_trips", "health")}
     ended = SCHEMAS["tasks"].empty_table() if result.tasks is None else _tasks(result, result.tasks)
     tasks = with_stages(
         ended.append_column("announced", pa.array(np.ones(len(ended), dtype=bool)))
         .append_column("records", pa.array((np.array(ended["status"]) != "in_flight").astype(np.int64)))
         .sort_by([("arrival_seconds", "ascending"), ("ue", "ascending"), ("task", "ascending")])
     )
+    events = [
+        Event(slot * result.scenario.slot_seconds, notice.node, notice.kind, notice.text)
+        for slot, notice in result.notices
+    ]
+    empty["events"] = pa.Table.from_batches([to_batch(events, SCHEMAS["events"])])
     return RunTables(tasks=tasks, slots=slots.sort_by([("slot", "ascending"), ("ue", "ascending")]), **empty)
 
 

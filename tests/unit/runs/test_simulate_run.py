@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 from simulated_lab import LAB, simulated
 
-from controller.contract import STAGES
+from controller.contract import STAGES, Decision, Observation
+from controller.policies.static import EdgeOnly
 from testbed.cli.compare import command as compare_command
 from testbed.cli.simulate import command
 from testbed.errors import InputError, InvalidRunError
@@ -173,3 +174,20 @@ def test_slots_that_the_formula_calls_overloaded_end_no_task(tmp_path: Path) -> 
     )
     assert (summary.tasks.completed, summary.valid) == (0, False)
     assert any("nothing_completed" in reason for reason in summary.invalid_reasons)
+
+
+class _Falters(EdgeOnly):
+    def decide(self, observation: Observation) -> Decision:
+        if observation.slot > 3:
+            raise KeyError("no such UE")
+        return super().decide(observation)
+
+
+def test_a_policy_that_raises_leaves_events_and_an_invalid_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("testbed.runs.simulate.create", lambda *_: _Falters())
+    summary = simulated(tmp_path / "run")
+    assert not summary.valid
+    events = read_tables(tmp_path / "run").events.to_pylist()
+    assert [event["kind"] for event in events] == ["policy-error"] * 16
+    assert events[0]["text"] == "slot 4: KeyError: 'no such UE'; the last decision stays"
+    assert events[0]["monotonic_seconds"] == pytest.approx(8.0)

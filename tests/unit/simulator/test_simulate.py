@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import msgspec
@@ -11,7 +12,6 @@ from gymnasium.utils.env_checker import check_env
 
 from controller.contract import ALL_ON_EDGE, Arrivals, Cut, Decision, Observation, Scenario, SlotOutcome
 from controller.model.channel import Channel, Shadowing, mean_gain
-from controller.model.decision import InvalidDecisionError
 from controller.model.delay import chain_work
 from controller.policies.base import BasicPolicy
 from controller.policies.convex import DeviceOnlyConvex, EdgeOnlyConvex, FixedConvex, NeurosurgeonConvex, RandomConvex
@@ -124,6 +124,47 @@ def test_summary_has_the_keys_of_a_run(lab: tuple[Scenario, ChannelStates]) -> N
     assert summary["e2e_delay_seconds"]["p50"] <= summary["e2e_delay_seconds"]["p99"]
 
 
+class _Falters(EdgeOnly):
+    """Raises in every fifth slot from the third on, and once in its feedback."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.asked: list[int] = []
+
+    def decide(self, observation: Observation) -> Decision:
+        self.asked.append(observation.slot)
+        if observation.slot % 5 == 2:
+            raise KeyError("no such UE")
+        if observation.slot % 5 == 4:
+            raise SystemExit(3)
+        return super().decide(observation)
+
+    def feedback(self, outcome: SlotOutcome) -> None:
+        self.told.append(outcome.slot)
+        if outcome.slot == 5:
+            raise ZeroDivisionError("no tasks")
+
+
+@pytest.mark.parametrize("mode", ["event", "slot"])
+def test_a_policy_that_raises_keeps_its_last_decision_as_in_a_lab(
+    lab: tuple[Scenario, ChannelStates], mode: Mode
+) -> None:
+    scenario, channel = lab
+    policy = _Falters()
+    result = simulate(scenario, policy, 10, 1, mode, channel)
+    assert [(slot, notice.kind) for slot, notice in result.notices] == [
+        (slot, "policy-error") for slot in (2, 4, 6, 7, 9)
+    ]
+    texts = [notice.text for _, notice in result.notices]
+    assert texts[0] == "slot 2: KeyError: 'no such UE'; the last decision stays"
+    assert texts[1] == "slot 4: SystemExit: 3; the last decision stays"
+    assert texts[2] == "slot 6: ZeroDivisionError: no tasks; the last decision stays"
+    assert policy.asked == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert policy.told == list(range(10))
+    assert result.cut_labels == ("input",)
+    assert result.policy_state[2] == {}
+
+
 def test_bad_calls_and_bad_decisions_are_refused(lab: tuple[Scenario, ChannelStates]) -> None:
     scenario, channel = lab
 
@@ -133,8 +174,11 @@ def test_bad_calls_and_bad_decisions_are_refused(lab: tuple[Scenario, ChannelSta
             ues = tuple(msgspec.structs.replace(ue, edge_share=9.0) for ue in decision.ues)
             return msgspec.structs.replace(decision, ues=ues)
 
-    with pytest.raises(InvalidDecisionError, match="edge_share"):
-        simulate(scenario, Greedy(), 3, 1, channel=channel)
+    result = simulate(scenario, Greedy(), 3, 1, channel=channel)
+    assert [slot for slot, _ in result.notices] == [0, 1, 2]
+    assert result.notices[2][1].kind == "decision-invalid"
+    assert re.search("slot 2: the sum of edge_share is .*; the last decision stays", result.notices[2][1].text)
+    assert result.cut_shares() == {"local": 1.0}  # until a policy has decided, everything is on the device
     with pytest.raises(ValueError, match="slots"):
         simulate(scenario, EdgeOnly(), 0, 1)
     with pytest.raises(ValueError, match="links"):
