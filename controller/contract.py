@@ -145,14 +145,14 @@ class ModelProfile(Struct, frozen=True):
 class Radio(Struct, frozen=True):
     """The cell: what a policy may know of it before a run."""
 
-    uplink_hz: float
-    downlink_hz: float
-    noise_watts_per_hz: float
-    access: Literal["ofdma", "noma"] = "ofdma"
-    subchannels: int = 1
-    users_per_subchannel: int = 1
-    sic_residual_ratio: float = 0.0
-    gain_floor: float = 0.0
+    uplink_hz: float  # that all UEs share
+    downlink_hz: float  # that all UEs share
+    noise_watts_per_hz: float  # spectral density at a receiver
+    access: Literal["ofdma", "noma"] = "ofdma"  # noma: UEs are superposed on subchannels
+    subchannels: int = 1  # into which both spectra are divided, evenly
+    users_per_subchannel: int = 1  # that may be superposed on one
+    sic_residual_ratio: float = 0.0  # of the power of a signal that was cancelled
+    gain_floor: float = 0.0  # not used
     downlink_power_watts: float = 1.0  # of the base station, spread evenly over the downlink spectrum
     access_points: int = 1  # that reuse the subchannels; each has the downlink power
     leakage_ratio: float = 0.0  # a UE's gain to a foreign access point over the one to its own
@@ -161,14 +161,14 @@ class Radio(Struct, frozen=True):
 class Edge(Struct, frozen=True):
     cpus: float  # reference cores that all UEs share
     memory_bytes: int = 0  # 0: not limited
-    price: float = 0.0
+    price: float = 0.0  # not used
     compute_watts: float = 0.0  # drawn at all cpus; at share f: compute_watts * (f / cpus) ** 3
 
 
 class Arrivals(Struct, frozen=True):
     """The arrival process as a policy may know it."""
 
-    process: Literal["poisson", "periodic", "switching", "file"]
+    process: Literal["poisson", "periodic", "switching", "file"]  # of docs/lab-file.md
     rates_per_second: tuple[float, ...]  # one value; two for "switching"; the mean rate for "file"
     switch_probability: float = 0.0  # per slot, "switching" only
 
@@ -189,41 +189,41 @@ class Uploading(Struct, frozen=True):
 class ShadowingLaw(Struct, frozen=True):
     """Log-normal, constant for a slot, an AR(1) from one to the next; see controller.model.channel.Shadowing."""
 
-    sigma_db: float
-    rho: float
-    clip_db: float = float("inf")  # of either sign
+    sigma_db: float  # standard deviation
+    rho: float  # correlation of one slot with the next
+    clip_db: float = float("inf")  # largest deviation of either sign
 
 
 class UeScenario(Struct, frozen=True):
-    name: UeName
-    profile: ModelProfile
-    arrivals: Arrivals
+    name: UeName  # of the UE
+    profile: ModelProfile  # of its model
+    arrivals: Arrivals  # of its tasks
     max_speed: float  # of a reference core
     compute_watts: float  # drawn at max_speed; at speed s: compute_watts * (s / max_speed) ** 3
-    transmit_watts: float
-    receive_watts: float
+    transmit_watts: float  # nominal, while it sends
+    receive_watts: float  # while it receives
     energy_budget_joules: float  # per slot, long-term mean; inf: none
-    weight: float
-    input_codec: Codec
-    boundary_codec: Codec
+    weight: float  # of its delay
+    input_codec: Codec  # of the raw input
+    boundary_codec: Codec  # of every other tensor that crosses
     #: "gain": the channel state is a linear power gain. "rate": it is bit/s at the radio's whole spectrum.
     channel_kind: Literal["gain", "rate"] = "gain"
     mean_gain: float = 0.0  # long-term mean of the channel state (same unit as the state)
     fading: str = "static"  # law by name, for policies that need it
     #: gain of each subchannel over the channel state; (): every subchannel has the state itself
     subchannel_ratios_up: tuple[float, ...] = ()
-    subchannel_ratios_down: tuple[float, ...] = ()
-    access_point: int = 0
+    subchannel_ratios_down: tuple[float, ...] = ()  # the same for the downlink
+    access_point: int = 0  # that serves it, from 0
     #: "time": the channel changes with time; "per_task_stage": it is drawn anew for each task and chain cut
     channel_refresh: Literal["time", "per_task_stage"] = "time"
     k_factor: float = 0.0  # rician: line of sight over scattered power, linear
-    doppler_hz: float = 0.0
+    doppler_hz: float = 0.0  # of the fading
     gain_floor_ratio: float = 0.0  # of the mean: the fading power is never under it (per_task_stage only)
-    shadowing: ShadowingLaw | None = None
+    shadowing: ShadowingLaw | None = None  # of the channel, beside its fading; None: none
     channel_step_seconds: float = 0.1  # for which a state of the channel holds
-    uplink_delay_seconds: float = 0.0
-    downlink_delay_seconds: float = 0.0
-    inferences_per_version: float = float("inf")
+    uplink_delay_seconds: float = 0.0  # of the wire, one way
+    downlink_delay_seconds: float = 0.0  # of the wire, one way
+    inferences_per_version: float = float("inf")  # mean number between two new versions of its model
     #: A rate under this is an outage of the wire.
     outage_floor_bits_per_second: float = 100e3
 
@@ -231,14 +231,14 @@ class UeScenario(Struct, frozen=True):
 class Scenario(Struct, frozen=True):
     """What a policy may know before a run."""
 
-    name: str
-    slot_seconds: float
-    radio: Radio
-    edge: Edge
-    ues: tuple[UeScenario, ...]
-    #: layer-2 bytes sent per payload byte (TCP/IP/Ethernet framing), and bytes of header per task
+    name: str  # of the lab
+    slot_seconds: float  # how long a decision stays
+    radio: Radio  # the cell
+    edge: Edge  # what computes tails
+    ues: tuple[UeScenario, ...]  # in the order of everything that has a UE per entry
+    #: layer-2 bytes sent per payload byte (TCP/IP/Ethernet framing)
     framing_ratio: float = 1514 / 1448
-    header_bytes: int = 160
+    header_bytes: int = 160  # sent with each task and each result
     uploading: Uploading | None = None  # None: the edge holds every model from the start
     retraining_interval_seconds: float | None = None  # between versions of the models; None: there is one
 
@@ -247,48 +247,48 @@ class Scenario(Struct, frozen=True):
 
 
 class UeObservation(Struct, frozen=True):
-    name: UeName
+    name: UeName  # of the UE
     #: Channel state at slot start: power gain, or bit/s at the whole spectrum for channel_kind "rate". One entry, which
     #: the scenario's ratios spread over the subchannels, or one per subchannel. Never this slot's future.
     gain_up: tuple[float, ...]
-    gain_down: tuple[float, ...]
+    gain_down: tuple[float, ...]  # the same for the downlink
     mean_gain_up: tuple[float, ...]  # mean over the last slot
-    mean_gain_down: tuple[float, ...]
+    mean_gain_down: tuple[float, ...]  # mean over the last slot
     nominal_arrival_rate_per_second: float  # of the process in its present state
     measured_arrival_rate_per_second: float  # in the last slot
     device_queue_tasks: int = 0  # arrived, head not started
     tx_queue_tasks: int = 0  # head ended, not received by the edge
     edge_queue_tasks: int = 0  # received, tail not started
     in_flight_tasks: int = 0  # arrived, not completed
-    tx_backlog_bytes: int = 0
+    tx_backlog_bytes: int = 0  # not yet received by the edge
     edge_backlog_seconds: float = 0.0  # at the present share
     decision_sequence: int = -1  # of the decision in force
     report_age_seconds: float = 0.0  # 0: fresh; grows when a report is late or lost
-    last_energy_joules: float = 0.0
-    placed_nodes: int = 0
-    model_version: int = 0
+    last_energy_joules: float = 0.0  # of the last slot, computing and sending
+    placed_nodes: int = 0  # that the edge holds of a model that moves (retraining)
+    model_version: int = 0  # on the device
     cached_nodes: tuple[str, ...] = ()  # whose parameters the edge holds, of this UE's version and content
     upload_progress_ratio: float = 0.0  # bytes of the present task's uploads that the edge has, of all of them
 
 
 class Observation(Struct, frozen=True):
-    slot: int
-    monotonic_seconds: float
-    ues: tuple[UeObservation, ...]
+    slot: int  # that begins
+    monotonic_seconds: float  # when it begins
+    ues: tuple[UeObservation, ...]  # in the scenario's order
 
 
 class UeDecision(Struct, frozen=True):
-    name: UeName
-    cut: Cut
+    name: UeName  # of the UE
+    cut: Cut  # tensors that cross the wire; () is all on the device
     device_speed: float  # reference cores
     spectrum_up_hz: float  # of its own, in ``subchannels_up`` if it names some; 0 with subchannels: superposed on them
-    spectrum_down_hz: float
+    spectrum_down_hz: float  # the same for the downlink
     edge_share: float  # reference cores
     transmit_watts: float | None = None  # None: the UE's nominal power
-    downlink_watts: float | None = None
+    downlink_watts: float | None = None  # of the base station for this UE; None: its part of the station's power
     codec: Codec | None = None  # None: the lab's boundary codec
-    subchannels_up: tuple[int, ...] = ()
-    subchannels_down: tuple[int, ...] = ()
+    subchannels_up: tuple[int, ...] = ()  # that it sends on; () is all, with a band of its own
+    subchannels_down: tuple[int, ...] = ()  # that it receives on
     #: plans that switch sides more than once: ((node, "device" | "edge"), ...); empty: the cut says it
     sites: tuple[tuple[str, Literal["device", "edge"]], ...] = ()
     uploads: tuple[str, ...] = ()  # nodes whose parameters go up, in order
@@ -306,26 +306,26 @@ class Decision(Struct, frozen=True):
     A task takes its cut and speed at head start and its edge share at tail start; the link's rate changes at once.
     """
 
-    sequence: int
-    slot: int
-    valid_from_seconds: float
-    ues: tuple[UeDecision, ...]
+    sequence: int  # set when it takes force: one more than its predecessor's
+    slot: int  # in which it was made
+    valid_from_seconds: float  # set when it takes force
+    ues: tuple[UeDecision, ...]  # one per UE of the scenario
 
 
 STAGES = ("ue_queue", "head", "tx_queue", "uplink", "edge_queue", "tail", "downlink")
 
 
 class UeOutcome(Struct, frozen=True):
-    name: UeName
-    arrivals: int
-    completions: int
-    failures: int
+    name: UeName  # of the UE
+    arrivals: int  # of tasks in the slot
+    completions: int  # of tasks in the slot
+    failures: int  # tasks given up in the slot
     mean_delay_seconds: float  # of the tasks completed in the slot; nan if none
     stage_seconds: dict[str, float]  # sums over the tasks completed in the slot, keys STAGES
     compute_joules: float  # charged in the slot in which the stage ends
-    transmit_joules: float
+    transmit_joules: float  # charged in the slot in which a transfer ends
     mean_rate_up_bits_per_second: float  # applied, mean over the slot
-    overruns: int
+    overruns: int  # stages that ended after their target; 0 in the simulator
 
     @property
     def energy_joules(self) -> float:
@@ -333,9 +333,9 @@ class UeOutcome(Struct, frozen=True):
 
 
 class SlotOutcome(Struct, frozen=True):
-    slot: int
+    slot: int  # that has ended
     decision: Decision  # the one that was live
-    ues: tuple[UeOutcome, ...]
+    ues: tuple[UeOutcome, ...]  # in the scenario's order
 
 
 # ----------------------------------------------------------------------------------------------------------- policy

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import contract_tables
+
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "tests" / "data" / "example_policy"
 
@@ -26,6 +28,7 @@ def test_the_example_package_is_found_checked_and_created_with_its_options(tmp_p
         "from controller.check import check_policy\n"
         "policy = registry.create('threshold', {'ratio': 0.5})\n"
         "check_policy(policy)\n"
+        "check_policy(registry.create('frugal'), slots=11)\n"
         "print(policy.ratio, registry.options('threshold'), 'neurosurgeon' in registry.available())\n"
     )
     answer = subprocess.run(
@@ -45,5 +48,17 @@ def test_the_page_shows_what_the_package_holds() -> None:
     example = (PACKAGE / "example_policy.py").read_text()
     assert shown[0] == example
     assert len(example.splitlines()) <= 20
+    assert shown[2] == (PACKAGE / "frugal_policy.py").read_text()
     toml = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0]
     assert toml in (PACKAGE / "pyproject.toml").read_text()
+
+
+def test_the_page_has_every_field_of_the_contract() -> None:
+    """The tables are those that ``python -m benchmarks.contract_tables`` writes today; no field is without words."""
+    page = contract_tables.PAGE.read_text(encoding="utf-8")
+    assert contract_tables.written(page) == page
+    rows = {kind.__name__: contract_tables.fields(kind) for kind in contract_tables.TYPES}
+    for kind in contract_tables.TYPES:
+        assert [row[0] for row in rows[kind.__name__]] == list(kind.__struct_fields__)
+        assert all(meaning for *_, meaning in rows[kind.__name__])
+    assert "Never this slot's future" in {row[0]: row[3] for row in rows["UeObservation"]}["gain_up"]

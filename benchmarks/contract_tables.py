@@ -1,0 +1,86 @@
+"""The tables of docs/policies.md: every field that a policy sees or decides, as controller/contract.py describes it.
+
+python -m benchmarks.contract_tables        write them
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+from controller import contract
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "policies.md"
+BEGIN = "<!-- contract: written by python -m benchmarks.contract_tables -->"
+END = "<!-- end of contract -->"
+
+#: In the order in which a policy meets them.
+TYPES = (
+    contract.Scenario,
+    contract.Radio,
+    contract.Edge,
+    contract.UeScenario,
+    contract.Arrivals,
+    contract.ShadowingLaw,
+    contract.Uploading,
+    contract.Observation,
+    contract.UeObservation,
+    contract.Decision,
+    contract.UeDecision,
+    contract.SlotOutcome,
+    contract.UeOutcome,
+)
+
+
+def fields(kind: type) -> list[tuple[str, str, str, str]]:
+    """(name, type, default, meaning) of each field of a contract type; the meaning is its comment."""
+    lines = inspect.getsource(kind).splitlines()
+    body = ast.parse("\n".join(lines)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = []
+    for node in body.body:
+        if not isinstance(node, ast.AnnAssign):
+            continue
+        assert isinstance(node.target, ast.Name)
+        above = node.lineno - 2
+        while lines[above].lstrip().startswith("#:"):
+            above -= 1
+        said = [line.strip().removeprefix("#:").strip() for line in lines[above + 1 : node.lineno - 1]]
+        last = lines[node.lineno - 1]
+        said += [part.strip() for part in last.split("  # ")[1:]]
+        default = "" if node.value is None else ast.unparse(node.value)
+        found.append((node.target.id, ast.unparse(node.annotation), default, " ".join(said)))
+    return found
+
+
+def tables() -> str:
+    """All tables as Markdown."""
+    parts = []
+    for kind in TYPES:
+        parts += [f"**`{kind.__name__}`** {_first_sentence(kind)}".rstrip(), "", "| field | type | default | |", "|---|---|---|---|"]  # fmt: skip  # noqa: E501
+        parts += ["| " + " | ".join(_cells(row)) + " |" for row in fields(kind)]
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def _first_sentence(kind: type) -> str:
+    text = vars(kind).get("__doc__") or ""
+    return re.sub(r"\s+", " ", re.sub(r":\w+:", "", text.split("\n\n")[0])).replace("``", "`").strip()
+
+
+def _cells(row: tuple[str, str, str, str]) -> tuple[str, ...]:
+    name, kind, default, meaning = (text.replace("|", "\\|") for text in row)
+    return f"`{name}`", f"`{kind}`", f"`{default}`" if default else "", meaning.replace("``", "`")
+
+
+def written(page: str) -> str:
+    """The page with the tables of today."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE)
