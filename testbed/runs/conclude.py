@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+
 from testbed.errors import InputError
 from testbed.runs.fidelity import assess, write_fidelity
 from testbed.runs.finalise import finalise
@@ -18,6 +20,7 @@ def conclude(run_directory: Path, *, warm_up_seconds: float = 0.0) -> Summary:
     Works on a run that died, from what its recorder had flushed. Raises InputError for a directory without a run.
     """
     manifest = read_manifest(run_directory)
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what is free: as much again as the records take
     if manifest.runtime == SIMULATOR and manifest.runtime_features.get("mode") == "slot":
         raise InputError(
             "a simulation in slot mode has no tasks to report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,11 @@ _STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "legend.frameon": False,
     "svg.hashsalt": "testbed",  # the same run gives the same file
+    "agg.path.chunksize": 10_000,
 }
+#: A curve of more points is an image in the page: those of an hour would be tens of megabytes as text.
+DRAWN_POINTS = 4000
+_DOTS_PER_INCH = 150
 
 
 @contextmanager
@@ -57,8 +61,12 @@ def to_svg(figure: Figure) -> str:
         engine.execute(figure)
         figure.set_layout_engine("none")
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=_DOTS_PER_INCH)
     return buffer.getvalue()
+
+
+def _is_long(points: Sized) -> bool:
+    return len(points) > DRAWN_POINTS
 
 
 def colour(index: int) -> str:
@@ -78,7 +86,8 @@ def e2e_distribution(tables: RunTables, ues: list[str]) -> str | None:
             mine = np.sort(delays[names == ue])
             if len(mine):
                 ranks = np.arange(1, len(mine) + 1) / len(mine)
-                axes.step(mine, ranks, where="post", color=colour(index), label=ue, linewidth=1.5)
+                shade = colour(index)
+                axes.step(mine, ranks, where="post", color=shade, label=ue, linewidth=1.5, rasterized=_is_long(mine))
         if delays.max() > 20 * np.median(delays):
             axes.set_xscale("log")
         else:
@@ -173,10 +182,15 @@ def _draw_link(axes: Axes, steps: Any, achieved: NDArray[np.float64], origin: fl
     since = times[order] - origin
     planned = column(steps, "planned_bits_per_second").astype(np.float64)[order] / 1e6
     applied = column(steps, "applied_bits_per_second").astype(np.float64)[order] / 1e6
-    axes.step(since, planned, where="post", color=COLOURS[1], linewidth=2.4, alpha=0.6, label="planned")
-    axes.step(since, applied, where="post", color=COLOURS[0], linewidth=0.9, label="applied")
+    many = _is_long(since)
+    axes.step(
+        since, planned, where="post", color=COLOURS[1], linewidth=2.4, alpha=0.6, label="planned", rasterized=many
+    )
+    axes.step(since, applied, where="post", color=COLOURS[0], linewidth=0.9, label="applied", rasterized=many)
     begins, ends, rates = achieved.T
-    axes.hlines(rates / 1e6, begins - origin, ends - origin, color=COLOURS[5], linewidth=1.6, label="achieved")
+    axes.hlines(
+        rates / 1e6, begins - origin, ends - origin, color=COLOURS[5], linewidth=1.6, label="achieved", rasterized=many
+    )
     top = max(planned.max(initial=0.0), rates.max(initial=0.0) / 1e6)
     axes.set_ylim(0, 1.05 * top if top else 1.0)
 
@@ -202,6 +216,7 @@ def _draw_rate(axes: Axes, tables: RunTables, ue: str, origin: float) -> None:
                 color=shade,
                 linewidth=1.0,
                 label=f"{direction}link",
+                rasterized=_is_long(rate.times),
             )
             _legend_above(axes)
     axes.set_ylabel("rate\n[Mbit/s]")
@@ -219,7 +234,10 @@ def _draw_cuts(axes: Axes, tasks: Any, origin: float) -> None:
         return
     rows = np.array([labels.index(cut) for cut in cuts[known]])
     for row in range(len(labels)):
-        axes.scatter(starts[known][rows == row], rows[rows == row], s=9, color=colour(row), marker="|", linewidths=1.5)
+        mine, shade = rows == row, colour(row)
+        axes.scatter(
+            starts[known][mine], rows[mine], s=9, color=shade, marker="|", linewidths=1.5, rasterized=_is_long(rows)
+        )
     shown = [label if len(label) <= 20 else label[:19] + "…" for label in labels]
     axes.set_yticks(range(len(labels)), shown, fontsize=7)
     axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -229,14 +247,15 @@ def _draw_delays(axes: Axes, tasks: Any, origin: float) -> None:
     status = column(tasks, "status")
     arrivals, delays = column(tasks, "arrival_seconds") - origin, column(tasks, "e2e_delay_seconds") * 1e3
     done, failed = status == "completed", status == "failed"
-    axes.scatter(arrivals[done], delays[done], s=7, color=COLOURS[2], linewidths=0)
+    axes.scatter(arrivals[done], delays[done], s=7, color=COLOURS[2], linewidths=0, rasterized=_is_long(arrivals))
     if done.any() and delays[done].max() > 20 * np.median(delays[done]):
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
     if failed.any():
         lost = arrivals[failed]
-        axes.plot(lost, np.full(len(lost), 0.02), "x", color=COLOURS[5], transform=axes.get_xaxis_transform())
+        rows = np.full(len(lost), 0.02)
+        axes.plot(lost, rows, "x", color=COLOURS[5], transform=axes.get_xaxis_transform(), rasterized=_is_long(lost))
         axes.plot([], [], "x", color=COLOURS[5], label="failed")
         _legend_above(axes)
     axes.set_ylabel("E2E delay\n[ms]")
@@ -247,7 +266,15 @@ def _draw_queues(axes: Axes, slots: Any, origin: float) -> None:
     for index, (name, label) in enumerate(
         (("device_queue_tasks", "device"), ("tx_queue_tasks", "tx"), ("edge_queue_tasks", "edge"))
     ):
-        axes.step(starts, column(slots, name), where="post", color=colour(index), linewidth=1.2, label=label)
+        axes.step(
+            starts,
+            column(slots, name),
+            where="post",
+            color=colour(index),
+            linewidth=1.2,
+            label=label,
+            rasterized=_is_long(starts),
+        )
     if len(starts):
         _legend_above(axes)
     axes.set_ylabel("queued\n[tasks]")

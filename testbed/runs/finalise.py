@@ -150,15 +150,12 @@ def _join(ended: pa.Table, arrived: pa.Table, died: Mapping[str, str]) -> pa.Tab
         first, keys=key, join_type="full outer"
     )
     tasks = tasks.join(counts, keys=key, join_type="left outer")
-    ues = tasks["ue"].to_pylist()
-    statuses = tasks["status"].to_pylist()
-    reasons = tasks["reason"].to_pylist()
-    for row, status in enumerate(statuses):
-        if status is None:
-            reasons[row] = died.get(ues[row], "")
-            statuses[row] = "failed" if ues[row] in died else "in_flight"
-    tasks = _replace(tasks, "status", pa.array(statuses, pa.string()))
-    tasks = _replace(tasks, "reason", pa.array(reasons, pa.string()))
+    endless = pc.is_null(tasks["status"])
+    where = pc.index_in(tasks["ue"], value_set=pa.array(list(died), pa.string()))
+    why = pc.coalesce(pc.take(pa.array(list(died.values()), pa.string()), where), pa.scalar(""))
+    what = pc.if_else(pc.is_valid(where), "failed", "in_flight")
+    tasks = _replace(tasks, "status", pc.if_else(endless, what, tasks["status"]))
+    tasks = _replace(tasks, "reason", pc.if_else(endless, why, tasks["reason"]))
     tasks = _replace(tasks, "records", pc.coalesce(tasks["records"], pa.scalar(0, pa.int64())))
     tasks = _replace(tasks, "announced", pc.coalesce(tasks["announced"], pa.scalar(False)))
     tasks = _replace(tasks, "arrival_seconds", pc.coalesce(tasks["arrival_seconds"], tasks["announced_seconds"]))

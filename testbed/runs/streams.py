@@ -75,6 +75,8 @@ STREAM_OF: dict[type, str] = {
     UploadRecord: "uploads",
 }
 
+#: A batch holds what came in a second: each column of it takes more memory than its few values.
+MERGED_BATCHES = 500
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
@@ -168,7 +170,13 @@ def stream_parts(directory: Path, name: str) -> list[Path]:
 def read_stream(directory: Path, name: str) -> pa.Table:
     """All whole batches of a stream. A file that ends in half a batch (its writer died) gives what came before."""
     schema = SCHEMAS[name]
+    tables: list[pa.Table] = []
     batches: list[pa.RecordBatch] = []
+
+    def merge() -> None:
+        tables.append(pa.Table.from_batches(batches, schema=schema).combine_chunks())
+        batches.clear()
+
     for path in stream_parts(directory, name):
         if not path.stat().st_size:  # the disk was full when it was opened
             continue
@@ -177,9 +185,12 @@ def read_stream(directory: Path, name: str) -> pa.Table:
                 reader = pa.ipc.open_stream(source)
                 while True:
                     batches.append(_complete(reader.read_next_batch(), schema))
+                    if len(batches) >= MERGED_BATCHES:
+                        merge()
             except (StopIteration, pa.ArrowInvalid, OSError):
                 continue
-    return pa.Table.from_batches(batches, schema=schema)
+    merge()
+    return pa.concat_tables(tables)
 
 
 def _complete(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
