@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -11,9 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from benchmarks.chaos.events import EVENTS, Event
 from benchmarks.chaos.facts import read_facts
@@ -48,6 +51,26 @@ class Verdict:
 
     def plain(self) -> dict[str, Any]:
         return {"runtime": self.runtime, "faults": self.faults, **asdict(self.outcome)}
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """What ``--keep`` has kept, judged anew."""
+    verdicts = []
+    for line in path.read_text().splitlines():
+        kept = json.loads(line)
+        for key in ("index", "seed", "faults"):
+            del kept[key]
+        verdicts.append(msgspec.convert(kept, _Kept).verdict())
+    return verdicts
+
+
+@dataclass(frozen=True)
+class _Kept(Outcome):
+    runtime: str = ""
+
+    def verdict(self) -> Verdict:
+        plain = {field.name: getattr(self, field.name) for field in fields(Outcome)}
+        return Verdict(self.runtime, outcome := Outcome(**plain), tuple(faults(outcome)))
 
 
 def pick(runtime: str, seed: int, index: int) -> str:
