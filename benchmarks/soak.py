@@ -106,6 +106,10 @@ class Watch:
         self._minutes: dict[str, list[float]] = defaultdict(list)
 
     def look(self, command_pid: int) -> None:
+        """One sample, as long as the lab is there: what its report takes is another question."""
+        pids = processes(self._lab)
+        if not pids:
+            return
         minutes = (time.monotonic() - self._start) / 60
         found: dict[str, Sample] = {
             "files": {
@@ -114,7 +118,7 @@ class Watch:
                 "run_directory_kb": used_kb(self._run_directory),
             }
         }
-        for pid in (command_pid, *processes(self._lab)):
+        for pid in (command_pid, *pids):
             try:
                 name = "testbed run" if pid == command_pid else name_of(pid)
                 found[name] = sample_process(pid)
