@@ -261,7 +261,7 @@ class Lab:
     def last_words(self, node: str) -> str:
         """The last line of a node's log as a sentence; empty if it wrote nothing."""
         lines = [line for line in self.log_text(node).splitlines() if line.strip()]
-        return f" Its log ends: {lines[-1].strip()}" if lines else ""
+        return f" Its log ends: {lines[-1].strip().removesuffix('.')}." if lines else ""
 
     # ------------------------------------------------------------------------------------------------- find it again
 

@@ -11,6 +11,7 @@ from benchmarks.chaos.facts import OF_TIME, RunFacts
 #: Killed or frozen for good while tasks arrive, none of these leaves a run that can be used.
 NEEDED = re.compile(r"ue\d+|edge|controller|player|recorder")
 BUSY = "another command is"
+RUN_DIRECTORY = "out/run"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def _directory(outcome: Outcome) -> Iterator[str]:
             yield f"report ended with {outcome.report_code}: {_tail(outcome.report_text)}"
         if outcome.has_manifest and outcome.report_code == 2 and "has no records" not in outcome.report_text:
             yield f"the run directory cannot be read: {_tail(outcome.report_text)}"
+    if outcome.code == 1 and outcome.has_manifest and outcome.phase == "running" and RUN_DIRECTORY not in outcome.text:
+        yield f"it does not say where the records are: {_tail(outcome.text)}"
     if outcome.facts is None and (outcome.code in (0, 4) or (outcome.harmless and outcome.did)):
         yield f"the run left no summary: {_tail(outcome.text)}"
 

@@ -137,11 +137,25 @@ def _execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Su
     finally:
         notify("taking the lab down")
         try:
-            lab.remove()
+            _remove(lab)
         finally:  # what was recorded is worth a report, whatever stays behind
             notify("writing tables and report")
             summary = _conclude(lab.run_directory)
     return summary
+
+
+def _remove(lab: Lab) -> None:
+    """Take the lab down. Raises TestbedError for what stays behind, after what went before."""
+    before = sys.exception()
+    try:
+        lab.remove()
+    except TestbedError as error:
+        said = [f"{before}."] if isinstance(before, TestbedError) else []
+        said.append(
+            f"Not all of the lab could be removed ({error}): once that is mended, testbed down {lab.state.name}. What "
+            f"was recorded is in {lab.run_directory}"
+        )
+        raise TestbedError(" ".join(said)) from error
 
 
 def _conclude(run_directory: Path) -> Summary:

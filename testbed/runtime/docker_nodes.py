@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import docker
+import requests
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 
 from testbed import programs
-from testbed.errors import HostError, TestbedError
+from testbed.errors import HostError, TestbedError, first_line
 from testbed.runtime import namespaces
 from testbed.runtime.base import Owned
 from testbed.runtime.cgroups import PERIOD_MICROSECONDS, mount_points, quota_microseconds, write
@@ -62,7 +63,13 @@ def find(client: docker.DockerClient, lab: str | None = None) -> list[Container]
     try:
         return client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
     except (DockerException, OSError) as error:  # OSError: requests' own, when the engine goes away
-        raise TestbedError(f"the Docker Engine did not list containers: {error}") from error
+        raise _silent(error) from error
+
+
+def _silent(error: Exception) -> TestbedError:
+    # requests says its causes as tuples of Python's objects
+    why = "it does not answer" if isinstance(error, requests.ConnectionError) else first_line(error)
+    return TestbedError(f"the Docker Engine did not list containers: {why}")
 
 
 def list_owned(client: docker.DockerClient, lab: str | None = None, *, running: bool = False) -> list[Owned]:
@@ -71,7 +78,7 @@ def list_owned(client: docker.DockerClient, lab: str | None = None, *, running: 
     try:
         found = client.api.containers(all=not running, filters={"label": labels})
     except (DockerException, OSError) as error:
-        raise TestbedError(f"the Docker Engine did not list containers: {error}") from error
+        raise _silent(error) from error
     return sorted(
         (Owned(one["Labels"][LABEL_LAB], "container", one["Names"][0].lstrip("/")) for one in found),
         key=lambda owned: (owned.lab, owned.name),

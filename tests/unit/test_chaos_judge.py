@@ -79,6 +79,7 @@ def test_what_is_as_promised_has_no_fault() -> None:
     [
         (KILLED, {"code": None}, "hung"),
         (KILLED, {"code": 3}, "exit code 3"),
+        (KILLED, {"code": 1, "text": "error: the edge ended"}, "where the records are"),
         (KILLED, {"text": "Traceback (most recent call last):\nerror: x"}, "Traceback"),
         (KILLED, {"text": "- creating 7 nodes\n"}, "without a word"),
         (KILLED, {"left": ("process 7 tb-edge",)}, "left"),
