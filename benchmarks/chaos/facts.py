@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 OF_TIME = (
     "step_lateness", "skipped_step", "stage_time_error", "overrun_ratio", "receiver_lateness", "rate_error",
     "rate_window_error", "uplink_integral_error", "round_trip_error", "throttled_ratio", "steal_ratio", "waiting_tasks",
-    "late_decision_ratio", "stale_report_ratio", "cause",
+    "late_decision_ratio", "stale_report_ratio", "oldest_report", "cause",
 )  # fmt: skip
 
 

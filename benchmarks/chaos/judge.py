@@ -93,7 +93,8 @@ def _directory(outcome: Outcome) -> Iterator[str]:
             yield f"the run directory cannot be read: {_tail(outcome.report_text)}"
     if outcome.code == 1 and outcome.has_manifest and outcome.phase == "running" and RUN_DIRECTORY not in outcome.text:
         yield f"it does not say where the records are: {_tail(outcome.text)}"
-    if outcome.facts is None and (outcome.code in (0, 4) or (outcome.harmless and outcome.did)):
+    harmless = outcome.harmless and outcome.did and not _refused(outcome)
+    if outcome.facts is None and (outcome.code in (0, 4) or harmless):
         yield f"the run left no summary: {_tail(outcome.text)}"
 
 
@@ -141,7 +142,9 @@ def _whole(outcome: Outcome, facts: RunFacts) -> Iterator[str]:
     if facts.ended_programs:
         yield f"nothing is said to be missing, and programs ended: {facts.ended_programs}"
     dead = [victim for victim in outcome.victims if NEEDED.fullmatch(victim)]
-    silent = any(reason.startswith("stale_report_ratio") for reason in facts.reasons)  # a fair way to say it
+    silent = any(
+        reason.startswith(("stale_report_ratio", "oldest_report")) for reason in facts.reasons
+    )  # a fair way to say it
     if outcome.lethal and outcome.did and outcome.phase == "running" and dead and not silent:
         yield f"nothing is said to be missing, and {', '.join(dead)} did not live to its end"
 
@@ -152,8 +155,15 @@ def _seconds(outcome: Outcome) -> Iterator[str]:
             yield f"{other.verb} beside the run hung"
             continue
         yield from _tone(other.verb, other.text, failed=other.code in (1, 2, 3, 4))
-        if other.lab_was_busy and (other.code != 1 or BUSY not in other.text):
+        first = outcome.phase == "coming up" and (other.verb == "down" or _refused(outcome))  # it came before the run
+        if other.lab_was_busy and (other.code != 1 or BUSY not in other.text) and not (first and other.code == 0):
             yield f"{other.verb} beside the run ended with {other.code}: {_tail(other.text)}"
+
+
+def _refused(outcome: Outcome) -> bool:
+    """Whether another command was first, and the run was told so."""
+    told = BUSY in outcome.text or "a lab of this name is up" in outcome.text
+    return outcome.phase == "coming up" and outcome.code in (1, 2) and told
 
 
 def _host(outcome: Outcome) -> Iterator[str]:

@@ -57,6 +57,7 @@ TIMED = frozenset(
         "waiting_tasks_per_core",
         "late_decision_ratio",
         "stale_report_ratio",
+        "oldest_report_seconds",
     }
 )
 
@@ -387,6 +388,13 @@ def _figures(tables: RunTables, manifest: Manifest, limits: Limits, parts: _Part
         "ratio",
         "reports that were more than a slot old when they were used",
         limits.stale_report_ratio,
+    )
+    yield figure(
+        "oldest_report_seconds",
+        _quantile(column(tables.slots, "report_age_seconds"), 1.0),
+        "s",
+        "the longest time for which a UE, the edge or the trace player was not heard of",
+        max(limits.oldest_report_seconds, 2 * manifest.slot_seconds),
     )
     kinds = column(tables.events, "kind")
     refused = float(np.isin(kinds, ("policy-error", "decision-invalid")).sum())

@@ -54,6 +54,7 @@ class Limits(msgspec.Struct, frozen=True):
     waiting_tasks_per_core: float = 8.0
     late_decision_ratio: float = 0.05
     stale_report_ratio: float = 0.05
+    oldest_report_seconds: float = 1.0
     refused_decision_ratio: float = 0.05
     in_flight_ratio: float = 0.1
     failed_ratio: float = 0.05

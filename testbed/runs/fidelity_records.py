@@ -79,6 +79,15 @@ def missing_arrivals(tables: RunTables, manifest: Manifest) -> Value:
     return float(sum(max(0, count - int((ues == ue).sum())) for ue, count in manifest.expected_tasks.items()))
 
 
+def silent_at_the_end(tables: RunTables) -> set[str]:
+    """Nodes that had stopped to report when the run ended, by the controller's events."""
+    silent: dict[str, bool] = {}
+    for node, kind in zip(tables.events["node"].to_pylist(), tables.events["kind"].to_pylist(), strict=True):
+        if kind in ("silent", "back", "joined"):
+            silent[node] = kind == "silent"
+    return {node for node, is_silent in silent.items() if is_silent}
+
+
 def died_programs(tables: RunTables, manifest: Manifest) -> set[str]:
     """Nodes whose program ended before the run, by their own words or the manifest; monitoring is no part of a run."""
     return ({*deaths(tables.events)} | {*manifest.ended_programs}) - {*MONITORING_NODES}
@@ -113,6 +122,15 @@ def record_figures(tables: RunTables, manifest: Manifest, limits: Limits) -> Ite
     named = f": {', '.join(sorted(died))}" if died else ""
     yield figure(
         "processes_died", float(len(died)), "count", f"processes of the lab that died during the run{named}", 0.0
+    )
+    silent = silent_at_the_end(tables)
+    named = f": {', '.join(sorted(silent))}" if silent else ""
+    yield figure(
+        "silent_at_the_end",
+        float(len(silent)),
+        "count",
+        f"programs that had stopped to report when the run ended{named}",
+        0.0,
     )
     yield figure(
         "silent_sources",

@@ -119,6 +119,14 @@ def test_a_busy_host_is_no_fault_of_a_run_that_lost_nothing() -> None:
     assert any("missing, and of" in line for line in faults(replace(busy, facts=lost))), "nor is it an excuse"
 
 
+def test_who_comes_first_is_served() -> None:
+    early = replace(BESIDE, phase="coming up", facts=None, code=1, text=f"error: {BESIDE.others[0].text}")
+    assert faults(replace(early, others=(Second("up", 0, "", True),))) == []
+    assert faults(replace(BESIDE, phase="coming up", others=(Second("down", 0, "", True),))) == []
+    assert faults(replace(BESIDE, phase="coming up", others=(Second("up", 0, "", True),))) != [], "both had it"
+    assert faults(replace(early, text="error: the edge ended")) != [], "nobody was first"
+
+
 def test_every_event_comes_before_one_comes_again() -> None:
     netns = [pick("netns", 1, index) for index in range(60)]
     count = len(set(netns))

@@ -214,6 +214,33 @@ def test_a_ue_that_stood_still_until_the_end_counted_no_more_than_it_recorded(tm
     assert broken(fidelity) == {"arrivals_missing"}
 
 
+def test_a_program_that_stands_still_for_a_moment_of_a_long_run(tmp_path: Path) -> None:
+    """Two of 360 reports are late: a part that no ratio minds."""
+    lab = Lab(duration=60)
+    about = manifest(lab)
+    late = [
+        msgspec.structs.replace(one, report_age_seconds=(one.slot - 39) * 0.5)
+        if isinstance(one, SlotRecord) and one.ue == "ue2" and one.slot in (40, 41, 42)
+        else one
+        for one in simulate(lab)
+    ]
+    fidelity = assessed(tmp_path, late, about)
+    assert fidelity.value("oldest_report_seconds") == 1.5
+    assert broken(fidelity) == {"oldest_report_seconds"}
+
+
+def test_a_program_that_is_silent_when_the_run_ends(tmp_path: Path) -> None:
+    events: list[Message] = [
+        Event(ORIGIN + 2, "edge", "silent", "no report of edge for 3 slots"),
+        Event(ORIGIN + 3, "edge", "back", "edge reports again"),
+        Event(ORIGIN + 4, "ue2", "silent", "no report of ue2 for 3 slots"),
+    ]
+    assert broken(assessed(tmp_path / "back", [*simulate(LAB), *events[:2]])) == set()
+    fidelity = assessed(tmp_path / "silent", [*simulate(LAB), *events])
+    assert broken(fidelity) == {"silent_at_the_end"}
+    assert any(reason.endswith("when the run ended: ue2") for reason in fidelity.invalid_reasons)
+
+
 def test_what_ended_is_told_by_the_manifest(tmp_path: Path) -> None:
     """The recorder died: no event can say so."""
     tables = write_streams(tmp_path, simulate(LAB))
