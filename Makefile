@@ -19,13 +19,16 @@ demo: setup-demo
 check: setup-test lint
 	$(PYTEST) -n $(CHECKS_AT_ONCE) --dist loadgroup -m '$(QUICK)' tests/unit tests/golden
 
-## test: set up, then run every test that this machine can run: those of function several at a time, then those that
-## judge the clock, or want the machine for themselves, one by one
+## test: set up, then run every test that this machine can run: those of function several at a time; those that want all
+## labs and the engine for themselves, and meanwhile those with a kernel of their own, which at most copies an image out
+## of the engine at its start; then those that judge the clock one by one
 test: setup-test lint engine
 	@export HYPOTHESIS_PROFILE=thorough; status=0; \
-	$(PYTEST) -n $(LABS_AT_ONCE) --dist loadgroup --no-loadscope-reorder -m 'not quiet and not alone' \
-	    tests/netem tests/docker tests/emulation tests/unit tests/golden || status=$$?; \
-	$(PYTEST) -m 'quiet or alone' tests/unit tests/emulation tests/docker tests/netem || status=$$?; \
+	$(PYTEST) -n $(LABS_AT_ONCE) --dist loadgroup --no-loadscope-reorder -m 'not quiet and not alone and not guest' \
+	    tests/docker tests/emulation tests/netem tests/unit tests/golden || status=$$?; \
+	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder -m '(alone or guest) and not quiet' \
+	    tests/netem/test_guest_docker.py tests/docker tests/netem || status=$$?; \
+	$(PYTEST) -m quiet tests/unit tests/emulation tests/docker tests/netem || status=$$?; \
 	exit $$status
 
 ## test-netem: the tests that need a kernel with netem and cgroup v2, in a User-Mode Linux guest

@@ -87,9 +87,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file are one worker's (``--dist loadgroup``), and share what it makes, but for those of labs."""
+    """Tests of one file are one worker's (``--dist loadgroup``), and share what it makes, but for those of labs.
+
+    So are all that are not beside each other.
+    """
     for item in items:
-        if TESTS / "emulation" not in item.path.parents and item.get_closest_marker("xdist_group") is None:
+        if mark := item.get_closest_marker("alone") or item.get_closest_marker("guest"):
+            item.add_marker(pytest.mark.xdist_group(mark.name))
+        elif TESTS / "emulation" not in item.path.parents and item.get_closest_marker("xdist_group") is None:
             shared = {"watched"} & set(getattr(item, "fixturenames", ())) if TESTS / "unit" in item.path.parents else ()
             item.add_marker(pytest.mark.xdist_group(*(shared or {item.path.name})))
 

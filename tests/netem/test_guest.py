@@ -13,6 +13,8 @@ import pytest
 
 from tests.netem import uml
 
+pytestmark = pytest.mark.guest
+
 LIMIT_SECONDS = 800.0
 OWN = "tests/netem/guest_tests"
 #: Of the tests that run on the host, too, those of what another kernel and cgroup v2 change: how wires are made,

@@ -16,7 +16,7 @@ from testbed.runtime.docker_build import code_files, connect, has_image, project
 from testbed.runtime.images import NODE_PACKAGES, PYTHON_REFERENCE, base_tag
 from tests.netem import uml
 
-pytestmark = [pytest.mark.docker, pytest.mark.root]
+pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.guest]
 
 LIMIT_SECONDS = 280.0
 TESTS = ("kernel_enforces", "change_of_the_cap")
