@@ -27,7 +27,7 @@ test: setup-test lint engine
 	$(PYTEST) -n $(LABS_AT_ONCE) --dist loadgroup --no-loadscope-reorder -m 'not quiet and not alone and not guest' \
 	    tests/docker tests/emulation tests/netem tests/unit tests/golden || status=$$?; \
 	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder -m '(alone or guest) and not quiet' \
-	    tests/netem/test_guest_docker.py tests/docker tests/netem || status=$$?; \
+	    tests/netem/test_guest_docker.py tests/docker tests/netem/test_guest.py || status=$$?; \
 	$(PYTEST) -m quiet tests/unit tests/emulation tests/docker tests/netem || status=$$?; \
 	exit $$status
 
