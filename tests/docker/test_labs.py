@@ -34,7 +34,7 @@ def left(name: str) -> list[object]:
     return [*list_owned(name), *list_containers(name)]
 
 
-def await_tasks(run_directory: Path, process: subprocess.Popen[str] | None = None, seconds: float = 60.0) -> None:
+def await_tasks(run_directory: Path, process: subprocess.Popen[str] | None = None, seconds: float = 150.0) -> None:
     """Until the recorder has flushed some finished tasks."""
     stream = run_directory / "streams" / "tasks.arrows"
     deadline = time.monotonic() + seconds
