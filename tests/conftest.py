@@ -23,7 +23,7 @@ from tests.quiet import QuietTests
 TESTS = Path(__file__).parent
 
 hypothesis.settings.register_profile("quick", max_examples=15, deadline=None)
-hypothesis.settings.register_profile("thorough", max_examples=200, deadline=None)
+hypothesis.settings.register_profile("thorough", max_examples=100, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

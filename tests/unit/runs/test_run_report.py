@@ -20,6 +20,7 @@ from testbed.runs.figures import achieved_rates, link_rates
 from testbed.runs.finalise import read_tables
 from testbed.runs.manifest import close_manifest, read_manifest, write_manifest
 from testbed.runs.report import si_seconds
+from testbed.runs.summary import Summary
 
 
 @pytest.fixture
@@ -29,9 +30,16 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def test_the_page_is_self_contained(run: Path) -> None:
-    conclude(run)
-    page = (run / "report.html").read_text()
+@pytest.fixture(scope="module")
+def concluded(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    """To be read only; drawing its figures takes seconds."""
+    copy = tmp_path_factory.mktemp("concluded") / "run"
+    shutil.copytree(finished_run, copy)
+    return copy, conclude(copy)
+
+
+def test_the_page_is_self_contained(concluded: tuple[Path, Summary]) -> None:
+    page = (concluded[0] / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
     assert sources
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
@@ -39,8 +47,8 @@ def test_the_page_is_self_contained(run: Path) -> None:
     assert "<script" not in page
 
 
-def test_the_page_shows_what_was_measured(run: Path) -> None:
-    summary = conclude(run)
+def test_the_page_shows_what_was_measured(concluded: tuple[Path, Summary]) -> None:
+    run, summary = concluded
     page = (run / "report.html").read_text()
     assert si_seconds(summary.e2e_delay_seconds.mean) in page
     assert "<b>Valid.</b>" in page
@@ -50,8 +58,8 @@ def test_the_page_shows_what_was_measured(run: Path) -> None:
         assert name in page
 
 
-def test_the_page_shows_planned_and_achieved_rates_of_every_link(run: Path) -> None:
-    conclude(run)
+def test_the_page_shows_planned_and_achieved_rates_of_every_link(concluded: tuple[Path, Summary]) -> None:
+    run, _ = concluded
     page = (run / "report.html").read_text()
     for ue in ("ue1", "ue2", "ue3"):
         assert f"planned, applied and achieved rate of the link of {ue} over time" in page
@@ -103,10 +111,9 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_compare_on_a_terminal_that_is_ascii(run: Path) -> None:
-    conclude(run)
+def test_compare_on_a_terminal_that_is_ascii(concluded: tuple[Path, Summary]) -> None:
     shown = subprocess.run(
-        [sys.executable, "-P", "-m", "testbed", "compare", str(run)],
+        [sys.executable, "-P", "-m", "testbed", "compare", str(concluded[0])],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         check=False,
@@ -115,12 +122,13 @@ def test_compare_on_a_terminal_that_is_ascii(run: Path) -> None:
     assert "+- " in shown.stdout.decode("ascii")
 
 
-def test_compare_puts_runs_side_by_side(run: Path, tmp_path: Path) -> None:
+def test_compare_puts_runs_side_by_side(concluded: tuple[Path, Summary], tmp_path: Path) -> None:
+    run, first = concluded
     other = tmp_path / "other"
     shutil.copytree(run, other)
     about = read_manifest(run)
     write_manifest(msgspec.structs.replace(about, policy="edge-only"), other)
-    first, _ = conclude(run), conclude(other)
+    conclude(other)
     rows = compare([run, other])
     assert labels_of(rows) == ["neurosurgeon", "edge-only"]
     assert rows[0].mean_seconds == first.e2e_delay_seconds.mean
@@ -140,8 +148,8 @@ def test_an_unknown_kind_of_image_is_refused(run: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_equal_policies_are_told_apart(run: Path, tmp_path: Path) -> None:
-    conclude(run)
+def test_equal_policies_are_told_apart(concluded: tuple[Path, Summary], tmp_path: Path) -> None:
+    run, _ = concluded
     rows = compare([run, run])
     assert len(set(labels_of([rows[0], msgspec.structs.replace(rows[1], seed=2)]))) == 2
     assert len(set(labels_of([rows[0], msgspec.structs.replace(rows[1], run_id="run-2")]))) == 2
