@@ -39,6 +39,7 @@ from controller.model.stage_fading import stage_gain_tables
 from controller.service import Notice, decision_of
 from controller.simulation import tandem
 from controller.simulation.channels import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND, ChannelStates
+from controller.simulation.model_moves import ModelMoves
 from controller.simulation.result import Mode, SimulationResult, tasks_of
 from controller.simulation.uploading import UploadingLab
 from controller.solvers.chain import ChainTables
@@ -229,6 +230,9 @@ def simulate(
         if mode != "event":
             raise ValueError("uploads are followed task by task: mode 'event'")
         uploading = UploadingLab(scenario, times, channel, task_timeout_seconds)
+    moves = None
+    if scenario.retraining_interval_seconds is not None and uploading is None and mode == "event":
+        moves = ModelMoves(scenario)
     policy.reset(scenario, seed)
     slot_seconds = scenario.slot_seconds
     rows = np.zeros((slots, ues, tandem.SLOT_FIELDS))
@@ -251,8 +255,13 @@ def simulate(
         if uploading is not None:
             return uploading.advance(begin, end, decision)
         assert force is not None
+        if moves is not None:
+            moves.hold(run, begin, end, force, downlink, channel.step_seconds)
         if mode == "event":
-            return run.advance(slot, begin, end, force, quality, downlink, channel.step_seconds)
+            row = run.advance(slot, begin, end, force, quality, downlink, channel.step_seconds)
+            if moves is not None:
+                moves.advance(run, begin, end, force, downlink, channel.step_seconds)
+            return row
         at = int(begin / channel.step_seconds + 1e-9) % quality.shape[0]
         return _formula(lab, force, rates[slot], counts[slot], quality[at], downlink[at], floor)
 
@@ -261,6 +270,8 @@ def simulate(
         observation = _observe(scenario, channel, slot, rates[slot], last_row, in_force)
         if uploading is not None:
             observation = uploading.seen(observation)
+        if moves is not None:
+            observation = moves.seen(observation)
         answer = ask(policy, outcomes, observation)
         decide_seconds[slot] = answer.decide_seconds
         settled = decision_of(scenario, in_force, answer, observation)
@@ -271,7 +282,7 @@ def simulate(
         if (mode == "slot" or lab.coupled) and any(choice.stop_rule for choice in live.ues):
             raise ValueError("a stop rule is followed task by task, on links of their own: mode 'event', access ofdma")
         if uploading is None:
-            force = lab.in_force(live)
+            force = lab.in_force(live if moves is None else moves.fit(live))
             cuts[slot] = force.cut
         else:
             cuts[slot] = [uploading.label_of(choice) for choice in live.ues]
@@ -294,7 +305,7 @@ def simulate(
         mean_delay = np.divide(mean_delay, done, out=np.full(done.shape, np.nan), where=done > 0)
     tasks = None
     if mode == "event":
-        tasks = tasks_of(run) if uploading is None else uploading.tasks()
+        tasks = tasks_of(run, moves) if uploading is None else uploading.tasks()
     return SimulationResult(
         scenario=scenario, policy=policy_name or type(policy).__name__, mode=mode, seed=seed, slots=slots,
         cut_labels=tuple(lab.labels if uploading is None else uploading.labels), cuts=cuts,
@@ -305,6 +316,7 @@ def simulate(
         rate_up_bits_per_second=rows[..., tandem.RATE], policy_state=tuple(states), decide_seconds=decide_seconds,
         tasks=tasks, task_timeout_seconds=task_timeout_seconds,
         drained_seconds=drained * slot_seconds, notices=tuple(notices),
+        updates=() if moves is None or tasks is None else moves.records(tasks.ue, tasks.stamps[:, 1]),
     )  # fmt: skip
 
 

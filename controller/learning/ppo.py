@@ -168,6 +168,7 @@ def learn(
     masks = torch.ones((slots, environments, ues, outputs), dtype=torch.bool)  # only cuts can be impossible
     actions = torch.zeros((slots, environments, ues, len(heads)), dtype=torch.int64)
     log_probs, rewards, values = (torch.zeros((slots, environments)) for _ in range(3))
+    ended = torch.zeros((slots, environments), dtype=torch.bool)
     for update in range(first_update, config.updates):
         remaining = 1.0 - update / config.updates
         rate = config.final_learning_rate + remaining * (config.learning_rate - config.final_learning_rate)
@@ -185,9 +186,9 @@ def learn(
                     actions[slot, ..., head] = drawn.reshape(environments, ues)
                 log_probs[slot] = _log_prob(logits, actions[slot], heads)
                 rewards[slot] = torch.from_numpy(game.play(actions[slot].numpy()))
-                ended = torch.rand(environments, generator=sampling) < 1.0 / config.episode_slots
-                batch.reset_queues(ended.numpy())
-            advantages = _advantages(rewards, values, critic(tensors(batch)[0]), config)
+                ended[slot] = torch.rand(environments, generator=sampling) < 1.0 / config.episode_slots
+                batch.reset_queues(ended[slot].numpy())
+            advantages = advantages_of(rewards, values, critic(tensors(batch)[0]), ended, config)
         returns = (advantages + values).reshape(-1)
         # ---- update
         flat_inputs, flat_masks = inputs.flatten(0, 1), masks.flatten(0, 1)
@@ -244,16 +245,21 @@ def _entropy(logits: torch.Tensor, heads: tuple[int, ...]) -> torch.Tensor:
     return -(logs.exp() * logs).sum(dim=-1).mean()
 
 
-def _advantages(
-    rewards: torch.Tensor, values: torch.Tensor, last_value: torch.Tensor, config: PpoConfig
+def advantages_of(
+    rewards: torch.Tensor, values: torch.Tensor, last_value: torch.Tensor, ended: torch.Tensor, config: PpoConfig
 ) -> torch.Tensor:
-    """Generalised advantage estimation, (slots, environments)."""
+    """Generalised advantage estimation, (slots, environments). Schulman et al., ICLR 2016, equation 16.
+
+    ``values`` are of the states in which the rewards were earned, ``last_value`` (environments,) of the one behind the
+    last. Where ``ended``, the episode's last slot, nothing behind it counts.
+    """
     result = torch.zeros_like(rewards)
     running = torch.zeros_like(last_value)
     following = last_value
     for slot in range(rewards.shape[0] - 1, -1, -1):
-        delta = rewards[slot] + config.gamma * following - values[slot]
-        running = delta + config.gamma * config.gae_lambda * running
+        goes_on = (~ended[slot]).to(rewards.dtype)
+        delta = rewards[slot] + config.gamma * goes_on * following - values[slot]
+        running = delta + config.gamma * config.gae_lambda * goes_on * running
         result[slot] = running
         following = values[slot]
     return result

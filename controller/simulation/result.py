@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from controller.contract import STAGES, Scenario
 from controller.service import Notice
 from controller.simulation import tandem
+from controller.simulation.model_moves import ModelMove, ModelMoves
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -31,6 +32,7 @@ class SimulatedTasks:
     boundary_bytes: FloatArray | None = None  # of the values that went up; None: what the cut says
     sent_bytes: FloatArray | None = None  # up, layer 2; None: what the cut says
     failed_seconds: FloatArray | None = None  # when it was given up, nan: it was not; None: none was
+    model_version: IntArray | None = None  # None: there is one
 
     @property
     def delay_seconds(self) -> FloatArray:
@@ -66,6 +68,7 @@ class SimulationResult:
     drained_seconds: float = 0.0  # after the last slot, in which what was under way went on
     #: slots in which the policy raised, or its decision was refused, and the last decision stayed; and why
     notices: tuple[tuple[int, Notice], ...] = ()
+    updates: tuple[ModelMove, ...] = ()  # downloads of models that move
 
     @property
     def end_seconds(self) -> float:
@@ -182,11 +185,11 @@ class SimulationResult:
         return np.asarray(self.tasks.failed_seconds <= self.end_seconds)
 
 
-def tasks_of(run: tandem.Tandem) -> SimulatedTasks:
-    """The task arrays of a finished tandem."""
-    rows = run.tasks
+def tasks_of(run: tandem.Tandem, moves: ModelMoves | None = None) -> SimulatedTasks:
+    """The task arrays of a finished tandem, whose models moved."""
+    rows, ues = run.tasks, run.ue_of_tasks()
     return SimulatedTasks(
-        ue=run.ue_of_tasks(),
+        ue=ues,
         stamps=rows[tandem.ARRIVAL : tandem.DONE + 1].T.copy(),
         cut=np.where(np.isnan(rows[tandem.CUT]), -1, rows[tandem.CUT]).astype(np.int64),
         speed=rows[tandem.SPEED],
@@ -194,4 +197,5 @@ def tasks_of(run: tandem.Tandem) -> SimulatedTasks:
         compute_joules=rows[tandem.COMPUTE_JOULES],
         transmit_joules=rows[tandem.TRANSMIT_JOULES],
         failed_seconds=rows[tandem.FAILED],
+        model_version=None if moves is None else moves.versions(ues, rows[tandem.HEAD_START]),
     )

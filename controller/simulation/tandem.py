@@ -28,8 +28,9 @@ FAILED = 18  # when it was given up; nan: it was not
 TASK_FIELDS = 19
 # columns of Tandem.pointers: index of the UE's next task at each point
 NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING, NEXT_EXPIRY = range(8)
-# columns of Tandem.free: when the server is free, and the bits left of the frame on the air
-DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT = range(5)
+# columns of Tandem.free: when the server is free, the bits left of the frame on the air, and from when until when, and
+# for how long, an answer waits for pieces of a model that is on its way down
+DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT, HELD_FROM, HELD_UNTIL, HELD_SECONDS = range(8)
 # columns of the slot's result
 (
     ARRIVED, COMPLETED, DELAY_SUM, UE_QUEUE, HEAD, TX_QUEUE, UPLINK, EDGE_QUEUE, TAIL, DOWN, COMPUTE, TRANSMIT, RATE,
@@ -300,6 +301,8 @@ def _advance(  # type: ignore[no-untyped-def]
             start = max(tasks[TAIL_END, j], free[ue, DOWNLINK])
             if start >= end:
                 break
+            if free[ue, HELD_FROM] <= start < free[ue, HELD_UNTIL]:
+                start += free[ue, HELD_SECONDS]
             number = int(start / step_seconds + 1e-9)
             rate = min(downlink[number % steps, ue] * down_ratio[ue], most_down[ue])
             sent = start
@@ -427,7 +430,7 @@ class Tandem:
         ues = len(arrivals)
         self.pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 8, axis=1)
         self.pointers[:, SENDING] = 0
-        self.free: FloatArray = np.zeros((ues, 5))
+        self.free: FloatArray = np.zeros((ues, 8))
         self._constants = (linear, floor, foresight_seconds, kappa, transmit_watts, up_delay, down_delay)
         self._timeout = timeout_seconds
         self._staged: FloatArray = np.empty((0, 1)) if staged is None else staged

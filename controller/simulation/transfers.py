@@ -26,7 +26,7 @@ def _sent(quality, linear, spectrum, floor, step_seconds, foresight):  # type: i
         for step in range(steps):
             _, left = _transmit(
                 step * step_seconds, (step + 1) * step_seconds, _ENDLESS_BITS, np.nan, quality, 1.0, path, linear,
-                spectrum, floor, step_seconds, foresight,
+                spectrum, np.inf, floor, step_seconds, foresight,
             )  # fmt: skip
             sent[path, step + 1] = sent[path, step] + _ENDLESS_BITS - left
     return sent

@@ -17,8 +17,9 @@ import msgspec
 import zmq
 from torch import Tensor
 
-from controller.contract import ALL_ON_EDGE, Cut, UeDecision, cut_from_label, cut_label
+from controller.contract import ALL_ON_EDGE, Cut, UeDecision, cut_label
 from controller.model.cuts import canonical_cut, device_set
+from controller.model.placed import within_placed
 from testbed.agents.threads import AgentThread, Wakeup
 from testbed.agents.transport import CHUNK_SECONDS
 from testbed.agents.updates_wire import MAX_PIECE_BYTES, Fetch, Gone, Offer, Piece, Published, Want, decode_down, encode
@@ -77,15 +78,7 @@ class DeviceWeights:
 
     def fit(self, own: UeDecision) -> UeDecision:
         """The decision with its cut no deeper than what is placed."""
-        placed = self.placed.nodes
-        if self.device_set(own.cut) <= placed:
-            return own
-        chain = self._split.graph.chain_cuts
-        fitting = [cut for cut in chain if cut == ALL_ON_EDGE or self.device_set(cut) <= placed]
-        deepest = fitting[-1]
-        at = chain.index(deepest)
-        rule = tuple(point for point in own.stop_rule if chain.index(cut_from_label(point[0])) < at)
-        return msgspec.structs.replace(own, cut=deepest, stop_rule=rule)
+        return within_placed(own, self.placed.nodes, self._split.graph.chain_cuts, self.device_set)
 
 
 @dataclass

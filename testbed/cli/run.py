@@ -15,6 +15,7 @@ from testbed.errors import InvalidRunError
 from testbed.runs.execute import RUNNING, Order, execute
 from testbed.runs.fidelity_limits import NOT_MEASURED
 from testbed.runs.live import LiveTable
+from testbed.runs.placement_costs import placement_line
 from testbed.runs.report import figure_value, si_seconds
 from testbed.runs.summary import Summary, marks_of
 from testbed.runtime.select import select
@@ -72,6 +73,8 @@ def print_summary(summary: Summary) -> None:
         click.echo("  of which   " + ", ".join(f"{stage} {si_seconds(value)}" for stage, value in stages))
     cuts = sorted(summary.cuts.items(), key=lambda item: -item[1])
     click.echo("  cuts       " + ", ".join(f"{label} {share:.0%}" for label, share in cuts))
+    if summary.placement is not None:
+        click.echo(f"  placement  {placement_line(summary.placement)}")
     click.echo(f"  fidelity   {fidelity_line(summary)}")
     click.echo(f"  report     {Path(summary.run_dir) / 'report.html'}")
 

@@ -12,6 +12,7 @@ from controller.simulation.result import Mode
 from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.errors import InvalidRunError
+from testbed.runs.placement_costs import placement_line
 from testbed.runs.report import si_seconds
 from testbed.runs.simulate import SimulationOrder, simulate_lab
 from testbed.runs.summary import Summary, marks_of
@@ -61,4 +62,6 @@ def print_summary(summary: Summary) -> None:
     click.echo(f"  E2E delay  mean {si_seconds(delay.mean)}, p50 {si_seconds(delay.p50)}, p95 {si_seconds(delay.p95)}")
     if summary.energy_joules_per_slot is not None:
         click.echo(f"  energy     {summary.energy_joules_per_slot:.3g} J per UE and slot")
+    if summary.placement is not None:
+        click.echo(f"  placement  {placement_line(summary.placement)}")
     click.echo(f"  records    {summary.run_dir}")

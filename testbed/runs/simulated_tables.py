@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from controller.model.delay import cut_codec, wire_bits
 from controller.service import ClosedSlot
 from controller.simulation.result import SimulatedTasks, SimulationResult
 from testbed.agents.slot_records import slot_records
-from testbed.messages import Event, SlotRecord
+from testbed.messages import Event, ModelUpdate, SlotRecord
 from testbed.runs.finalise import STAMPS, RunTables, with_stages
 from testbed.runs.streams import SCHEMAS, to_batch
 
@@ -68,7 +69,10 @@ def tables_of(result: SimulationResult, watched: Watched) -> RunTables:
         for slot, notice in result.notices
     ]
     empty["events"] = pa.Table.from_batches([to_batch(events, SCHEMAS["events"])])
-    return RunTables(tasks=tasks, slots=slots.sort_by([("slot", "ascending"), ("ue", "ascending")]), **empty)
+    moved = [ModelUpdate(resumed=0, **dataclasses.asdict(move)) for move in result.updates]
+    updates = pa.Table.from_batches([to_batch(moved, SCHEMAS["updates"])])
+    slots = slots.sort_by([("slot", "ascending"), ("ue", "ascending")])
+    return RunTables(tasks=tasks, slots=slots, updates=updates, **empty)
 
 
 def _set(table: pa.Table, name: str, values: Any) -> pa.Table:
@@ -111,7 +115,7 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
         "compute_joules": np.where(done, tasks.compute_joules, np.nan),
         "transmit_joules": np.where(done, tasks.transmit_joules, np.nan),
         "answer": pa.nulls(len(ues), pa.int64()),
-        "model_version": np.zeros(len(ues), dtype=np.int64),
+        "model_version": np.zeros(len(ues), dtype=np.int64) if tasks.model_version is None else tasks.model_version,
         "answer_checksum": pa.nulls(len(ues), pa.int64()),
     }
     schema = SCHEMAS["tasks"]

@@ -15,6 +15,7 @@ from testbed.runs.fidelity_limits import CENSORED_RATIO, NOT_MEASURED, Value
 from testbed.runs.fidelity_tasks import Backlog
 from testbed.runs.finalise import STAGE_COLUMNS, RunTables, column
 from testbed.runs.manifest import Manifest
+from testbed.runs.placement_costs import PlacementCosts, placement_costs
 
 
 class TaskCounts(msgspec.Struct, frozen=True):
@@ -67,6 +68,7 @@ class Summary(msgspec.Struct, frozen=True):
     censored: bool = False
     backlog: Backlog | None = None  # None: written before it was looked at
     unstable: bool = False  # its queue grew through the whole run: the delays are of this duration
+    placement: PlacementCosts | None = None  # of a lab whose models move, or of a policy that places them
 
 
 def summarise(
@@ -111,6 +113,7 @@ def summarise(
         **missing_of(len(tasks), completions),
         backlog=fidelity.backlog,
         unstable=fidelity.backlog.unstable,
+        placement=placement_costs(tables, tasks, manifest, duration_seconds(tables, manifest) - warm_up_seconds),
     )
 
 

@@ -174,6 +174,7 @@ def test_the_summary_has_the_documented_names(finished_run: Path) -> None:
         "censored",
         "backlog",
         "unstable",
+        "placement",
     ]
     assert list(summary["tasks"]) == ["arrived", "completed", "failed", "in_flight"]
     assert list(summary["e2e_delay_seconds"]) == ["mean", "p50", "p95", "p99"]
