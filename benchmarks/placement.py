@@ -35,7 +35,7 @@ LAB = Path("topologies/placement.yaml")
 SLOTS = 1200
 SEEDS = (5, 6, 7)
 #: Of channels that change in time: so many tasks that shadowing averages out.
-SLOTS_IN_TIME = 3000
+SLOTS_IN_TIME = 2000
 CHANNELS = (
     "{fading: rayleigh, doppler: 0.2 Hz, distance: 500 m, shadowing: {sigma: 8 dB, rho: 0.9}}",
     "{fading: rayleigh, doppler: 5 Hz, distance: 500 m, step: 20 ms}",
@@ -123,8 +123,8 @@ def figures(result: SimulationResult, weights: tuple[float, float]) -> dict[str,
 
 
 def in_time(channel: str, weights: tuple[float, float]) -> dict[str, object]:
-    """Cost of a task on a channel that changes while it uploads: promised, and simulated at next to no load."""
-    overrides = (f"ues.0.channel={channel}", "ues.0.arrivals.rate=0.1 /s", "retraining=null")
+    """Cost of a task on a channel that changes while it uploads: promised, and simulated without its waits in queues."""
+    overrides = (f"ues.0.channel={channel}", "ues.0.arrivals.rate=0.25 /s", "retraining=null")
     topology = load(LAB, overrides)
     scenario = gather(topology, str(LAB), LAB.parent, 1.0, lambda _: None).scenario
     found: dict[str, object] = {}
