@@ -29,6 +29,8 @@ UP, DOWN = 0, 1
 TABLES = ("device_seconds", "device_joules", "up_bits", "down_bits", "edge_work", "constant_seconds")
 #: added to the logit of a UE that takes no part
 _BLOCKED = -1e3
+#: ... and of one that another access point serves: a station whose own UEs all take no part does not serve that one
+_ELSEWHERE = -1e6
 _TINY = 1e-30
 _LEAST_GAIN = 1e-30
 #: A UE that takes no part has a share of exactly 0 and no work: 0 / 0. Its square, in the gradient, is above 0.
@@ -56,7 +58,8 @@ class SplitProblem:
     sic_residual_ratio: float = 0.0
     access_points: Integers | None = None  # (UEs,)
     leakage_ratio: float = 0.0
-    downlink_total_watts: float | None = None  # None: each UE's own limit; else what the UEs share
+    #: None: each UE's own limit; else what the UEs of an access point share
+    downlink_total_watts: float | None = None
     time_weight: Floats = field(default_factory=lambda: np.array(0.7))  # per second, scalar or (UEs,)
     energy_weight: Floats = field(default_factory=lambda: np.array(0.3))  # per joule, scalar or (UEs,)
     rate_floor_bits_per_second: float = 1e4
@@ -129,10 +132,10 @@ class Relaxation:
             self.place = self.order.argsort(dim=2)
             self.residual = stack([p.sic_residual_ratio for p in problems])[:, None, None, None, None]
             self.leakage = stack([p.leakage_ratio for p in problems])[:, None, None, None, None]
-            # (B, 1, access points, M, 1): who belongs to which
-            points = [np.zeros(self.ues) if p.access_points is None else p.access_points for p in problems]
-            number = np.arange(1 + int(np.max(points)))[:, np.newaxis]
-            self.members = stack([number == one for one in points])[:, None, :, :, None]
+        # (B, 1, access points, M, 1): who belongs to which
+        points = [np.zeros(self.ues) if p.access_points is None else p.access_points for p in problems]
+        number = np.arange(1 + int(np.max(points)))[:, np.newaxis]
+        self.members = stack([number == one for one in points])[:, None, :, :, None]
         self.max_watts = stack([p.max_watts for p in problems])
         total = [p.downlink_total_watts if p.downlink_total_watts is not None else np.nan for p in problems]
         self.total_watts = stack(total)[:, None]
@@ -182,8 +185,9 @@ class Relaxation:
         remote = chosen.remote[:, None]
         watts = self.max_watts * torch.sigmoid(rest[:, :2])
         if self.sharing:
-            shared = self.total_watts * torch.softmax(rest[:, 1] + chosen.blocked, dim=1)
-            watts = torch.stack([watts[:, UP], shared], dim=1)
+            members = self.members[:, 0, :, :, 0]
+            parts = torch.softmax((rest[:, 1] + chosen.blocked)[:, None] + (1 - members) * _ELSEWHERE, dim=2)
+            watts = torch.stack([watts[:, UP], self.total_watts * (members * parts).sum(dim=1)], dim=1)
         signal = on * (watts * remote)[..., None] * self.received
         if self.ofdma:
             claim = on * (torch.exp(rest[:, 2:4]) * remote)[..., None]

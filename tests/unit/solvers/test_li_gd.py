@@ -74,6 +74,18 @@ def test_interference_is_the_one_of_the_radio_model(points: int, residual: float
         np.testing.assert_allclose(heard[:, way], expected, rtol=1e-12)
 
 
+def test_each_access_point_has_its_own_power() -> None:
+    problem = dataclasses.replace(
+        cell(1, 4, 2), access_points=np.array([0, 1, 0, 1]), leakage_ratio=0.01, downlink_total_watts=1.5
+    )
+    relaxed = Relaxation([problem])
+    z = relaxed.start(1.0, 5)
+    for splits, expected in (([1, 1, 1, 1], [1.5, 1.5]), ([1, 1, 5, 5], [1.5, 1.5])):
+        chosen = relaxed.at_split(torch.tensor([splits]))
+        watts = (relaxed.evaluate(z, chosen).watts[0, DOWN] * chosen.remote[0]).numpy()
+        assert [watts[0::2].sum(), watts[1::2].sum()] == pytest.approx(expected)
+
+
 @pytest.mark.thorough
 def test_warm_starts_find_what_cold_ones_find_in_fewer_iterations() -> None:
     cells = [cell(seed) for seed in range(3)]
