@@ -62,7 +62,8 @@ class Scene:
         return self.folder / "out" / "run"
 
     def options(self) -> list[str]:
-        return [str(LAB), "--name", self.name, "--runtime", self.runtime]
+        # random: tasks are on the device, on the wire and at the edge whenever something happens
+        return [str(LAB), "--name", self.name, "--runtime", self.runtime, "--policy", "random"]
 
     def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
         errors = (self.folder / f"{verb}.err").open("w")
