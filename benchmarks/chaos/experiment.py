@@ -121,6 +121,10 @@ def _run(scene: Scene, event: Event, moment: str | None) -> dict[str, Any]:
     _await_moment(scene, moment)
     phase = scene.phase()
     did = event.act(scene)
+    while not did and phase == "coming up":  # there is nothing yet that it could happen to
+        time.sleep(0.05)
+        phase = scene.phase()
+        did = event.act(scene)
     at = time.monotonic()
     code = end_of(command, PATIENCE_SECONDS)
     seconds_after = time.monotonic() - at
