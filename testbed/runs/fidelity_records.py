@@ -127,7 +127,7 @@ def record_figures(tables: RunTables, manifest: Manifest, limits: Limits) -> Ite
     named = f": {', '.join(sorted(silent))}" if silent else ""
     yield figure(
         "silent_at_the_end",
-        float(len(silent)),
+        float(len(silent)) if is_vouched(manifest) else NOT_MEASURED,  # else they ended one after the other
         "count",
         f"programs that had stopped to report when the run ended{named}",
         0.0,

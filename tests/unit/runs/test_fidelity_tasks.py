@@ -239,6 +239,8 @@ def test_a_program_that_is_silent_when_the_run_ends(tmp_path: Path) -> None:
     fidelity = assessed(tmp_path / "silent", [*simulate(LAB), *events])
     assert broken(fidelity) == {"silent_at_the_end"}
     assert any(reason.endswith("when the run ended: ue2") for reason in fidelity.invalid_reasons)
+    cut_short = msgspec.structs.replace(manifest(LAB), ended_utc=None, ended_monotonic_seconds=None)
+    assert broken(assessed(tmp_path / "cut short", [*simulate(LAB), *events], cut_short)) == {"ended_early"}
 
 
 def test_what_ended_is_told_by_the_manifest(tmp_path: Path) -> None:
