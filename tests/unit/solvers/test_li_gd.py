@@ -14,7 +14,7 @@ from benchmarks.noma import cell as benchmark_cell
 from benchmarks.noma import comparison
 from controller import registry
 from controller.check import check_policy
-from controller.contract import ALL_ON_DEVICE, RESIDUAL_SHARE, Scenario
+from controller.contract import ALL_ON_DEVICE, Scenario
 from controller.model.channel import subchannel_ratios
 from controller.model.decision import enforce
 from controller.model.radio import rates
@@ -259,8 +259,7 @@ def test_a_decision_brings_the_rates_that_were_planned(policy: LiGd) -> None:
     assert remote
     for index in remote:
         planned = plan.rates_bits_per_second[:, index]
-        margin = 1e-9 if len(remote) == len(decision.ues) else RESIDUAL_SHARE
-        assert found[scenario.ues[index].name] == pytest.approx(tuple(planned), rel=margin)
+        assert found[scenario.ues[index].name] == pytest.approx(tuple(planned), rel=1e-9)
     shares = sum(ue.edge_share for ue in decision.ues)
     assert shares <= scenario.edge.cpus * (1 + 1e-6)
 
