@@ -123,7 +123,7 @@ def figures(result: SimulationResult, weights: tuple[float, float]) -> dict[str,
 
 
 def in_time(channel: str, weights: tuple[float, float]) -> dict[str, object]:
-    """Cost of a task on a channel that changes while it uploads: promised, and simulated without its waits in queues."""
+    """Cost of a task on a channel that changes while it uploads: promised, and simulated without waits in queues."""
     overrides = (f"ues.0.channel={channel}", "ues.0.arrivals.rate=0.25 /s", "retraining=null")
     topology = load(LAB, overrides)
     scenario = gather(topology, str(LAB), LAB.parent, 1.0, lambda _: None).scenario
