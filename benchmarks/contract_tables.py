@@ -25,6 +25,7 @@ TYPES = (
     contract.Arrivals,
     contract.ShadowingLaw,
     contract.Uploading,
+    contract.Knowledge,
     contract.Observation,
     contract.UeObservation,
     contract.Decision,

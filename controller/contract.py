@@ -194,6 +194,16 @@ class ShadowingLaw(Struct, frozen=True):
     clip_db: float = float("inf")  # largest deviation of either sign
 
 
+class Knowledge(Struct, frozen=True):
+    """How well a policy sees channels and arrivals (docs/policies.md)."""
+
+    gain_error_decibels: float = 0.0  # standard deviation of a log-normal error, drawn per slot, UE and direction
+    gain_age_slots: int = 0  # a gain that is seen is that of the start of so many slots before
+    #: what is said of a UE's arrival rate. "mean": of its process. "measured": what arrived in the last slots. "state":
+    #: that of the slot that begins, which nobody could know where the process switches
+    arrival_rate: Literal["mean", "measured", "state"] = "mean"
+
+
 class UeScenario(Struct, frozen=True):
     name: UeName  # of the UE
     profile: ModelProfile  # of its model
@@ -241,6 +251,7 @@ class Scenario(Struct, frozen=True):
     header_bytes: int = 160  # sent with each task and each result
     uploading: Uploading | None = None  # None: the edge holds every model from the start
     retraining_interval_seconds: float | None = None  # between versions of the models; None: there is one
+    knowledge: Knowledge = Knowledge()  # of what a policy sees
 
 
 # ------------------------------------------------------------------------------------------------ observation, outcome
@@ -254,7 +265,7 @@ class UeObservation(Struct, frozen=True):
     gain_down: tuple[float, ...]  # the same for the downlink
     mean_gain_up: tuple[float, ...]  # mean over the last slot
     mean_gain_down: tuple[float, ...]  # mean over the last slot
-    nominal_arrival_rate_per_second: float  # of the process in its present state
+    nominal_arrival_rate_per_second: float  # what is known of the rate: see Knowledge
     measured_arrival_rate_per_second: float  # in the last slot
     device_queue_tasks: int = 0  # arrived, head not started
     tx_queue_tasks: int = 0  # head ended, not received by the edge

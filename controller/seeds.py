@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     POLICY = 6
     LINK = 7
     TRAINING = 8
+    OBSERVATION = 9
 
 
 def sequence(root: int, purpose: Purpose, *indices: int) -> np.random.SeedSequence:

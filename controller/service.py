@@ -22,6 +22,7 @@ from controller.contract import (
     UeScenario,
 )
 from controller.model.decision import InvalidDecisionError, bootstrap_decision, enforce
+from controller.model.knowledge import Observer
 from controller.model.radio import LinkRates, rates
 from controller.reports import EdgeQueueReport, EdgeSlotReport, LinkReport, PlayerSlotReport, UeSlotReport
 from controller.worker import Answer
@@ -124,8 +125,9 @@ class _OpenSlot:
 class SlotEngine:
     """Keeps the last known report of everybody, the decision in force and the slot that is open."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, seed: int = 0) -> None:
         self.scenario = scenario
+        self._observer = Observer(scenario, seed)
         self.decision = bootstrap_decision(scenario, 0.0)
         self.stale_reports = 0  # of a slot that was reported already: dropped
         self.missing_reports = 0  # late or lost at a boundary
@@ -222,6 +224,7 @@ class SlotEngine:
             monotonic_seconds=monotonic_seconds,
             ues=tuple(self._observe(ue, slot) for ue in self.scenario.ues),
         )
+        observation = self._observer.seen(observation)
         self._open = _OpenSlot(observation)
         return closed, observation
 

@@ -32,6 +32,7 @@ from controller.contract import (
 from controller.model.arrivals import ArrivalProcess
 from controller.model.decision import bootstrap_decision
 from controller.model.delay import ChainWork, chain_work, cut_codec, stage_work, wire_bits
+from controller.model.knowledge import Observer
 from controller.model.older_tasks import tail_share
 from controller.model.queueing import stage_waits_seconds
 from controller.model.radio import idle_bits_per_second, is_coupled, rates_over
@@ -245,6 +246,7 @@ def simulate(
     live = bootstrap_decision(scenario, 0.0)
     notices: list[tuple[int, Notice]] = []
     outcomes: list[SlotOutcome] = []
+    observer = Observer(scenario, seed)
 
     def walk(slot: int, decision: Decision, force: tandem.InForce | None) -> FloatArray:
         """One slot of the tasks; returns its rows."""
@@ -272,6 +274,7 @@ def simulate(
             observation = uploading.seen(observation)
         if moves is not None:
             observation = moves.seen(observation)
+        observation = observer.seen(observation)
         answer = ask(policy, outcomes, observation)
         decide_seconds[slot] = answer.decide_seconds
         settled = decision_of(scenario, in_force, answer, observation)
@@ -360,7 +363,10 @@ def _observe(
                 mean_gain_up=(float(mean_up[i]),),
                 mean_gain_down=(float(mean_down[i]),),
                 nominal_arrival_rate_per_second=float(rates[i]),
-                measured_arrival_rate_per_second=float(last[i, tandem.ARRIVED]) / scenario.slot_seconds,
+                # before slot 0 nothing can have arrived: that says nothing about the rate
+                measured_arrival_rate_per_second=(
+                    float(last[i, tandem.ARRIVED]) / scenario.slot_seconds if slot else ue.arrivals.mean_rate_per_second
+                ),
                 device_queue_tasks=int(fields[i, 0]),
                 tx_queue_tasks=int(fields[i, 1]),
                 edge_queue_tasks=int(fields[i, 2]),

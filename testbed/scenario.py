@@ -9,6 +9,7 @@ from pathlib import Path
 from controller.contract import (
     Arrivals,
     Edge,
+    Knowledge,
     ModelProfile,
     Radio,
     Scenario,
@@ -140,6 +141,11 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
         ues=tuple(ues),
         uploading=uploading_of(topology),
         retraining_interval_seconds=None if topology.retraining is None else topology.retraining.interval,
+        knowledge=Knowledge(
+            gain_error_decibels=topology.observe.gain_error,
+            gain_age_slots=topology.observe.gain_age,
+            arrival_rate=topology.observe.arrival_rate,
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -97,6 +99,28 @@ class RadioSpec(Model):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(f"the key {key!r} belongs to access 'noma'")
         return self
+
+
+def _in_slots(value: int) -> str:
+    return f"{value} slot" if value == 1 else f"{value} slots"
+
+
+def _slots(value: object) -> object:
+    """``2 slots`` as a number; everything else is left for the check."""
+    found = re.fullmatch(r"(\d+) slots?", value) if isinstance(value, str) else None
+    return int(found[1]) if found else value
+
+
+class ObserveSpec(Model):
+    """How well a policy sees what there is."""
+
+    gain_error: Decibels = Field(default=0.0, ge=0, le=40, description="log-normal, drawn per slot, UE and direction")
+    gain_age: Annotated[int, BeforeValidator(_slots), PlainSerializer(_in_slots)] = Field(
+        default=0, ge=0, le=1000, description="gains seen are those of so many slots before"
+    )
+    arrival_rate: Literal["mean", "measured", "state"] = Field(
+        default="mean", description="of the process, of the last slots, or of the state that is hidden in 'switching'"
+    )
 
 
 class ArrivalsSpec(Model):
@@ -299,6 +323,7 @@ class Topology(Model):
     task_timeout: PositiveSeconds = 60.0
     monitoring: MonitoringSpec = MonitoringSpec()
     host: HostSpec = HostSpec()
+    observe: ObserveSpec = ObserveSpec()
     retraining: RetrainingSpec | None = Field(default=None, description="none: the first weights stay")
     uploading: UploadingSpec | None = Field(default=None, description="none: the edge has every model from the start")
 

@@ -87,7 +87,7 @@ class ControllerProgram:
 
     def __init__(self, config: ControllerConfig, scenario: Scenario) -> None:
         self._config, self._scenario = config, scenario
-        self._engine = SlotEngine(scenario)
+        self._engine = SlotEngine(scenario, config.seed)
         self._state: State = "waiting"
         self._error = ""
         self._hellos: dict[str, Hello] = {}

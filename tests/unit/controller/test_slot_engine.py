@@ -9,7 +9,8 @@ import pytest
 from fake_lab import edge_report, player_report, ue_report
 
 from controller.clock import SlotClock
-from controller.contract import ALL_ON_EDGE, Decision, Observation
+from controller.contract import ALL_ON_EDGE, Decision, Knowledge, Observation
+from controller.model.knowledge import Observer
 from controller.policies.static import EdgeOnly
 from controller.service import SILENT_AFTER_SLOTS, SlotEngine, collect_seconds
 from controller.testing import example_scenario
@@ -208,3 +209,22 @@ def test_what_the_edge_holds_of_a_ues_model_is_observed() -> None:
     first, second = observation.ues
     assert (first.cached_nodes, first.upload_progress_ratio) == (("stem", "block1"), 0.5)
     assert (second.cached_nodes, second.upload_progress_ratio) == ((), 0.0)
+
+
+def test_a_policy_sees_what_the_lab_says_that_it_knows_and_the_wires_what_is_true() -> None:
+    known = Knowledge(gain_error_decibels=3.0, gain_age_slots=1, arrival_rate="measured")
+    engines = {
+        name: SlotEngine(msgspec.structs.replace(SCENARIO, knowledge=knowledge), seed=4)
+        for name, knowledge in (("less", known), ("all", Knowledge(arrival_rate="state")))
+    }
+    seen: dict[str, list[Observation]] = {"less": [], "all": []}
+    for slot in range(2):
+        for name, engine in engines.items():
+            _report_all(engine, slot - 1)
+            seen[name].append(engine.close(slot, float(slot))[1])
+    less, true = seen["less"][1].ues[0], seen["all"][0].ues[0]
+    assert less.gain_up != true.gain_up
+    assert less.gain_up[0] / true.gain_up[0] == pytest.approx(1.0, abs=5.0)
+    wanted = Observer(engines["less"].scenario, 4)
+    assert [wanted.seen(one) for one in seen["all"]] == seen["less"]
+    assert engines["less"].rates() == engines["all"].rates()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from controller.contract import ALL_ON_EDGE, Arrivals, Cut, Decision, Observation, Scenario, SlotOutcome
+from controller.contract import ALL_ON_EDGE, Arrivals, Cut, Decision, Knowledge, Observation, Scenario, SlotOutcome
 from controller.model.channel import Channel, Shadowing, mean_gain
 from controller.model.delay import chain_work
 from controller.policies.base import BasicPolicy
@@ -39,7 +39,9 @@ def lab() -> tuple[Scenario, ChannelStates]:
         for ue, law in zip(scenario.ues, laws, strict=True)
     )
     radio = msgspec.structs.replace(scenario.radio, noise_watts_per_hz=10**-19.0, uplink_hz=4e6, downlink_hz=4e6)
-    return msgspec.structs.replace(scenario, ues=ues, radio=radio), ChannelStates.from_law(laws, 2.0 * SLOTS, 2.0, 3)
+    known = Knowledge(arrival_rate="state")
+    scenario = msgspec.structs.replace(scenario, ues=ues, radio=radio, knowledge=known)
+    return scenario, ChannelStates.from_law(laws, 2.0 * SLOTS, 2.0, 3)
 
 
 def test_the_same_seed_gives_the_same_run_and_policies_share_arrivals(lab: tuple[Scenario, ChannelStates]) -> None:
