@@ -27,10 +27,10 @@ CUT, SPEED, SHARE, BITS, TAIL_WORK, DOWN_BITS, COMPUTE_JOULES, TRANSMIT_JOULES, 
 FAILED = 18  # when it was given up; nan: it was not
 TASK_FIELDS = 19
 # columns of Tandem.pointers: index of the UE's next task at each point
-NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING, NEXT_EXPIRY = range(8)
-# columns of Tandem.free: when the server is free, the bits left of the frame on the air, and from when until when, and
-# for how long, an answer waits for pieces of a model that is on its way down
-DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT, HELD_FROM, HELD_UNTIL, HELD_SECONDS = range(8)
+NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING, NEXT_EXPIRY, ANSWERING = range(9)
+# columns of Tandem.free: when the server is free, the bits left of the frame and of the result on the air, and from
+# when until when, and for how long, an answer waits for pieces of a model that is on its way down
+DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT, DOWN_BITS_LEFT, HELD_FROM, HELD_UNTIL, HELD_SECONDS = range(9)
 # columns of the slot's result
 (
     ARRIVED, COMPLETED, DELAY_SUM, UE_QUEUE, HEAD, TX_QUEUE, UPLINK, EDGE_QUEUE, TAIL, DOWN, COMPUTE, TRANSMIT, RATE,
@@ -292,37 +292,52 @@ def _advance(  # type: ignore[no-untyped-def]
             free[ue, EDGE] = tasks[TAIL_END, j]
             j += 1
         pointers[ue, NEXT_TAIL] = j
-        # results that start down in this slot
+        # results
         j = pointers[ue, NEXT_DOWN]
         while j < pointers[ue, NEXT_TAIL]:
             if tasks[BITS, j] <= 0.0 or tasks[TAIL_END, j] != tasks[TAIL_END, j]:
                 j += 1
                 continue
-            start = max(tasks[TAIL_END, j], free[ue, DOWNLINK])
-            if start >= end:
-                break
-            if free[ue, HELD_FROM] <= start < free[ue, HELD_UNTIL]:
-                start += free[ue, HELD_SECONDS]
-            number = int(start / step_seconds + 1e-9)
-            rate = min(downlink[number % steps, ue] * down_ratio[ue], most_down[ue])
-            sent = start
-            if rate < floor[ue]:
-                rate = OUTAGE_BITS_PER_SECOND
-                back = _outage_end(
-                    number, downlink, 1.0, ue, True, down_ratio[ue], most_down[ue], floor[ue], step_seconds, foresight
-                )
-                if back < np.inf:
+            if pointers[ue, ANSWERING] == 1:
+                start = begin
+            else:
+                start = max(tasks[TAIL_END, j], free[ue, DOWNLINK])
+                if start >= end:
+                    break
+                if free[ue, HELD_FROM] <= start < free[ue, HELD_UNTIL]:
+                    start += free[ue, HELD_SECONDS]
+                number = int(start / step_seconds + 1e-9)
+                if min(downlink[number % steps, ue] * down_ratio[ue], most_down[ue]) < floor[ue]:
+                    back = _outage_end(
+                        number,
+                        downlink,
+                        1.0,
+                        ue,
+                        True,
+                        down_ratio[ue],
+                        most_down[ue],
+                        floor[ue],
+                        step_seconds,
+                        foresight,
+                    )
                     # its first packet leaves, where nothing left just before, and is paid for when the outage is over
-                    if start > free[ue, DOWNLINK] and tasks[DOWN_BITS, j] <= FRAME_BITS:
+                    if back < np.inf and start > free[ue, DOWNLINK] and tasks[DOWN_BITS, j] <= FRAME_BITS:
                         tasks[DONE, j] = start + down_delay[ue]
                         free[ue, DOWNLINK] = back
                         j += 1
                         continue
-                    sent = back
-                    number = int(back / step_seconds + 1e-9)
-                    rate = min(downlink[number % steps, ue] * down_ratio[ue], most_down[ue])
-            free[ue, DOWNLINK] = sent + tasks[DOWN_BITS, j] / rate
-            tasks[DONE, j] = free[ue, DOWNLINK] + down_delay[ue]
+                pointers[ue, ANSWERING] = 1
+                free[ue, DOWN_BITS_LEFT] = tasks[DOWN_BITS, j]
+            now, left = _transmit(
+                start, end, free[ue, DOWN_BITS_LEFT], np.nan, downlink, 1.0, ue, True, down_ratio[ue],
+                most_down[ue], floor[ue], step_seconds, foresight,
+            )  # fmt: skip
+            free[ue, DOWN_BITS_LEFT] = left
+            if left > 0.0:
+                break
+            pointers[ue, ANSWERING] = 0
+            free[ue, DOWNLINK] = now
+            tasks[DONE, j] = now + down_delay[ue]
             j += 1
         pointers[ue, NEXT_DOWN] = j
         j = pointers[ue, NEXT_DONE]
@@ -428,9 +443,9 @@ class Tandem:
         self.tasks[ARRIVAL] = np.concatenate(arrivals) if arrivals else []
         self.tasks[TRANSMIT_JOULES] = 0.0
         ues = len(arrivals)
-        self.pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 8, axis=1)
-        self.pointers[:, SENDING] = 0
-        self.free: FloatArray = np.zeros((ues, 8))
+        self.pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 9, axis=1)
+        self.pointers[:, [SENDING, ANSWERING]] = 0
+        self.free: FloatArray = np.zeros((ues, 9))
         self._constants = (linear, floor, foresight_seconds, kappa, transmit_watts, up_delay, down_delay)
         self._timeout = timeout_seconds
         self._staged: FloatArray = np.empty((0, 1)) if staged is None else staged

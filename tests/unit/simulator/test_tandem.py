@@ -105,6 +105,28 @@ def test_cut_and_speed_at_head_start_share_at_tail_start_rate_at_once() -> None:
     assert result.cuts[:3, 0].tolist() == [0, 1, 1]
 
 
+def test_a_result_sees_every_step_of_the_trace_and_the_slot_of_its_spectrum() -> None:
+    scenario = rate_scenario()
+    bits = ChainTables.of(scenario, every_cut=True).down_bits[0, 0]
+    rates = np.array([[2e5], [1.5e5], [4e5], [1.5e5], [3e5], [2e5]])
+    channel = ChannelStates(0.05, np.full((6, 1), 8e6), rates)
+    arrivals = [0.1 + 0.37 * number for number in range(20)]
+    result = run(scenario, Scripted([(("input",), 0.25, 0.5)]), arrivals, 40, channel=channel)
+    assert result.tasks is not None
+    free, crossed = 0.0, 0
+    for tail_end, done in result.tasks.stamps[:, 6:]:
+        now, left = max(tail_end, free), bits
+        step = first = int(now / 0.05 + 1e-9)
+        while left > rates[step % 6, 0] * ((step + 1) * 0.05 - now):
+            left -= rates[step % 6, 0] * ((step + 1) * 0.05 - now)
+            step += 1
+            now = step * 0.05
+        free = now + left / rates[step % 6, 0]
+        assert done == pytest.approx(free + 0.02)
+        crossed += int(free / scenario.slot_seconds) > int(first * 0.05 / scenario.slot_seconds)
+    assert crossed >= 2  # over the border of a slot, too
+
+
 def test_a_transfer_sees_every_step_of_the_trace_and_the_slot_of_its_energy() -> None:
     scenario = rate_scenario()
     tables = ChainTables.of(scenario, every_cut=True)
