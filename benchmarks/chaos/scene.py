@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -76,6 +77,7 @@ class Scene:
                 text=True,
                 cwd=self.folder,
                 env=self.environment(),
+                preexec_fn=_heard,
             )
 
     def environment(self) -> dict[str, str]:
@@ -143,6 +145,12 @@ def _name(pid: int, comm: str, words: list[bytes]) -> str:
     variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     node = next((one.partition(b"=")[2].decode() for one in variables if one.startswith(b"TESTBED_NODE=")), "")
     return f"{node} ({module.rpartition('.')[2] or comm})".strip()
+
+
+def _heard() -> None:
+    """The command hears what ends it, though nohup or a shell may have had this process ignore it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def end_of(process: subprocess.Popen[str], patience_seconds: float) -> int | None:
