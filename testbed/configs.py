@@ -1,7 +1,8 @@
 """What each process of a lab is told: one JSON file per process in ``LAB_DIR/config/NODE.json``.
 
 Written by ``lab``, read by the programs in ``agents``, ``links.player``, ``runs.recorder`` and ``controller.service``'s
-launcher. Paths are absolute and valid inside the node (the docker runtime mounts the lab directory at the same path).
+launcher. Paths are absolute and valid inside the node: what several nodes read is in ``LAB_DIR/shared``, which the
+docker runtime mounts into each container at the same path.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from testbed.errors import TestbedError, first_line
 from testbed.links.impairment import UNIMPAIRED, Impairment
 
 DATA_PORT = 5555
+#: Folder of a lab's directory with profiles, scenario and files of policy options: every node may read it.
+SHARED = "shared"
 #: Model versions move on a connection of their own.
 UPDATES_PORT = DATA_PORT + 1
 
@@ -27,7 +30,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lab: str
     run_id: str
     node: str
-    lab_directory: str  # control, records and live sockets live in its ipc/
+    lab_directory: str  # the sockets of each node live in its ipc/NODE
 
 
 class UeConfig(Config, frozen=True):
@@ -112,6 +115,7 @@ class ControllerConfig(Config, frozen=True):
 
 class RecorderConfig(Config, frozen=True):
     run_directory: str
+    ues: tuple[str, ...] = ()  # who records, beside the programs that every lab has
     cpu_groups: dict[str, str] = {}  # by node: its directory in the CPU controller
 
 

@@ -12,7 +12,17 @@ import msgspec
 import zmq
 
 from testbed.errors import TestbedError, first_line
-from testbed.messages import Begin, Control, Reply, Status, StatusRequest, control_endpoint, decode_control, encode
+from testbed.messages import (
+    OPERATOR,
+    Begin,
+    Control,
+    Reply,
+    Status,
+    StatusRequest,
+    control_endpoint,
+    decode_control,
+    encode,
+)
 
 Answer = TypeVar("Answer", Reply, Status)
 
@@ -30,7 +40,7 @@ class ControlClient:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 100)
         self._socket.setsockopt(zmq.RCVHWM, 100)
-        self._socket.connect(control_endpoint(str(lab_directory)))
+        self._socket.connect(control_endpoint(lab_directory, OPERATOR))
 
     def __enter__(self) -> ControlClient:
         return self

@@ -25,12 +25,12 @@ from controller import registry
 from controller.contract import DecentralisedPolicy
 from testbed import interrupts
 from testbed.channels import peak_states
-from testbed.configs import RecorderConfig, read_config, write_config, write_scenario
+from testbed.configs import SHARED, RecorderConfig, read_config, write_config, write_scenario
 from testbed.control import ControlClient, ControllerSilentError
 from testbed.errors import HostError, InputError, TestbedError, first_line
 from testbed.lab_configs import ConfigMaker
 from testbed.links.plumbing import connect
-from testbed.messages import Message, Status, encode, records_endpoint
+from testbed.messages import OPERATOR, Message, Status, encode, records_endpoint
 from testbed.monitoring.config import MONITORING_NODES
 from testbed.plan import (
     AwaitReady,
@@ -138,7 +138,7 @@ class Lab:
                     self.prewarm(topology, ingredients.folder)
                     self.runtime.create(nodes)
                     self._write_state()
-                    write_scenario(ingredients.scenario, self.directory / "config" / "scenario.json")
+                    write_scenario(ingredients.scenario, self.directory / SHARED / "scenario.json")
                     self._begin_monitoring(topology, notify)
                 case CreateWires(radio, wires):
                     notify(f"connecting {len(wires)} wires")
@@ -174,7 +174,7 @@ class Lab:
                 policy=self.state.policy,
                 lab_directory=self.directory,
                 run_directory=self.run_directory,
-                scenario_path=self.directory / "config" / "scenario.json",
+                scenario_path=self.directory / SHARED / "scenario.json",
                 prometheus=wanted.prometheus,
                 grafana=wanted.grafana,
                 notify=notify,
@@ -302,7 +302,7 @@ class Lab:
             self._records = zmq.Context.instance().socket(zmq.PUSH)
             self._records.setsockopt(zmq.LINGER, 500)
             self._records.setsockopt(zmq.SNDHWM, 1000)
-            self._records.connect(records_endpoint(str(self.directory)))
+            self._records.connect(records_endpoint(self.directory, OPERATOR))
         with contextlib.suppress(zmq.Again):
             self._records.send(encode(record), zmq.NOBLOCK)
 

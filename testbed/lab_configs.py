@@ -11,6 +11,7 @@ from types import MappingProxyType
 from testbed.channels import LinkTraceKind
 from testbed.configs import (
     DATA_PORT,
+    SHARED,
     UPDATES_PORT,
     Config,
     ControllerConfig,
@@ -66,6 +67,7 @@ class ConfigMaker:
                 return RecorderConfig(
                     **self._base("recorder"),
                     run_directory=str(self._ingredients.run_directory),
+                    ues=tuple(self._ues),
                     cpu_groups=self._cpu_groups,
                 )
             case _:
@@ -84,7 +86,7 @@ class ConfigMaker:
 
     def _shared(self, path: Path) -> str:
         """Path of a copy that every node sees: a container has the lab's directory, and not the run's."""
-        target = self._directory / "config" / path.name
+        target = self._directory / SHARED / path.name
         if not target.exists():
             shutil.copyfile(path, target)
         return str(target)
@@ -191,4 +193,4 @@ class ConfigMaker:
         )
 
     def _scenario_path(self) -> str:
-        return str(self._directory / "config" / "scenario.json")
+        return str(self._directory / SHARED / "scenario.json")

@@ -1,10 +1,14 @@
 """What the processes of a lab say to each other, and what they record.
 
-Control plane (``ipc://LAB_DIR/ipc/control``): the controller binds a ROUTER; every agent, the player and the CLI
-connect a DEALER whose routing id is the node's name. One msgpack frame per message (:func:`encode`).
+Control plane (``ipc://LAB_DIR/ipc/NODE/control``): every agent and the player connect a DEALER to a socket of their
+own, at which the controller hears that node alone; the command line connects one to ``ipc/.operator/control``, which no
+node can reach. One msgpack frame per message (:func:`encode`).
 
-Records (``ipc://LAB_DIR/ipc/records``): the recorder binds a PULL; everybody PUSHes one msgpack frame per record. The
-recorder republishes every frame on ``ipc://LAB_DIR/ipc/live`` (PUB), for the live table and the metrics exporter.
+Records (``ipc://LAB_DIR/ipc/NODE/records``): everybody PUSHes one msgpack frame per record to a socket of its own, at
+which the recorder hears it. The recorder republishes every record on ``ipc/.operator/live`` (PUB), for the live table
+and the metrics exporter.
+
+What each role may say, and of whom, is in :mod:`testbed.roles`.
 
 Times are CLOCK_MONOTONIC seconds of the host; all nodes share that clock, so one-way times are exact.
 """
@@ -12,6 +16,7 @@ Times are CLOCK_MONOTONIC seconds of the host; all nodes share that clock, so on
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -536,13 +541,27 @@ def decode_record(frame: bytes) -> Record:
     return record
 
 
-def control_endpoint(lab_directory: str) -> str:
-    return f"ipc://{lab_directory}/ipc/control"
+#: Where the command line, and what watches a lab, is heard. No node has a dot in its name.
+OPERATOR = ".operator"
 
 
-def records_endpoint(lab_directory: str) -> str:
-    return f"ipc://{lab_directory}/ipc/records"
+def socket_path(lab_directory: str | Path, node: str, name: str) -> Path:
+    """A socket of a node. Its folder is all that a container sees of the lab's sockets."""
+    return Path(lab_directory) / "ipc" / node / name
 
 
-def live_endpoint(lab_directory: str) -> str:
-    return f"ipc://{lab_directory}/ipc/live"
+def control_endpoint(lab_directory: str | Path, node: str) -> str:
+    return f"ipc://{socket_path(lab_directory, node, 'control')}"
+
+
+def records_endpoint(lab_directory: str | Path, node: str) -> str:
+    return f"ipc://{socket_path(lab_directory, node, 'records')}"
+
+
+def make_folder(endpoint: str) -> None:
+    """The folder of a socket that is to be bound."""
+    Path(endpoint.removeprefix("ipc://")).parent.mkdir(parents=True, exist_ok=True)
+
+
+def live_endpoint(lab_directory: str | Path) -> str:
+    return f"ipc://{socket_path(lab_directory, OPERATOR, 'live')}"

@@ -49,6 +49,7 @@ class Consultation:
         self._round = itertools.count()
         self._due: deque[tuple[str, messages.Message]] = deque()
         self._answers: queue.SimpleQueue[messages.Response] = queue.SimpleQueue()
+        self._asked: tuple[str, int] | None = None  # whose answer to which question is waited for
         self._known: set[str] = set()  # UEs that have the policy
         self._gone: set[str] = set()
         self.counters = Counters()
@@ -65,6 +66,7 @@ class Consultation:
             if ue not in self._known:
                 self._known.add(ue)
                 self._send(ue, self._delegation(ue))
+            self._asked = (ue, question.number)
             self._send(ue, question)
             self._wake()
             answer = self._await(ue, question.number, seconds * (1 + attempt))
@@ -114,8 +116,9 @@ class Consultation:
             yield self._due.popleft()
 
     def take(self, response: messages.Response) -> None:
-        """What a UE has answered; anything for another policy's question is dropped."""
-        if response.delegation == self._number:
+        """What a UE has answered; anything that nobody asked it for is dropped."""
+        own = response.decision is None or response.decision.name == response.node
+        if response.delegation == self._number and (response.node, response.number) == self._asked and own:
             self._answers.put(response)
 
     def greet(self, node: str) -> None:

@@ -19,7 +19,7 @@ _FLUSH_MILLISECONDS = 1000
 
 
 class ControlLink:
-    """DEALER to the controller and PUSH to the recorder, both over ``ipc://``.
+    """DEALER to the controller and PUSH to the recorder, both over ``ipc://`` sockets that are this node's alone.
 
     Neither can block the node: what finds no room (its peer is dead, long) is dropped and counted in :attr:`dropped`.
     """
@@ -30,11 +30,11 @@ class ControlLink:
         self.socket.set(zmq.IDENTITY, node.encode())
         self.socket.set(zmq.SNDHWM, _CONTROL_HIGH_WATER)
         self.socket.set(zmq.LINGER, _FLUSH_MILLISECONDS)
-        self.socket.connect(messages.control_endpoint(lab_directory))
+        self.socket.connect(messages.control_endpoint(lab_directory, node))
         self._records = context.socket(zmq.PUSH)
         self._records.set(zmq.SNDHWM, _RECORDS_HIGH_WATER)
         self._records.set(zmq.LINGER, _FLUSH_MILLISECONDS)
-        self._records.connect(messages.records_endpoint(lab_directory))
+        self._records.connect(messages.records_endpoint(lab_directory, node))
         self.dropped = 0
         self.malformed = 0
 

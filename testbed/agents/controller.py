@@ -1,4 +1,4 @@
-"""The controller's program: one ROUTER for everybody, the slot clock, and a policy in a worker thread.
+"""The controller's program: a socket for each node, the slot clock, and a policy in a worker thread.
 
 ``waiting -> ready -> running -> draining -> stopped``. The loop never blocks on anything but its poll: the policy
 decides in :class:`controller.worker.PolicyWorker`.
@@ -51,8 +51,8 @@ from testbed.messages import (
     TaskTotals,
     UeReport,
     Welcome,
-    decode_control,
 )
+from testbed.roles import asked_by_operator, said_to_controller
 
 logger = logging.getLogger("testbed.controller")
 
@@ -103,7 +103,7 @@ class ControllerProgram:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._port = ControlPort(config.lab_directory, self._wake_read)
+        self._port = ControlPort(config.lab_directory, config.expected, self._wake_read)
 
         self._policy_name = config.policy
         self._consultations: dict[PolicyWorker, Consultation] = {}  # of policies whose UEs decide for themselves
@@ -159,23 +159,42 @@ class ControllerProgram:
             until = min(until, self._clock.next_seconds() - time.monotonic(), self._arrivals_end() - time.monotonic())
         if self._port.wait(until):
             os.read(self._wake_read, 4096)
-        for frames in self._port.received():
-            self._receive(frames)
+        for node, frame in self._port.from_nodes():
+            try:
+                self._hear(node, said_to_controller(node, frame))
+            except msgspec.DecodeError as error:  # not one of our messages, or not this node's to send
+                self._port.complain(node, f"a message was dropped: {error}")
+        for frames in self._port.from_operators():
+            self._obey(frames)
+        for node, text in self._port.take_complaints():
+            self._event(node, "malformed", text)
         for consultation in self._consultations.values():
             for node, message in consultation.due():
-                self._port.send(node.encode(), message)
+                self._port.send(node, message)
 
-    def _receive(self, frames: list[bytes]) -> None:
+    def _obey(self, frames: list[bytes]) -> None:
+        """One command."""
         try:
             identity, frame = frames
-            message = decode_control(frame)
+            message = asked_by_operator(frame)
         except (ValueError, msgspec.DecodeError) as error:  # not two frames, or not one of our messages
             self._malformed += 1
-            self._event("controller", "malformed", f"message {self._malformed} from {frames[0]!r} dropped: {error}")
+            self._event("controller", "malformed", f"command {self._malformed} dropped: {error}")
             return
-        self._handle(identity, message)
+        match message:
+            case StatusRequest():
+                self._port.answer(identity, self._status())
+            case Begin():
+                self._port.answer(identity, self._accept_begin(message))
+            case SetPolicy():
+                self._switch_policy(identity, message)
+            case SetLink():
+                self._forward_link(identity, message)
+            case StopLab():
+                self._port.answer(identity, Reply(ok=True, text="stopping"))
+                self._stop_requested = message.reason
 
-    def _handle(self, identity: bytes, message: Control) -> None:
+    def _hear(self, node: str, message: Control) -> None:
         match message:
             case UeReport():
                 self._engine.take_ue(message)
@@ -184,36 +203,19 @@ class ControllerProgram:
             case PlayerReport():
                 self._engine.take_player(message)
             case Hello():
-                self._greet(identity, message)
+                self._greet(message)
             case Response():
                 for consultation in self._consultations.values():
                     consultation.take(message)
-            case StatusRequest():
-                self._port.send(identity, self._status())
-            case Begin():
-                self._port.send(identity, self._accept_begin(message))
-            case SetPolicy():
-                self._switch_policy(identity, message)
-            case SetLink():
-                self._forward_link(identity, message)
             case Reply():  # the player's answer to a SetLink, in the order in which they were sent
                 if self._link_requests:
-                    self._port.send(self._link_requests.popleft(), message)
-            case StopLab():
-                self._port.send(identity, Reply(ok=True, text="stopping"))
-                self._stop_requested = message.reason
+                    self._port.answer(self._link_requests.popleft(), message)
             case _:
-                self._malformed += 1
-                self._event("controller", "malformed", f"{type(message).__name__} is not for the controller: dropped")
+                raise msgspec.DecodeError(f"{type(message).__name__} is not for the controller")
 
     # ------------------------------------------------------------------------------------------------------ commands
 
-    def _greet(self, identity: bytes, hello: Hello) -> None:
-        if hello.node not in self._config.expected or identity != hello.node.encode():
-            self._event(
-                hello.node, "unexpected", f"{identity!r} says it is {hello.node}, which nobody expects: ignored"
-            )
-            return
+    def _greet(self, hello: Hello) -> None:
         if difference := self._other_weights(hello):
             if self._state == "waiting":
                 self._fail(difference)
@@ -225,14 +227,14 @@ class ControllerProgram:
         self._hellos[hello.node] = hello
         for consultation in self._consultations.values():
             consultation.greet(hello.node)
-        self._port.send(identity, Welcome(lab=self._config.lab, run_id=self._config.run_id))
+        self._port.send(hello.node, Welcome(lab=self._config.lab, run_id=self._config.run_id))
         restarted = known is None or (known.pid, known.began_seconds) != (hello.pid, hello.began_seconds)
         if restarted and hello.node == PLAYER:  # what the old player was asked, the new one will not answer
             self._link_requests.clear()
         if restarted and self._state in ("running", "draining"):  # a node that came back takes part again
             self._event(hello.node, "joined", f"{hello.node} joined while the lab is {self._state}")
-            self._port.send(identity, self._start_message())
-            self._port.send(identity, self._apply(self._engine.decision))
+            self._port.send(hello.node, self._start_message())
+            self._port.send(hello.node, self._apply(self._engine.decision))
 
     def _other_weights(self, hello: Hello) -> str:
         """What is wrong if another node made other weights for the same UE's model; empty if none did."""
@@ -272,12 +274,12 @@ class ControllerProgram:
     def _switch_policy(self, identity: bytes, request: SetPolicy) -> None:
         """The new policy takes over when its reset is done; the reply waits for that."""
         if self._policy_request is not None or self._worker is None or not self._worker.ready:
-            self._port.send(identity, Reply(ok=False, text="another policy is still being set up: try again"))
+            self._port.answer(identity, Reply(ok=False, text="another policy is still being set up: try again"))
             return
         try:
             worker = self._make_worker(request.name, request.options)
         except ValueError as error:
-            self._port.send(identity, Reply(ok=False, text=str(error)))
+            self._port.answer(identity, Reply(ok=False, text=str(error)))
             return
         self._policy_request = (identity, request.name, worker)
 
@@ -285,11 +287,13 @@ class ControllerProgram:
         names = [str(ue.name) for ue in self._scenario.ues]
         if request.node not in names:
             text = f"no link of a node {request.node!r}; allowed: {', '.join(names)}"
-            self._port.send(identity, Reply(ok=False, text=text))
-        elif self._port.send(PLAYER.encode(), request):
+            self._port.answer(identity, Reply(ok=False, text=text))
+        elif self._port.send(PLAYER, request):
             self._link_requests.append(identity)
         else:
-            self._port.send(identity, Reply(ok=False, text="the trace player does not answer: links stay as they are"))
+            self._port.answer(
+                identity, Reply(ok=False, text="the trace player does not answer: links stay as they are")
+            )
 
     # -------------------------------------------------------------------------------------------------------- policy
 
@@ -324,13 +328,13 @@ class ControllerProgram:
         if worker.reset_error:
             self._drop(worker)
             text = f"policy {name!r} failed in reset: {worker.reset_error}; {self._policy_name!r} goes on"
-            self._port.send(identity, Reply(ok=False, text=text))
+            self._port.answer(identity, Reply(ok=False, text=text))
             self._event("controller", "policy-error", text)
             return
         if self._worker is not None:
             self._drop(self._worker)
         self._worker, self._policy_name = worker, name
-        self._port.send(identity, Reply(ok=True, text=f"policy {name} decides from the next slot on"))
+        self._port.answer(identity, Reply(ok=True, text=f"policy {name} decides from the next slot on"))
         self._event("controller", "policy", f"policy {name} takes over at slot {self._clock.slot}")
 
     # ---------------------------------------------------------------------------------------------------------- slots
@@ -433,7 +437,7 @@ class ControllerProgram:
 
     def _broadcast(self, message: Message) -> None:
         for node in self._hellos:
-            self._port.send(node.encode(), message)
+            self._port.send(node, message)
 
     def _event(self, node: str, kind: str, text: str) -> None:
         logger.info("%s %s: %s", node, kind, text)

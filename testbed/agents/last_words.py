@@ -60,7 +60,7 @@ def record_death(lab_directory: str, node: str, text: str) -> None:
     """Send the event ``died`` on a socket of its own: the program's are its main thread's. Waits a second at most."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as records:
         records.set(zmq.LINGER, _LINGER_MILLISECONDS)
-        records.connect(records_endpoint(lab_directory))
+        records.connect(records_endpoint(lab_directory, node))
         records.send(encode(Event(time.monotonic(), node, "died", text)), zmq.NOBLOCK)
 
 

@@ -1,7 +1,7 @@
 """What a node runs instead of its agent under ``testbed verify``: the calibration kernel, paced as stages are.
 
-It answers requests on a UNIX socket, one after the other; the stage is computed by a thread of its own and ended by
-another, as in a UE, so that both can be made real-time from outside.
+It connects to a UNIX socket of its node and answers requests, one after the other; the stage is computed by a thread of
+its own and ended by another, as in a UE, so that both can be made real-time from outside.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from testbed.agents.pacing import DeadlineThread
 from testbed.agents.threads import AgentThread, Wakeup
 from testbed.configs import Config
 from testbed.inference.calibration import make_kernel, time_open_loop
+from testbed.messages import socket_path
 
 
 class SelfTestConfig(Config, frozen=True):
@@ -63,7 +64,7 @@ Answer = ThreadIds | Seconds | StageTimes
 
 
 def endpoint(lab_directory: str, node: str) -> str:
-    return f"ipc://{lab_directory}/ipc/selftest.{node}"
+    return f"ipc://{socket_path(lab_directory, node, 'selftest')}"
 
 
 class _Worker(AgentThread):
@@ -137,7 +138,7 @@ def main(config_path: Path) -> None:
     decoder = msgspec.json.Decoder(Request)
     with zmq.Context() as context, context.socket(zmq.REP) as socket:
         socket.linger = 1000
-        socket.bind(endpoint(config.lab_directory, config.node))
+        socket.connect(endpoint(config.lab_directory, config.node))
         while True:
             match decoder.decode(socket.recv()):
                 case Threads():

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from controller import registry
+from testbed.configs import SHARED
 from testbed.errors import InputError
 from testbed.folders import open_to_others
 from testbed.lab import Lab
@@ -43,7 +44,7 @@ def set_(name: str, options: tuple[str, ...], lab: str | None) -> None:
             raise InputError("an option is OPTION=VALUE", where="policy set", value=option)
         values[key] = parse_yaml(text, f"policy set, option {key}", "not a value")
     if isinstance(values.get("checkpoint"), str):
-        values["checkpoint"] = share_checkpoint(Path(values["checkpoint"]), found.directory / "config")
+        values["checkpoint"] = share_checkpoint(Path(values["checkpoint"]), found.directory / SHARED)
     try:
         registry.create(name, values)
     except ValueError as error:

@@ -26,6 +26,7 @@ from testbed.links.realtime import be_punctual, is_realtime, sleep_until
 from testbed.links.shaping import Shaper
 from testbed.links.sight import Look, Seen, SightServer, Tune, Tuned
 from testbed.messages import Apply, Control, Hello, Reply, SetLink, Start, Stop, Welcome
+from testbed.node_listener import Connection
 from testbed.traces.files import load_trace
 
 #: Polling stops this long before a deadline: from there on nothing but the clock is looked at.
@@ -45,7 +46,7 @@ def main(config_path: str | Path) -> None:
     with accounted(config.node, config.lab_directory), zmq.Context() as context:
         link = ControlLink(context, config.node, config.lab_directory)
         try:
-            player = Player(config, context, link)
+            player = Player(config, link)
             with _ending_on_sigterm(player):
                 player.run(refused)
         finally:
@@ -67,7 +68,7 @@ def _ending_on_sigterm(player: Player) -> Iterator[None]:
 class Player:
     """One lab's player: the loop around a :class:`Playback`."""
 
-    def __init__(self, config: PlayerConfig, context: zmq.Context[zmq.Socket[bytes]], link: ControlLink) -> None:
+    def __init__(self, config: PlayerConfig, link: ControlLink) -> None:
         self._config, self._link = config, link
         self._shaper = Shaper(config.radio_namespace)
         scenario = read_scenario(Path(config.scenario_path))
@@ -78,9 +79,9 @@ class Player:
         self._playback = Playback(
             scenario, config.links, traces, self._shaper, link.record, delays=delays, losses=losses, seed=config.seed
         )
-        self._sight = SightServer(context, config.lab_directory)
+        self._sight = SightServer(config.lab_directory, [entry.ue for entry in config.links])
         self._poller = zmq.Poller()
-        for socket in (link.socket, self._sight.socket):
+        for socket in (link.socket, self._sight):
             self._poller.register(socket, zmq.POLLIN)
         self._slot_seconds = scenario.slot_seconds
         self._next_slot = 0
@@ -141,20 +142,20 @@ class Player:
         """Handle what is there; False if nothing comes."""
         if not self._poller.poll(wait_milliseconds):
             return False
-        for identity, request in self._sight.received():
-            self._show(identity, request)
+        for asker, request in self._sight.received():
+            self._show(asker, request)
         for message in self._link.received():
             self._handle(message)
         return True
 
-    def _show(self, identity: bytes, request: Look | Tune) -> None:
+    def _show(self, asker: Connection, request: Look | Tune) -> None:
         try:
             if isinstance(request, Look):
                 state = self._playback.seen(request.ue, request.task, request.column)
-                self._sight.answer(identity, Seen(request.task, request.column, state))
+                self._sight.answer(asker, Seen(request.task, request.column, state))
             else:
                 rate = self._playback.tune(request.ue, request.task, request.column)
-                self._sight.answer(identity, Tuned(request.task, rate))
+                self._sight.answer(asker, Tuned(request.task, rate))
         except TestbedError as error:
             self._link.event("malformed", str(error))
 

@@ -10,14 +10,19 @@ the wire that they are about.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
 import zmq
 
 from testbed.decoding import decode_frame
+from testbed.messages import socket_path
+from testbed.node_listener import Connection, NodeListener
+from testbed.roles import CHANNEL_LIMITS
 
 _HIGH_WATER = 1000
+_SOCKET = "channel"
 #: A player that is about to change a wire looks at no socket for 2 ms; one that is gone must not hold up a device.
 ANSWER_SECONDS = 0.05
 
@@ -63,40 +68,36 @@ _told: msgspec.msgpack.Decoder[Seen | Tuned] = msgspec.msgpack.Decoder(Seen | Tu
 _FrameType = TypeVar("_FrameType", bound=_Frame)
 
 
-def endpoint(lab_directory: str) -> str:
-    return f"ipc://{lab_directory}/ipc/channel"
-
-
 class SightServer:
-    """The player's side: a ROUTER. What cannot be decoded is counted and dropped."""
+    """The player's side: a socket for each UE, which may ask of its own channel. The rest is counted and dropped."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], lab_directory: str) -> None:
-        self.socket = context.socket(zmq.ROUTER)
-        self.socket.set(zmq.LINGER, 0)
-        self.socket.set(zmq.SNDHWM, _HIGH_WATER)
-        self.socket.bind(endpoint(lab_directory))
+    def __init__(self, lab_directory: str, ues: Iterable[str]) -> None:
+        sockets = {ue: (socket_path(lab_directory, ue, _SOCKET), CHANNEL_LIMITS) for ue in ues}
+        self._listener = NodeListener("ROUTER", sockets)
         self.malformed = 0
 
-    def received(self) -> list[tuple[bytes, Look | Tune]]:
-        """Everything that has come, with who asked."""
-        found: list[tuple[bytes, Look | Tune]] = []
-        while True:
-            try:
-                identity, frame = self.socket.recv_multipart(zmq.NOBLOCK)
-                found.append((identity, decode_frame(_asked, frame)))
-            except zmq.Again:
-                return found
-            except (ValueError, msgspec.DecodeError):
-                self.malformed += 1
+    def fileno(self) -> int:
+        return self._listener.fileno()
 
-    def answer(self, identity: bytes, frame: Seen | Tuned) -> None:
-        try:
-            self.socket.send_multipart([identity, _encoder.encode(frame)], zmq.NOBLOCK)
-        except zmq.ZMQError:  # who asked is gone
-            return
+    def received(self) -> list[tuple[Connection, Look | Tune]]:
+        """Some of what has come, with who asked."""
+        found: list[tuple[Connection, Look | Tune]] = []
+        for connection, frame in self._listener.heard():
+            try:
+                request = decode_frame(_asked, frame)
+                if request.ue != connection.node.name:
+                    raise msgspec.DecodeError("of another UE")
+            except msgspec.DecodeError:
+                self.malformed += 1
+            else:
+                found.append((connection, request))
+        return found
+
+    def answer(self, connection: Connection, frame: Seen | Tuned) -> None:
+        self._listener.answer(connection, _encoder.encode(frame))
 
     def close(self) -> None:
-        self.socket.close()
+        self._listener.close()
 
 
 class Sight:
@@ -107,7 +108,7 @@ class Sight:
         self.socket = context.socket(zmq.DEALER)
         self.socket.set(zmq.LINGER, 0)
         self.socket.set(zmq.SNDHWM, _HIGH_WATER)
-        self.socket.connect(endpoint(lab_directory))
+        self.socket.connect(f"ipc://{socket_path(lab_directory, ue, _SOCKET)}")
         self.blind = 0
 
     def look(self, task: int, column: int) -> float | None:

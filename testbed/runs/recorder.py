@@ -18,7 +18,9 @@ import msgspec
 import zmq
 
 from testbed.configs import RecorderConfig, read_config
-from testbed.messages import Record, decode_record, encode, live_endpoint, records_endpoint
+from testbed.messages import Record, encode, live_endpoint, make_folder
+from testbed.node_listener import NodeListener
+from testbed.roles import record_sockets, recorded_by
 from testbed.runs.host_health import HostSampler, of_lab
 from testbed.runs.node_health import NodeSampler
 from testbed.runs.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
@@ -28,6 +30,11 @@ FLUSH_SECONDS = 1.0
 GULP_SECONDS = 0.1
 #: After SIGTERM the recorder ends when nothing has come for this long.
 QUIET_SECONDS = 0.3
+#: ... and after this anyway: a node that does not end by its signal may go on talking.
+MOST_SECONDS_AFTER_TERM = 8.0
+MOMENT_SECONDS = 0.001
+#: The rest is only counted: a node could fill a disk with complaints about it.
+MOST_EXPLAINED = 100
 
 #: A disk that is full for a moment costs nothing: rows wait in memory for so long.
 FULL_SECONDS = 5.0
@@ -47,15 +54,21 @@ class Recorder:
         self._full_since: float | None = None
         self.malformed = 0  # could not be read, or has values that no column holds
 
-    def take(self, parts: list[bytes]) -> None:
-        """One message from the records socket. A malformed one is counted and dropped."""
+    def take(self, node: str, frame: bytes) -> Record | None:
+        """What a node has recorded. A malformed one, or one that is not the node's to make, is counted and dropped."""
         try:
-            if len(parts) != 1:
-                raise msgspec.DecodeError(f"{len(parts)} frames in one message")
-            self.add(decode_record(parts[0]))
+            record = recorded_by(node, frame)
         except msgspec.DecodeError as error:
-            self.malformed += 1
-            log.warning("dropped a malformed record (%d so far): %s", self.malformed, error)
+            self.complain(f"dropped a malformed record of {node}: {error}")
+            return None
+        self.add(record)
+        return record
+
+    def complain(self, text: str) -> None:
+        """Count it; of the first ones the log tells."""
+        self.malformed += 1
+        if self.malformed <= MOST_EXPLAINED:
+            log.warning("%s (%d so far)", text, self.malformed)
 
     def add(self, row: Record) -> None:
         self._rows[STREAM_OF[type(row)]].append(row)
@@ -96,8 +109,7 @@ class Recorder:
 
     def _unwritable(self, rows: list[Record]) -> None:
         for row in rows:
-            self.malformed += 1
-            log.warning("cannot write a record (%d so far): %r", self.malformed, row)
+            self.complain(f"cannot write a record: {row!r}")
 
 
 def record(config: RecorderConfig, config_path: Path) -> None:
@@ -109,26 +121,29 @@ def record(config: RecorderConfig, config_path: Path) -> None:
     nodes = NodeSampler(lambda: read_config(config_path, RecorderConfig).cpu_groups)  # a repair of the lab rewrites it
     with (
         contextlib.closing(host),
+        contextlib.closing(NodeListener("PULL", record_sockets(config.lab_directory, config.ues))) as source,
         zmq.Context() as context,
-        context.socket(zmq.PULL) as source,
         context.socket(zmq.PUB) as live,
     ):
-        source.set_hwm(0)  # a record must not be lost because the recorder is nice to the emulation
         live.setsockopt(zmq.LINGER, 0)
-        source.bind(records_endpoint(config.lab_directory))
+        make_folder(live_endpoint(config.lab_directory))
         live.bind(live_endpoint(config.lab_directory))
         log.info("recording into %s", config.run_directory)
 
         def gulp() -> int:
-            taken = 0
-            while True:
-                try:
-                    parts = source.recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
-                    return taken
-                live.send_multipart(parts)
-                recorder.take(parts)
-                taken += 1
+            taken, until = 0, time.monotonic() + FLUSH_SECONDS
+            # what a node's socket has no room for is sent as soon as there is: more comes in a moment
+            while (
+                (found := source.received()) or (taken and source.wait(MOMENT_SECONDS))
+            ) and time.monotonic() < until:
+                taken += len(found)
+                for node, frame in found:
+                    if (taken_record := recorder.take(node, frame)) is not None:
+                        live.send(encode(taken_record))
+            for node, text in source.notices:
+                recorder.complain(f"{node}: {text}")
+            source.notices.clear()
+            return taken
 
         def sample() -> None:
             found: list[Record] = [*nodes.sample()]
@@ -145,8 +160,11 @@ def record(config: RecorderConfig, config_path: Path) -> None:
                 sample()
                 recorder.flush()
                 next_flush = time.monotonic() + FLUSH_SECONDS
-        while gulp() or source.poll(int(QUIET_SECONDS * 1000)):
-            pass
+        deadline = time.monotonic() + MOST_SECONDS_AFTER_TERM
+        while (gulp() or source.wait(QUIET_SECONDS)) and time.monotonic() < deadline:
+            if time.monotonic() >= next_flush:  # whoever waits for us may give up
+                recorder.flush()
+                next_flush = time.monotonic() + FLUSH_SECONDS
         sample()
         recorder.close()
     log.info("recorder ended; %d malformed records", recorder.malformed)

@@ -30,6 +30,7 @@ from testbed.links import selftest
 from testbed.links.plumbing import connect, link_backend
 from testbed.links.selftest import Arrivals, Direction
 from testbed.links.shaping import FRAME_BYTES
+from testbed.messages import socket_path
 from testbed.plan import STAGE_PRIORITY, CreateNodes, CreateWires, RuntimeName, make_plan
 from testbed.prepare import Notify
 from testbed.runs.fidelity_limits import ORDINARY, REALTIME, Limits
@@ -251,7 +252,8 @@ class _Station:
         self.node = node
         self._socket = context.socket(zmq.REQ)
         self._socket.linger = 0
-        self._socket.connect(agent.endpoint(str(directory), node.name))
+        self._socket.bind(agent.endpoint(str(directory), node.name))
+        socket_path(directory, node.name, "selftest").chmod(0o777)  # a container's user connects
         self._decoder = msgspec.json.Decoder(agent.Answer)
 
     def ask(self, request: agent.Request) -> None:

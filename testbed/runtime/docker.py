@@ -7,6 +7,7 @@ player (which shapes in it), the recorder and the metrics exporter.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,8 +23,10 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, Mount
 
 from testbed import programs
+from testbed.configs import SHARED
 from testbed.errors import HostError, InputError, TestbedError
 from testbed.folders import open_to_others
+from testbed.messages import OPERATOR
 from testbed.runtime import docker_nodes as nodes_on_engine
 from testbed.runtime import engine, realtime
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
@@ -31,7 +34,7 @@ from testbed.runtime.cgroups import PERIOD_MICROSECONDS, detect, quota_microseco
 from testbed.runtime.child import start_ticks
 from testbed.runtime.discovery import system_lock
 from testbed.runtime.docker_build import Flavor, project_root
-from testbed.runtime.docker_entry import Order, order_path, program_of, warm_path
+from testbed.runtime.docker_entry import WARM, Order, order_path, orders, program_of
 from testbed.runtime.docker_gpu import CUDA_ENVIRONMENT, wanted_device
 from testbed.runtime.docker_nodes import LABEL_NODE, PARALLEL, ContainerCgroup, container_name
 from testbed.runtime.docker_services import run_container
@@ -111,11 +114,14 @@ class DockerRuntime:
     def create(self, nodes: Sequence[NodeSpec]) -> None:
         """Create what is missing of the containers and, on the host, of the radio. Raises HostError, TestbedError."""
         self._host.create([node for node in nodes if node.role not in CONTAINER_ROLES])
-        # The engine starts processes as another user: they reach the sockets by group.
-        os.chown(self.lab_directory, -1, CONTAINER_UID)
-        self.lab_directory.chmod(0o710)
-        nodes_on_engine.share_directory(self.lab_directory / "ipc", CONTAINER_UID)
         wanted = [node for node in nodes if node.role in CONTAINER_ROLES]
+        # The engine starts processes as another user: they reach the sockets by group.
+        for name in ("", OPERATOR, *(node.name for node in nodes)):
+            folder = self.lab_directory / "ipc" / name
+            folder.mkdir(exist_ok=True)
+            nodes_on_engine.share_directory(folder, CONTAINER_UID)
+        for node in wanted:
+            orders(self.lab_directory, node.name).mkdir(parents=True, exist_ok=True)
         images = self._images()
         present = self._containers()
         missing = [node for node in wanted if node.name not in present or present[node.name].status != "running"]
@@ -151,11 +157,11 @@ class DockerRuntime:
         if ended is not None:
             ended.remove(force=True)
         order_path(self.lab_directory, node.name).unlink(missing_ok=True)
-        warm_path(self.lab_directory, node.name).unlink(missing_ok=True)
         quota = quota_microseconds(node.quota_host_cores)
         paths = user_paths()
-        mounts = [Mount(str(self.lab_directory), str(self.lab_directory), type="bind")]
-        mounts += [Mount(path, path, type="bind", read_only=True) for path in paths]
+        mounts = [Mount(path, path, type="bind", read_only=True) for path in (*self._readable(node), *paths)]
+        if node.role == "controller":  # it makes the sockets at which it hears the others
+            mounts.append(Mount(str(self.lab_directory / "ipc"), str(self.lab_directory / "ipc"), type="bind"))
         options: dict[str, Any] = {}
         if quota > 0:
             options |= {"cpu_period": PERIOD_MICROSECONDS, "cpu_quota": quota}
@@ -198,22 +204,33 @@ class DockerRuntime:
             **options,
         )
 
+    def _readable(self, node: NodeSpec) -> list[str]:
+        """Folders of the lab that a container sees and cannot write to: its own and, connected to, its own sockets."""
+        found = [self.lab_directory / SHARED, orders(self.lab_directory, node.name)]
+        if node.role != "controller":
+            found.append(self.lab_directory / "ipc" / node.name)
+        return [str(path) for path in found]
+
     def _preparation(self, node: NodeSpec) -> Preparation:
         # Loading a model under a cap of 0.3 cores would take 12 s.
         return Preparation(IMPORTS[node.role], self._calls if node.role in ("ue", "edge") else ())
 
     def start(self, processes: Sequence[ProcessSpec]) -> None:
         """Tell each container its program; the others start on the host. Raises TestbedError if a container died."""
-        open_to_others(self.lab_directory / "config")
+        open_to_others(self.lab_directory / SHARED)
         containers = self._containers()
         inside = [process for process in processes if process.node in containers]
         with nodes_on_engine.group_may_write():
             self._host.start([process for process in processes if process.node not in containers])
         for process in inside:
+            folder = orders(self.lab_directory, process.node)
+            config = folder / process.config.name
+            if process.config.exists():
+                shutil.copyfile(process.config, config)
             path = order_path(self.lab_directory, process.node)
             partial = path.with_suffix(".partial")
-            partial.write_bytes(msgspec.json.encode(Order(process.program, str(process.config.absolute()))))
-            partial.chmod(0o644)
+            partial.write_bytes(msgspec.json.encode(Order(process.program, str(config))))
+            open_to_others(folder)
             partial.rename(path)
         self._seen.clear()
         self._await_warm([process.node for process in inside])
@@ -231,9 +248,10 @@ class DockerRuntime:
     def _await_warm(self, names: Sequence[str]) -> None:
         deadline = time.monotonic() + WARM_SECONDS
         waiting = set(names)
-        while waiting := {name for name in waiting if not warm_path(self.lab_directory, name).exists()}:
+        pids = {name: self._pid(name) for name in names}
+        while waiting := {name for name in waiting if not Path(f"/proc/{pids[name]}/root{WARM}").exists()}:
             for name in sorted(waiting):
-                if not Path(f"/proc/{self._pid(name)}").exists():
+                if not Path(f"/proc/{pids[name]}").exists():
                     end = self.logs(name)
                     text = end if isinstance(end, str) else ""
                     raise TestbedError(f"the container of {name!r} ended before it was ready: {text.strip()[-600:]}")

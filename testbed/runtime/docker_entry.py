@@ -1,7 +1,7 @@
 """What a container runs: ``python3 -m testbed.runtime.docker_entry LAB_DIRECTORY NODE PREPARATION``.
 
-It imports and loads what its program will need while the host still plumbs the wires, says so (``ipc/warm.NODE``),
-waits for its order (``config/NODE.start``), and then *is* the program: the container ends when the program does.
+It imports and loads what its program will need while the host still plumbs the wires, says so (:data:`WARM`), waits
+for its order in its folder, and then *is* the program: the container ends when the program does.
 """
 
 from __future__ import annotations
@@ -28,8 +28,17 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     config: str
 
 
+#: The one place that a container can write to; the host sees it through /proc.
+WARM = Path("/tmp/testbed.warm")
+
+
+def orders(lab_directory: Path, node: str) -> Path:
+    """Folder of what a node is told: its order, and the configuration of its program."""
+    return lab_directory / "orders" / node
+
+
 def order_path(lab_directory: Path, node: str) -> Path:
-    return lab_directory / "config" / f"{node}.start"
+    return orders(lab_directory, node) / "order"
 
 
 def program_of(lab_directory: Path, node: str) -> str:
@@ -40,10 +49,6 @@ def program_of(lab_directory: Path, node: str) -> str:
         return ""
     except (msgspec.DecodeError, UnicodeDecodeError):
         return UNREADABLE
-
-
-def warm_path(lab_directory: Path, node: str) -> Path:
-    return lab_directory / "ipc" / f"warm.{node}"
 
 
 def wait_for_order(lab_directory: Path, node: str) -> Order:
@@ -59,7 +64,7 @@ def main(lab_directory: Path, node: str, preparation: Preparation) -> None:
         carry_out(preparation)
     except InputError as error:  # of a user's model: what to do about it, without our stack
         sys.exit(f"error: {error}")
-    warm_path(lab_directory, node).touch()
+    WARM.touch()
     order = wait_for_order(lab_directory, node)
     importlib.import_module(order.program).main(Path(order.config))
 

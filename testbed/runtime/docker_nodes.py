@@ -115,7 +115,9 @@ def check_here(container: Container, lab_directory: Path) -> bool:
         return False
     try:
         ours = str(container.id) in Path(f"/proc/{pid}/cgroup").read_text()
-        shared = ours and Path(f"/proc/{pid}/root{lab_directory}").samefile(lab_directory)
+        folder = lab_directory / "ipc" / container.labels[LABEL_NODE]
+        seen = Path(f"/proc/{pid}/root{folder}")
+        shared = ours and seen.exists() and folder.exists() and seen.samefile(folder)
     except (FileNotFoundError, ProcessLookupError):
         container.reload()
         if container.attrs["State"]["Pid"] != pid:

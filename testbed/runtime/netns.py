@@ -14,7 +14,9 @@ from typing import Any
 
 import msgspec
 
+from testbed.configs import SHARED
 from testbed.errors import InputError, TestbedError
+from testbed.messages import OPERATOR
 from testbed.runtime import discovery, namespaces, realtime
 from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
 from testbed.runtime.cgroups import detect
@@ -80,6 +82,8 @@ class NetnsRuntime:
     def create(self, nodes: Sequence[NodeSpec]) -> None:
         """Create what is missing of the nodes' cgroups and namespaces. Raises HostError, InputError."""
         self._make_directories()
+        for node in nodes:
+            (self.lab_directory / "ipc" / node.name).mkdir(exist_ok=True)
         with discovery.system_lock():
             for node in nodes:
                 self._cgroups.create(self.lab, node)
@@ -161,7 +165,7 @@ class NetnsRuntime:
     def _make_directories(self) -> None:
         # Other users of the host have no business at the sockets.
         self.lab_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in ("ipc", "config", "logs"):
+        for name in ("ipc", f"ipc/{OPERATOR}", "config", SHARED, "logs"):
             (self.lab_directory / name).mkdir(exist_ok=True)
         identity_of(self.lab_directory)
 

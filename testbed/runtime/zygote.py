@@ -34,7 +34,7 @@ from testbed.runtime.child import (
     start_ticks,
 )
 
-_SOCKET = "ipc/zygote"
+_SOCKET = "ipc/.operator/zygote"
 _LOG = "logs/zygote.log"
 
 

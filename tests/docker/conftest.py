@@ -36,15 +36,14 @@ import pathlib, threading, time
 def main(config):
     thread = threading.Thread(target=time.sleep, args=(300,))
     thread.start()
-    target = pathlib.Path(config).parent.parent / "ipc" / "tid"
-    target.write_text(str(thread.native_id))
+    pathlib.Path("/tmp/tid").write_text(str(thread.native_id))
     thread.join()
 """,
     "tb_test_unix_server": """
 import pathlib, socket
 def main(config):
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(pathlib.Path(config).parent.parent / "ipc" / "records"))
+        server.bind(str(pathlib.Path(config).parent.parent / "ipc" / "ue0" / "records"))
         server.listen()
         while True:
             connection, _ = server.accept()

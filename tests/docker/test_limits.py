@@ -95,15 +95,24 @@ def test_its_root_is_read_only_and_its_tmp_is_not(client: docker.DockerClient, l
     assert inside(client, lab, "ue0", "touch", "/tmp/x")[0] == 0
 
 
-def test_it_sees_the_lab_but_can_only_write_sockets(client: docker.DockerClient, lab: DockerRuntime) -> None:
+def test_it_sees_of_the_lab_what_is_its_own_and_can_write_none_of_it(
+    client: docker.DockerClient, lab: DockerRuntime
+) -> None:
     directory = lab.lab_directory
-    assert inside(client, lab, "ue0", "touch", f"{directory}/ipc/x")[0] == 0
-    assert inside(client, lab, "ue0", "touch", f"{directory}/config/x")[0] != 0
+    (directory / "ipc" / "edge" / "control").touch()
+    _, seen = inside(client, lab, "ue0", "find", str(directory), "-type", "d")
+    assert set(seen.split()) == {
+        str(directory / path) for path in ("", "shared", "orders", "orders/ue0", "ipc", "ipc/ue0")
+    }
+    for folder in ("", "shared", "orders/ue0", "ipc", "ipc/ue0"):
+        code, output = inside(client, lab, "ue0", "touch", f"{directory / folder}/x")
+        assert code != 0
+        assert "Read-only file system" in output
 
 
 def test_host_and_containers_can_connect_to_each_others_sockets(client: docker.DockerClient, start: Start) -> None:
     lab = start([UE, RECORDER], {"recorder": "tb_test_unix_server"})
-    path = lab.lab_directory / "ipc" / "records"
+    path = lab.lab_directory / "ipc" / "ue0" / "records"
     wait_until(path.exists)
     assert path.stat().st_uid == 0
     answer = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); print(s.recv(10).decode())"
@@ -127,7 +136,7 @@ def test_it_reaches_its_wire_and_nothing_else(client: docker.DockerClient, lab: 
 
 def test_a_stage_thread_becomes_fifo_from_outside(start: Start) -> None:
     lab = start([UE], {"ue0": "tb_test_threads"})
-    told = lab.lab_directory / "ipc" / "tid"
+    told = Path(f"/proc/{pid_of(lab, 'ue0')}/root/tmp/tid")
     wait_until(lambda: told.exists() and told.read_text() != "")
     tid = int(told.read_text())
     number = host_tid(ContainerCgroup(pid_of(lab, "ue0")), tid)

@@ -36,6 +36,7 @@ from testbed.messages import (
     decode_control,
     decode_record,
     encode,
+    make_folder,
     records_endpoint,
 )
 from tests.forked import forked
@@ -82,9 +83,12 @@ class AgentsLab:
         self.profile: ModelProfile = read_profile(self.profile_path)
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
-        self._router.bind(control_endpoint(str(self.directory)))
+        for node in ("edge", *self.names):
+            make_folder(control_endpoint(self.directory, node))
+            self._router.bind(control_endpoint(self.directory, node))
         self._pull = self._context.socket(zmq.PULL)
-        self._pull.bind(records_endpoint(str(self.directory)))
+        for node in ("edge", *self.names):
+            self._pull.bind(records_endpoint(self.directory, node))
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
         self._poller.register(self._pull, zmq.POLLIN)
@@ -101,6 +105,10 @@ class AgentsLab:
             process.kill()
             process.join()
         self._context.destroy(linger=0)
+
+    def address(self, ue: str) -> str:
+        """Where the edge hears a UE: on its wire, and there alone."""
+        return f"127.0.0.{self.names.index(ue) + 1}"
 
     @property
     def names(self) -> list[str]:
@@ -128,7 +136,7 @@ class AgentsLab:
         common = {"lab": "agents", "run_id": "run", "node": node, "lab_directory": str(self.directory)}
         path = self.directory / f"{node}.json"
         if node == "edge":
-            ues = tuple(EdgeUe(name, self.model, str(self.profile_path), "127.0.0.1") for name in self.names)
+            ues = tuple(EdgeUe(name, self.model, str(self.profile_path), self.address(name)) for name in self.names)
             config = EdgeConfig(
                 **common,
                 seed=SEED,
@@ -158,7 +166,7 @@ class AgentsLab:
             seed=SEED,
             model=self.model,
             profile_path=str(self.profile_path),
-            edge_endpoint=f"tcp://127.0.0.1:{self.data_ports.get(common['node'], self.port)}",
+            edge_endpoint=f"tcp://{self.address(common['node'])}:{self.data_ports.get(common['node'], self.port)}",
             local_address="127.0.0.1",
             arrivals=Arrivals("file", (10.0,)),
             arrival_file_times_seconds=tuple(self.arrival_times[index]),
@@ -179,7 +187,7 @@ class AgentsLab:
     def _updates_endpoint(self, node: str) -> str:
         if not self.retraining_interval_seconds:
             return ""
-        return f"tcp://127.0.0.1:{self.updates_ports.get(node, self.port + 1)}"
+        return f"tcp://{self.address(node)}:{self.updates_ports.get(node, self.port + 1)}"
 
     def begin(self, duration_seconds: float | None = None) -> float:
         """Welcome everybody; slot 0 starts 0.2 s from now. Returns its time."""

@@ -36,6 +36,7 @@ from testbed.messages import (
     decode_control,
     decode_record,
     encode,
+    make_folder,
     records_endpoint,
 )
 from testbed.runs.rates import AppliedRate
@@ -120,9 +121,10 @@ class PlayerRun:
         (self.directory / "ipc").mkdir()
         self._context = zmq.Context()
         self.router = self._context.socket(zmq.ROUTER)
-        self.router.bind(control_endpoint(str(self.directory)))
+        make_folder(control_endpoint(self.directory, "player"))
+        self.router.bind(control_endpoint(self.directory, "player"))
         self._pull = self._context.socket(zmq.PULL)
-        self._pull.bind(records_endpoint(str(self.directory)))
+        self._pull.bind(records_endpoint(self.directory, "player"))
         write_scenario(self.scenario, self.directory / "scenario.json")
         links = []
         for wire in self.wired.wires:

@@ -165,7 +165,7 @@ def test_what_the_edge_cannot_serve_is_answered_with_the_reason(tmp_path: Path) 
         dealer.set(zmq.IDENTITY, b"ue1")  # ROUTER_HANDOVER: takes the place of the real one
         lab.processes["ue1"].kill()
         lab.processes["ue1"].join()
-        dealer.connect(f"tcp://127.0.0.1:{lab.port}")
+        dealer.connect(f"tcp://{lab.address('ue1')}:{lab.port}")
         for number, (cut, shape, word) in enumerate(
             [
                 (("nothing",), (4,), "nothing"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import zmq
 
 from controller.contract import cut_label
 from testbed.agents.backend import task_image
@@ -36,12 +36,11 @@ def channel(directory: Path) -> Iterator[list[Look | Tune]]:
     """Answers as the player does, from :func:`gain`; yields what was asked."""
     asked: list[Look | Tune] = []
     stopping = threading.Event()
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def serve() -> None:
-        server = SightServer(context, str(directory))
+        server = SightServer(str(directory), ["ue0"])
         while not stopping.is_set():
-            if not server.socket.poll(20):
+            if not select.select([server], [], [], 0.02)[0]:
                 continue
             for identity, request in server.received():
                 asked.append(request)
@@ -59,7 +58,6 @@ def channel(directory: Path) -> Iterator[list[Look | Tune]]:
     finally:
         stopping.set()
         thread.join()
-        context.term()
 
 
 def test_heads_stop_where_the_channel_is_good_and_answer_as_the_whole_model(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from controller.contract import Scenario
 from testbed import messages
 from testbed.agents.consult import Adviser, Consultation
 from testbed.agents.control_port import ControlPort
+from testbed.roles import said_to_controller
 
 #: Whether the n-th message that a UE receives or sends gets lost.
 Loses = Callable[[int], bool]
@@ -45,7 +46,7 @@ class ConsultedUe:
         with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
             dealer.setsockopt(zmq.LINGER, 0)
             dealer.setsockopt(zmq.ROUTING_ID, self.name.encode())
-            dealer.connect(messages.control_endpoint(str(self._directory)))
+            dealer.connect(messages.control_endpoint(self._directory, self.name))
             dealer.send(messages.encode(messages.Hello(self.name, "ue", os.getpid())))
             while not self._end.is_set():
                 if not dealer.poll(10):
@@ -68,7 +69,7 @@ class Consulting:
         (directory / "ipc").mkdir(parents=True)
         self._directory = directory
         self._read, self._write = os.pipe()
-        self._port = ControlPort(str(directory), self._read)
+        self._port = ControlPort(str(directory), [str(ue.name) for ue in scenario.ues], self._read)
         self.consultation = Consultation(policy, options, scenario, lambda: os.write(self._write, b"x"))
         self.ues: dict[str, ConsultedUe] = {}
         self.greeted: set[str] = set()
@@ -102,12 +103,12 @@ class Consulting:
         while not self._end.is_set():
             if self._port.wait(0.5):
                 os.read(self._read, 4096)
-            for identity, frame in self._port.received():
-                message = messages.decode_control(frame)
+            for node, frame in self._port.from_nodes():
+                message = said_to_controller(node, frame)
                 if isinstance(message, messages.Hello):
-                    self.consultation.greet(identity.decode())
+                    self.consultation.greet(node)
                     self.greeted.add(message.node)
                 elif isinstance(message, messages.Response):
                     self.consultation.take(message)
             for node, message in self.consultation.due():
-                self._port.send(node.encode(), message)
+                self._port.send(node, message)

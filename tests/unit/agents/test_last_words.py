@@ -32,7 +32,7 @@ from testbed.inference import tensors
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.partition import load_split_model
 from testbed.links.sight import Sight
-from testbed.messages import Event, decode_record, records_endpoint
+from testbed.messages import Event, decode_record, make_folder, records_endpoint
 
 MODEL = "tests.emulation.labs.tiny_model:make"
 
@@ -61,7 +61,8 @@ def ended(directory: Path, source: str) -> tuple[subprocess.CompletedProcess[str
     """A program with a recorder's socket to speak to: how it ended, and the events that it left."""
     (directory / "ipc").mkdir()
     with zmq.Context() as context, context.socket(zmq.PULL) as recorder:
-        recorder.bind(records_endpoint(str(directory)))
+        make_folder(records_endpoint(directory, "ue1"))
+        recorder.bind(records_endpoint(directory, "ue1"))
         process = subprocess.run(
             [sys.executable, "-c", source, str(directory)], capture_output=True, text=True, check=False, timeout=30
         )

@@ -42,6 +42,7 @@ from testbed.messages import (
     decode_control,
     decode_record,
     encode,
+    make_folder,
     records_endpoint,
 )
 
@@ -147,7 +148,8 @@ class FakeLab:
     def _play(self) -> None:
         context = zmq.Context()
         pull = context.socket(zmq.PULL)
-        pull.bind(records_endpoint(str(self.directory)))
+        make_folder(records_endpoint(self.directory, "controller"))
+        pull.bind(records_endpoint(self.directory, "controller"))
         poller = zmq.Poller()
         poller.register(pull, zmq.POLLIN)
         agents = {}
@@ -155,7 +157,7 @@ class FakeLab:
         for name in self.received:
             dealer = context.socket(zmq.DEALER)
             dealer.setsockopt(zmq.ROUTING_ID, name.encode())
-            dealer.connect(control_endpoint(str(self.directory)))
+            dealer.connect(control_endpoint(self.directory, name))
             role = name if name in ("edge", "player") else "ue"
             dealer.send(encode(Hello(node=name, role=role, pid=os.getpid(), weights=self._weights.get(name, {}))))
             poller.register(dealer, zmq.POLLIN)

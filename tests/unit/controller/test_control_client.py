@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from testbed.control import ControlClient, ControllerSilentError
-from testbed.messages import control_endpoint
+from testbed.messages import OPERATOR, control_endpoint, make_folder
 
 
 @pytest.fixture
@@ -30,7 +30,8 @@ def test_unanswered_questions_never_block_the_next(directory: Path) -> None:
 
 def test_a_controller_of_another_version_is_silent_with_a_reason(directory: Path) -> None:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        router.bind(control_endpoint(str(directory)))
+        make_folder(control_endpoint(directory, OPERATOR))
+        router.bind(control_endpoint(directory, OPERATOR))
 
         def answer() -> None:
             identity, _ = router.recv_multipart()

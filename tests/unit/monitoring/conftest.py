@@ -22,7 +22,7 @@ from imagined_run import records_of_slot
 from controller.contract import Scenario
 from controller.testing import example_scenario
 from testbed.configs import write_config, write_scenario
-from testbed.messages import encode, live_endpoint
+from testbed.messages import encode, live_endpoint, make_folder
 from testbed.monitoring.bringup import free_port, prometheus_arguments
 from testbed.monitoring.config import ExporterConfig
 
@@ -88,7 +88,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     write_config(config, folder / "exporter.json")
     port = free_port()
     with zmq.Context() as context, context.socket(zmq.PUB) as records:
-        records.bind(live_endpoint(str(folder)))
+        make_folder(live_endpoint(folder))
+        records.bind(live_endpoint(folder))
         processes = [
             subprocess.Popen([sys.executable, "-m", "testbed.monitoring.exporter", str(folder / "exporter.json")]),
             subprocess.Popen([program, *prometheus_arguments(folder, folder / "data", port)]),

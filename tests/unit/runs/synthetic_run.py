@@ -18,16 +18,21 @@ import zmq
 
 from testbed.configs import RecorderConfig, write_config
 from testbed.messages import (
+    OPERATOR,
     ChannelDrops,
     EdgeHealth,
+    Event,
     HostHealth,
     LinkStep,
     Message,
+    ModelUpdate,
     NodeHealth,
+    SegmentRecord,
     SlotRecord,
     TaskArrived,
     TaskRecord,
     TaskTotals,
+    UploadRecord,
     encode,
     records_endpoint,
 )
@@ -243,16 +248,31 @@ def manifest(lab: Lab, *, realtime: bool = True, ended: bool = True) -> Manifest
 
 
 class RunningRecorder:
-    """The recorder's process, and a socket into it."""
+    """The recorder's process, and sockets into it."""
 
     def __init__(
-        self, process: subprocess.Popen[str], socket: zmq.Socket[bytes], run: Path, lab_directory: Path
+        self, process: subprocess.Popen[str], context: zmq.Context[zmq.Socket[bytes]], run: Path, lab_directory: Path
     ) -> None:
-        self.process, self.socket, self.run, self.lab_directory = process, socket, run, lab_directory
+        self.process, self._context, self.run, self.lab_directory = process, context, run, lab_directory
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+
+    def socket(self, node: str) -> zmq.Socket[bytes]:
+        """What this node pushes its records to."""
+        if node not in self._sockets:
+            socket = self._sockets[node] = self._context.socket(zmq.PUSH)
+            socket.set_hwm(0)
+            socket.setsockopt(zmq.LINGER, 5000)
+            socket.connect(records_endpoint(self.lab_directory, node))
+        return self._sockets[node]
 
     def push(self, records: Iterable[Message]) -> None:
+        """Each by whoever makes such records."""
         for record in records:
-            self.socket.send(encode(record))
+            self.socket(_author(record)).send(encode(record))
+
+    def close(self) -> None:
+        for socket in self._sockets.values():
+            socket.close()
 
     def finish(self) -> str:
         """SIGTERM, as the lab does at its end; returns the log."""
@@ -269,23 +289,38 @@ class RunningRecorder:
             time.sleep(0.05)
 
 
+def _author(record: Message) -> str:
+    match record:
+        case SlotRecord():
+            return "controller"
+        case LinkStep() | ChannelDrops():
+            return "player"
+        case EdgeHealth():
+            return "edge"
+        case TaskArrived() | TaskRecord() | ModelUpdate() | SegmentRecord() | UploadRecord():
+            return record.ue
+        case Event():
+            return record.node
+        case _:
+            return OPERATOR
+
+
 @contextmanager
 def recording(directory: Path) -> Iterator[RunningRecorder]:
     """A recorder on sockets of its own. ``directory`` must be short: an ipc path holds 107 characters."""
     lab_directory, run = directory / "lab", directory / "run"
     (lab_directory / "ipc").mkdir(parents=True, exist_ok=True)
     config = directory / "recorder.json"
-    write_config(RecorderConfig("synthetic", "run-1", "recorder", str(lab_directory), str(run)), config)
+    write_config(RecorderConfig("synthetic", "run-1", "recorder", str(lab_directory), str(run), ues=Lab().ues), config)
     process = subprocess.Popen(
         [sys.executable, "-m", "testbed.runs.recorder", str(config)], stderr=subprocess.PIPE, text=True
     )
-    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
-        socket.set_hwm(0)
-        socket.setsockopt(zmq.LINGER, 5000)
-        socket.connect(records_endpoint(str(lab_directory)))
+    with zmq.Context() as context:
+        recorder = RunningRecorder(process, context, run, lab_directory)
         try:
-            yield RunningRecorder(process, socket, run, lab_directory)
+            yield recorder
         finally:
+            recorder.close()
             if process.poll() is None:
                 process.kill()
             process.communicate()

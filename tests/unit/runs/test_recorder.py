@@ -13,7 +13,7 @@ import zmq
 from synthetic_run import Lab, manifest, recording, simulate
 
 from testbed.configs import RecorderConfig, write_config
-from testbed.messages import Event, Message, TaskArrived, TaskRecord, encode, live_endpoint
+from testbed.messages import Event, Message, TaskArrived, TaskRecord, encode, live_endpoint, records_endpoint
 from testbed.runs.conclude import conclude
 from testbed.runs.finalise import column, finalise
 from testbed.runs.manifest import write_manifest
@@ -58,15 +58,17 @@ def test_frames_are_republished_to_whoever_watches(tmp_path: Path) -> None:
 
 def test_malformed_records_are_counted_and_dropped(tmp_path: Path) -> None:
     with recording(tmp_path) as recorder:
-        recorder.socket.send(b"not msgpack")
-        recorder.socket.send_multipart([encode(TaskArrived("ue1", 0, 1.0)), b"second frame"])
-        recorder.socket.send(encode(TaskArrived("ue1", 1, 1.0)).replace(b"ue1", b"\xff\xff\xff"))
+        socket = recorder.socket("ue1")
+        socket.send(b"not msgpack")
+        socket.send(encode(TaskArrived("ue1", 1, 1.0)).replace(b"ue1", b"\xff\xff\xff"))
+        socket.send(encode(TaskArrived("ue3", 1, 1.0)))  # another UE's
+        recorder.socket("ue2").send_multipart([encode(TaskArrived("ue2", 0, 1.0)), b"second frame"])
         recorder.push([TaskArrived("ue1", 2, 1.0)])
         recorder.wait_for("arrivals")
         log = recorder.finish()
-    assert "3 malformed records" in log
+    assert "4 malformed records" in log
     health = read_stream(streams_directory(recorder.run), "health").to_pylist()
-    assert health[-1]["malformed_records"] == 3
+    assert health[-1]["malformed_records"] == 4
     assert column(finalise(recorder.run).tasks, "task").tolist() == [2]
 
 
@@ -124,7 +126,9 @@ def on_a_small_disk(directory: Path, *, patience_seconds: float) -> Iterator[sub
     """
     config = directory / "recorder.json"
     (directory / "lab" / "ipc").mkdir(parents=True)
-    write_config(RecorderConfig("x", "run-1", "recorder", str(directory / "lab"), str(directory / "run")), config)
+    write_config(
+        RecorderConfig("x", "run-1", "recorder", str(directory / "lab"), str(directory / "run"), ues=("ue1",)), config
+    )
 
     def small_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -141,7 +145,7 @@ def on_a_small_disk(directory: Path, *, patience_seconds: float) -> Iterator[sub
     try:
         with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
             socket.setsockopt(zmq.LINGER, 0)
-            socket.connect(f"ipc://{directory}/lab/ipc/records")
+            socket.connect(records_endpoint(directory / "lab", "ue1"))
             socket.send(encode(TaskArrived("ue1", 0, 1.0)))
             for number in range(2000):
                 socket.send(encode(Event(float(number), "ue1", "test", "x" * 20)))
@@ -180,7 +184,7 @@ def test_a_record_that_no_column_holds_is_counted_and_the_others_are_kept(tmp_pa
     with recording(tmp_path) as recorder:
         numbers = [0, 1 << 63, 1, (1 << 64) - 1, 2]
         recorder.push([TaskArrived("ue1", number, 1.0) for number in numbers])
-        recorder.socket.send(b"\x91" * 100_000 + b"\x90")  # nested too deep
+        recorder.socket("ue1").send(b"\x91" * 50_000 + b"\x90")  # nested too deep
         recorder.wait_for("arrivals", rows=3)
         log = recorder.finish()
     assert recorder.process.returncode == 0
