@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from controller.contract import Codec, Cut, ModelProfile
+from controller.contract import Codec, Cut, GraphNode, ModelProfile
 from testbed.agents.preload import split_model
 from testbed.inference import tensors
 from testbed.inference.models import random_image
@@ -53,6 +53,7 @@ class CpuBackend:
     def __init__(self, model: str, seed: int, profile: ModelProfile, lab_folder: str = "") -> None:
         self.split: SplitModel = split_model(model, seed, lab_folder)
         self.profile = profile
+        self._nodes: dict[str, GraphNode] | None = None
         self._segment_seconds = SEGMENT_SECONDS / profile.reference_core.fraction
         if tuple(node.name for node in self.split.graph.nodes) != tuple(node.name for node in profile.nodes):
             raise ValueError(f"the profile of {profile.model} is not of the graph of {model}: measure it again")
@@ -60,6 +61,21 @@ class CpuBackend:
     def check(self, cut: Cut) -> None:
         """Raises ValueError for a cut that is not canonical."""
         self.split.partition(cut)
+
+    def check_tensors(self, cut: Cut, headers: Sequence[tensors.TensorHeader]) -> None:
+        """Raises ValueError where what comes is not of the values of ``cut``: another shape, another type."""
+        if self._nodes is None:
+            self._nodes = {node.name: node for node in self.split.graph.nodes}
+        for name, header in zip(cut, headers, strict=True):
+            node = self._nodes[name]
+            shape, order = list(header.shape), header.order
+            if order and sorted(order) == list(range(len(shape))):
+                shape = [shape[order.index(axis)] for axis in range(len(shape))]
+            dtype = "u8" if name == "input" else node.dtype
+            if tuple(shape) != node.output_shape or header.dtype != dtype:
+                raise ValueError(
+                    f"{name} is {dtype} of shape {node.output_shape}, not {header.dtype[:16]} of {tuple(shape)}"
+                )
 
     def prepare_heads(self, cuts: Sequence[Cut]) -> None:
         """Build now, and run once: a first use costs 3-30 ms more than the next."""

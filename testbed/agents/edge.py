@@ -11,13 +11,13 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import zmq
 
-from controller.contract import ALL_ON_DEVICE, cut_from_label
+from controller.contract import ALL_ON_DEVICE, Cut, cut_from_label
 from testbed import messages
 from testbed.agents import wire
 from testbed.agents.backend import CpuBackend
@@ -30,11 +30,14 @@ from testbed.agents.pacing import DeadlineThread
 from testbed.agents.process import serve
 from testbed.agents.threads import Wakeup
 from testbed.agents.transport import Assembler, ReceivedTask, RefusedTaskError
+from testbed.agents.ue_sockets import UeSockets
 from testbed.configs import EdgeConfig, read_config
 from testbed.inference.tensors import FrameHeader, MalformedFrame
 
-_LARGEST_FRAME_BYTES = 1 << 20  # agents send chunks of 64 kB
+_LARGEST_PART_BYTES = 1 << 20  # agents send chunks of 64 kB, and what a model consists of
 _HIGH_WATER = 10_000  # results and acknowledgements for one UE whose downlink is in an outage
+_MOST_UNSENT_BYTES = 64 << 20  # of these, whatever the size of an answer
+_MOST_STRANGE_CUTS = 64  # of several tensors, and not decided: a decision may reach the UE before it reaches the edge
 _MESSAGES_PER_TURN = 64
 _PROBE_SECONDS = 0.1
 _IDLE_SECONDS = 0.5
@@ -96,8 +99,9 @@ class EdgeAgent:
         self._backends: dict[str, CpuBackend] = {}
         self._device = Choice(None)
         self._compute = self._make_compute()
-        self._assemblers = {ue.name.encode(): Assembler(functools.partial(self._check, ue.name)) for ue in config.ues}
-        self._names = {ue.name.encode(): ue.name for ue in config.ues}
+        self._assemblers = {ue.name: Assembler(functools.partial(self._check, ue.name)) for ue in config.ues}
+        self._decided_cuts: dict[str, set[Cut]] = {ue.name: set() for ue in config.ues}
+        self._strange_cuts: dict[str, set[Cut]] = {ue.name: set() for ue in config.ues}
         self._lateness = Lateness()
         self._malformed = 0
         self._undelivered = 0
@@ -113,14 +117,18 @@ class EdgeAgent:
             self._store = ModelStore(
                 self._context,
                 {name: backend.split for name, backend in self._backends.items()},
-                [ue.address for ue in config.ues],
-                config.port,
+                {ue.name: f"tcp://{ue.address}:{config.port + 1}" for ue in config.ues},
                 seed=config.seed,
                 interval_seconds=config.retraining_interval_seconds,
                 perturbation=config.retraining_perturbation,
                 hold_seconds=config.version_hold_seconds,
             )
-        self._socket = self._bind()
+        self._wires = UeSockets(
+            self._context,
+            {ue.name: (f"tcp://{ue.address}:{config.port}", ue.round_trip_seconds) for ue in config.ues},
+            part_bytes=_LARGEST_PART_BYTES,
+            send_high_water=self._send_high_water(),
+        )
 
     def _make_compute(self) -> Compute:
         config = self._config
@@ -128,17 +136,9 @@ class EdgeAgent:
         self._tails = ComputeThread(self._backends, config.cpus, self._decisions, self._deadlines, self._answer)
         return self._tails
 
-    def _bind(self) -> zmq.Socket[bytes]:
-        socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        socket.set(zmq.ROUTER_MANDATORY, 1)
-        socket.set(zmq.ROUTER_HANDOVER, 1)
-        socket.set(zmq.MAXMSGSIZE, _LARGEST_FRAME_BYTES)
-        socket.set(zmq.LINGER, 0)
-        socket.set(zmq.SNDHWM, _HIGH_WATER)
-        socket.set(zmq.RCVHWM, _HIGH_WATER)
-        for address in sorted({ue.address for ue in self._config.ues}):
-            socket.bind(f"tcp://{address}:{self._config.port}")
-        return socket
+    def _send_high_water(self) -> int:
+        largest = max((backend.profile.result_bytes for backend in self._backends.values()), default=0)
+        return min(_HIGH_WATER, max(64, _MOST_UNSENT_BYTES // max(largest, 1)))
 
     def request_stop(self, reason: str) -> None:
         """Safe in a signal handler."""
@@ -154,14 +154,15 @@ class EdgeAgent:
         self._deadlines.submit(time.monotonic() + _PROBE_SECONDS, self._probe)
         poller = zmq.Poller()
         poller.register(self._wake.fileno(), zmq.POLLIN)
-        for socket in (self._socket, self._link.socket):
-            poller.register(socket, zmq.POLLIN)
+        poller.register(self._link.socket, zmq.POLLIN)
+        self._wires.poll_with(poller)
         while not self._stop_reason:
             now = time.monotonic()
             due = min(self._hello_timer.poll(now) or math.inf, self._report_seconds, now + _IDLE_SECONDS)
-            poller.poll(max(0, math.ceil((due - now) * 1e3)))
+            ready = dict(poller.poll(max(0, math.ceil((due - now) * 1e3))))
             self._wake.clear()
-            self._receive()
+            self._receive(ready)
+            self._watch_wires()
             self._send_answers()
             self._send_values()
             for message in self._link.received():
@@ -185,32 +186,33 @@ class EdgeAgent:
 
     # ------------------------------------------------------------------------------------------------------ data plane
 
-    def _receive(self) -> None:
-        for _ in range(_MESSAGES_PER_TURN):
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
+    def _receive(self, ready: Collection[object]) -> None:
+        for ue, frames in self._wires.received(ready, _MESSAGES_PER_TURN):
             now = time.monotonic()
-            identity = bytes(frames[0].buffer)
-            if identity not in self._names:
-                self._malformed += 1
-                continue
             try:
-                self._take(identity, [frame.buffer for frame in frames[1:]], now)
+                if frames is None:
+                    raise MalformedFrame("of nobody who may speak on this wire")
+                self._take(ue, frames, now)
             except MalformedFrame:
                 self._malformed += 1
 
-    def _take(self, identity: bytes, frames: Sequence[memoryview], now: float) -> None:
+    def _watch_wires(self) -> None:
+        self._wires.check(time.monotonic())
+        while self._wires.cuts:
+            ue, reason = self._wires.cuts.pop(0)
+            self._malformed += 1
+            self._link.event("cut-off", f"{ue} was cut off for a while: {reason}")
+
+    def _take(self, ue: str, frames: Sequence[memoryview], now: float) -> None:
         """One message of a UE. Raises MalformedFrame."""
-        ack, task = self._assemblers[identity].feed(frames, now)
-        self._send([identity, wire.encode(ack)])
+        ack, task = self._assemblers[ue].feed(frames, now)
+        self._send(ue, [wire.encode(ack)])
         if task is None:
             return
         if task.refusal:
-            self._refuse(identity, task)
+            self._refuse(ue, task)
         else:
-            self._tails.add(self._names[identity], task)
+            self._tails.add(ue, task)
 
     def _check(self, ue: str, header: FrameHeader) -> None:
         """Raises RefusedTaskError for a task of which this edge has no tail, before its bytes come."""
@@ -219,7 +221,9 @@ class EdgeAgent:
         try:
             if cut == ALL_ON_DEVICE:
                 raise ValueError("a local task has no tail")
+            self._check_known(ue, cut)
             backend.check(cut)
+            backend.check_tensors(cut, header.tensors)
         except ValueError as error:
             raise RefusedTaskError(f"edge: {error}"[:500]) from error
         expected = backend.profile.boundary_bytes(cut, header.codec)
@@ -231,11 +235,20 @@ class EdgeAgent:
             waiting, _ = self._tails.state(ue, time.monotonic())
             raise RefusedTaskError(f"edge: its queue is full: {waiting} tasks of {ue} wait")
 
-    def _refuse(self, identity: bytes, task: ReceivedTask) -> None:
+    def _check_known(self, ue: str, cut: Cut) -> None:
+        """Each cut that is tried takes milliseconds and memory. Raises ValueError."""
+        if len(cut) == 1 or cut in self._decided_cuts[ue]:
+            return
+        strange = self._strange_cuts[ue]
+        if cut not in strange and len(strange) >= _MOST_STRANGE_CUTS:
+            raise ValueError("a cut that was never decided")
+        strange.add(cut)
+
+    def _refuse(self, ue: str, task: ReceivedTask) -> None:
         self._refused += 1
         nowhere = math.nan
         result = wire.Result(task.task, task.received_seconds, nowhere, nowhere, nowhere, 0.0, 0.0, task.refusal)
-        self._send([identity, wire.encode(result)])
+        self._send(ue, [wire.encode(result)])
 
     def _answer(self, ue: str, result: wire.Result, logits: memoryview) -> None:
         """From the computing threads."""
@@ -254,23 +267,16 @@ class EdgeAgent:
         while self._answers:
             ue, result, logits, stamp = self._answers.popleft()
             self._lateness.add(max(now - stamp, 0.0))
-            frames: list[bytes | memoryview] = [ue.encode(), wire.encode(result)]
+            frames: list[bytes | memoryview] = [wire.encode(result)]
             if logits is not NO_LOGITS:
                 frames.append(logits)
-            self._send(frames)
+            self._send(ue, frames)
 
     def _send_values(self) -> None:
         """What else is due; an edge that has its models sends answers only."""
 
-    def _send(self, frames: list[bytes | memoryview]) -> None:
-        self._undelivered += not self._try_send(frames)
-
-    def _try_send(self, frames: list[bytes | memoryview]) -> bool:
-        try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.ZMQError:  # EAGAIN: the UE's queue is full; EHOSTUNREACH: it is gone
-            return False
-        return True
+    def _send(self, ue: str, frames: list[bytes | memoryview]) -> None:
+        self._undelivered += not self._wires.send(ue, frames)
 
     # --------------------------------------------------------------------------------------------------------- control
 
@@ -295,6 +301,10 @@ class EdgeAgent:
 
     def _accept(self, apply: messages.Apply) -> None:
         self._decisions.put(apply)
+        self._wires.rates(apply.rates_up_bits_per_second)
+        for own in apply.decision.ues:
+            if len(own.cut) > 1 and own.name in self._decided_cuts:
+                self._decided_cuts[own.name].add(own.cut)
 
     def _schedule_report(self, boundary: int) -> None:
         assert self._start is not None
@@ -305,7 +315,7 @@ class EdgeAgent:
         apply = self._decisions.in_force(now)
         sequence = -1 if apply is None else apply.decision.sequence
         rows = []
-        for name in self._names.values():
+        for name in self._assemblers:
             waiting, seconds = self._compute.state(name, now)
             tails, overruns = self._compute.take_counts(name)
             held = self._cached_nodes(name)
@@ -347,6 +357,6 @@ class EdgeAgent:
             f"dropped_tasks={self._health(time.monotonic(), 0.0).dropped_tasks} "
             f"undelivered_messages={self._undelivered} stale_decisions={self._decisions.stale}",
         )
-        self._socket.close()
+        self._wires.close()
         self._link.close()
         self._context.term()

@@ -98,9 +98,8 @@ class UploadEdgeAgent(EdgeAgent):
 
     def _peer(self, ue: str, model: EdgeModel) -> _Peer:
         (config,) = (one for one in self._config.ues if one.name == ue)
-        identity = ue.encode()
         round_trip = config.round_trip_seconds + ACKNOWLEDGEMENT_SECONDS
-        sender = PrioritySender(round_trip, lambda frames: self._try_send([identity, *frames]))
+        sender = PrioritySender(round_trip, lambda frames: self._wires.send(ue, frames))
         peer = _Peer(ue, model, sender, StreamReader(lambda start: self._open_sink(peer, start)))
         return peer
 
@@ -135,26 +134,26 @@ class UploadEdgeAgent(EdgeAgent):
             peer.sender.pump()
 
     def _tell(self, ue: str, frame: Ready | Verdict | Turn | Failed | Broken) -> None:
-        self._send([ue.encode(), encode(frame)])
+        self._send(ue, [encode(frame)])
 
     # -------------------------------------------------------------------------------------------------------- from UEs
 
-    def _take(self, identity: bytes, frames: Sequence[memoryview], now: float) -> None:
-        peer = self._peers[self._names[identity]]
+    def _take(self, ue: str, frames: Sequence[memoryview], now: float) -> None:
+        peer = self._peers[ue]
         try:
-            self._understand(peer, identity, frames, now)
+            self._understand(peer, frames, now)
         except MalformedFrame:  # its bytes will never be acknowledged
             self._tell(peer.name, Broken())
             raise
 
-    def _understand(self, peer: _Peer, identity: bytes, frames: Sequence[memoryview], now: float) -> None:
+    def _understand(self, peer: _Peer, frames: Sequence[memoryview], now: float) -> None:
         if not frames:
             raise MalformedFrame("an empty message")
         message = decode_up(frames[0])
         match message:
             case wire.Chunk():
                 ack, done = peer.reader.feed(message, frames[1:], now)
-                self._send([identity, wire.encode(ack)])
+                self._send(peer.name, [wire.encode(ack)])
                 if isinstance(done, ValueSink):
                     self._value_came(peer, done, now)
                 elif isinstance(done, LayerSink):

@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import zmq
@@ -18,13 +18,16 @@ import zmq
 from controller.contract import cut_from_label
 from controller.model.cuts import device_set
 from testbed.agents.threads import AgentThread
+from testbed.agents.ue_sockets import UeSockets
 from testbed.agents.updates_wire import Fetch, Gone, Offer, Piece, Published, Want, decode_up, encode
 from testbed.inference.partition import SplitModel
 from testbed.inference.tensors import MalformedFrame
 from testbed.inference.weights import Contents, pack
 
-_HIGH_WATER = 1000
+_HIGH_WATER = 100  # pieces of 64 kB; a UE has two under way
+_LARGEST_REQUEST_BYTES = 128 << 10
 _IDLE_SECONDS = 0.5
+_MESSAGES_PER_TURN = 64
 #: A packed prefix of an older version is kept so long after its last piece: a slow download must come to its end.
 _BLOCK_SECONDS = 10.0
 
@@ -61,7 +64,7 @@ class _Holder:
 
 
 class ModelStore(AgentThread):
-    """All models of an edge. ``splits`` by UE; UEs of one model share its versions.
+    """All models of an edge. ``splits`` and ``endpoints`` by UE; UEs of one model share its versions.
 
     A version is dropped once every UE has held a newer one for ``hold_seconds``: until then a task of it may be on its
     way.
@@ -71,8 +74,7 @@ class ModelStore(AgentThread):
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         splits: Mapping[str, SplitModel],
-        addresses: Sequence[str],
-        port: int,
+        endpoints: Mapping[str, str],
         *,
         seed: int,
         interval_seconds: float,
@@ -83,19 +85,22 @@ class ModelStore(AgentThread):
         self._splits = dict(splits)
         self._seed, self._interval_seconds, self._perturbation = seed, interval_seconds, perturbation
         self._hold_seconds = hold_seconds
-        self._socket = context.socket(zmq.ROUTER)
-        self._socket.set(zmq.ROUTER_HANDOVER, 1)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.SNDHWM, _HIGH_WATER)
-        for address in sorted(set(addresses)):
-            self._socket.bind(f"tcp://{address}:{port + 1}")
+        self._sockets = UeSockets(
+            context,
+            {ue: (endpoint, 0.0) for ue, endpoint in endpoints.items()},
+            part_bytes=_LARGEST_REQUEST_BYTES,
+            send_high_water=_HIGH_WATER,
+        )
         self._origin_seconds = math.inf
         self.newest = 0
         self.malformed = 0
         self._holders = {ue: _Holder() for ue in self._splits}
         self._blocks: dict[tuple[int, int, str], _Block] = {}  # by model, version, cut
         self._waiting: dict[str, tuple[int, str]] = {}  # by UE: version and cut that are being packed for it
-        self._jobs: queue.SimpleQueue[int | tuple[int, str, SplitModel] | None] = queue.SimpleQueue()
+        self._queued: set[str] = set()  # UEs whose want the trainer has still to look at
+        self._jobs: queue.SimpleQueue[int | str | None] = (
+            queue.SimpleQueue()
+        )  # a version to make, or whose want to pack
         self._trained = threading.Event()
         self._trainer = threading.Thread(target=self._work, name="trainer", daemon=True)
 
@@ -122,10 +127,14 @@ class ModelStore(AgentThread):
                 self.newest = job
                 self._trained.set()
             else:
-                self._pack(*job)
+                self._pack(job)
             self._wake.set()
 
-    def _pack(self, version: int, label: str, split: SplitModel) -> None:
+    def _pack(self, ue: str) -> None:
+        self._queued.discard(ue)
+        if ue not in self._waiting:
+            return
+        (version, label), split = self._waiting[ue], self._splits[ue]
         key = (id(split), version, label)
         if key in self._blocks or version not in split.weights:
             return
@@ -135,6 +144,8 @@ class ModelStore(AgentThread):
         for old, block in list(self._blocks.items()):
             if old[1] < version and now - block.used_seconds > _BLOCK_SECONDS:
                 del self._blocks[old]
+        while len(self._blocks) > 2 * len(self._splits):  # whoever asks for every cut in turn drives out its own
+            del self._blocks[min(self._blocks, key=lambda old: self._blocks[old].used_seconds)]
 
     def _models(self) -> list[SplitModel]:
         return list({id(split): split for split in self._splits.values()}.values())
@@ -143,8 +154,8 @@ class ModelStore(AgentThread):
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake.fileno(), zmq.POLLIN)
+        self._sockets.poll_with(poller)
         asked = 0  # the last version that the trainer was told to make
         while not self._stopping:
             due = self._origin_seconds + (asked + 1) * self._interval_seconds
@@ -153,27 +164,23 @@ class ModelStore(AgentThread):
                 asked += 1
                 self._jobs.put(asked)
             left = min(max(due - now, 0.0), _IDLE_SECONDS) if asked == self.newest else _IDLE_SECONDS
-            poller.poll(math.ceil(left * 1e3))
+            ready = dict(poller.poll(math.ceil(left * 1e3)))
             self._wake.clear()
             if self._trained.is_set():
                 self._trained.clear()
                 for ue in self._splits:
                     self._send(ue, encode(Published(self.newest)))
-            self._receive()
+            self._receive(ready)
+            self._sockets.check(time.monotonic())
             self._offer()
-        self._socket.close()
+        self._sockets.close()
 
-    def _receive(self) -> None:
-        while True:
+    def _receive(self, ready: Collection[object]) -> None:
+        for ue, frames in self._sockets.received(ready, _MESSAGES_PER_TURN):
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            ue = frames[0].decode(errors="replace")
-            try:
-                if ue not in self._splits or len(frames) != 2:
-                    raise MalformedFrame(f"{len(frames)} frames from {ue!r}")
-                request = decode_up(frames[1])
+                if frames is None or len(frames) != 1:
+                    raise MalformedFrame(f"no request of {ue!r}")
+                request = decode_up(bytes(frames[0]))
                 if isinstance(request, Want):
                     self._wanted(ue, request)
                 else:
@@ -188,7 +195,9 @@ class ModelStore(AgentThread):
         split = self._splits[ue]
         split.partition(cut_from_label(want.cut))
         self._waiting[ue] = (self.newest, want.cut)
-        self._jobs.put((self.newest, want.cut, split))
+        if ue not in self._queued:  # one at a time of each UE
+            self._queued.add(ue)
+            self._jobs.put(ue)
 
     def _offer(self) -> None:
         for ue, (version, cut) in list(self._waiting.items()):
@@ -207,10 +216,7 @@ class ModelStore(AgentThread):
         self._send(ue, encode(Piece(fetch.version, fetch.cut, fetch.offset)), part)
 
     def _send(self, ue: str, *frames: bytes | memoryview) -> None:
-        try:
-            self._socket.send_multipart([ue.encode(), *frames], zmq.NOBLOCK)
-        except zmq.ZMQError:  # it is gone, or takes nothing: it asks again
-            return
+        self._sockets.send(ue, frames)  # one that is gone, or takes nothing, asks again
 
     def _retire(self) -> None:
         """Drop what no task can need: older than what every UE has used for long enough."""

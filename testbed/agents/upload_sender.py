@@ -268,10 +268,12 @@ class StreamReader:
     def __init__(self, open_sink: Callable[[Start], Sink | None]) -> None:
         self._open_sink = open_sink
         self._sinks: dict[int, tuple[int, Sink | None]] = {}  # by stream: the offset that follows
+        self._streams: dict[tuple[type, str], int] = {}  # what is under way: a later stream of the same replaces it
 
     def forget(self) -> None:
         """A new connection begins."""
         self._sinks.clear()
+        self._streams.clear()
 
     def feed(self, chunk: wire.Chunk, frames: Sequence[memoryview], now_seconds: float) -> tuple[wire.Ack, Sink | None]:
         """The frames after the chunk's. Returns the acknowledgement, and the sink of a stream that is complete.
@@ -282,7 +284,7 @@ class StreamReader:
         if chunk.offset == 0:
             if not frames:
                 raise MalformedFrame("a stream without a start")
-            self._sinks[chunk.task] = (0, self._open_sink(decode_start(frames[0])))
+            self._open(chunk.task, decode_start(frames[0]))
             payload = frames[1:]
         offset, sink = self._sinks.get(chunk.task, (chunk.offset, None))
         if offset != chunk.offset:
@@ -299,3 +301,11 @@ class StreamReader:
         else:
             self._sinks[chunk.task] = (end, sink)
         return wire.Ack(chunk.task, end, now_seconds), done
+
+    def _open(self, number: int, start: Start) -> None:
+        sink = self._open_sink(start)
+        if sink is not None:
+            what = (type(start), start.name if isinstance(start, ValueStart) else start.node)
+            self._sinks.pop(self._streams.get(what, -1), None)
+            self._streams[what] = number
+        self._sinks[number] = (0, sink)

@@ -170,7 +170,7 @@ def test_what_the_edge_cannot_serve_is_answered_with_the_reason(tmp_path: Path) 
             [
                 (("nothing",), (4,), "nothing"),
                 (lab.profile.chain_cuts[2], (1, 2, 3), "bytes"),
-                (lab.profile.chain_cuts[2], (2, 2048 // 2), "tail"),
+                (lab.profile.chain_cuts[2], (2, 2048 // 2), "shape"),
             ]
         ):
             header, buffers = tensors.pack(number, cut, [torch.zeros(shape)], "fp32")

@@ -147,3 +147,24 @@ def test_the_first_chunk_says_until_when_the_answer_is_wanted(edge: Edge) -> Non
         done = assembler.feed(frames, 2.0)[1]
     assert done is not None
     assert done.expires_seconds == 61.5
+
+
+def header_of(cut: tuple[str, ...], tensor: torch.Tensor) -> tuple[tensors.TensorHeader, ...]:
+    return tensors.decode_header(tensors.pack(0, cut, [tensor], "fp32")[0]).tensors
+
+
+def test_tensors_of_another_shape_or_type_than_the_cuts_are_known_before_they_come(backend: CpuBackend) -> None:
+    image, value = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), torch.zeros(1, 8, 16, 16)
+    backend.check_tensors(("input",), header_of(("input",), image))
+    backend.check_tensors(("first",), header_of(("first",), value))
+    backend.check_tensors(("first",), header_of(("first",), value.to(memory_format=torch.channels_last)))
+    for cut, wrong in (
+        (("input",), image.float()),
+        (("input",), image.reshape(1, 3, 1024)),
+        (("first",), value.double()),
+        (("first",), value.reshape(1, 16, 8, 16)),
+        (("first",), value.permute(0, 2, 3, 1)),
+        (("first",), value[:, :7]),
+    ):
+        with pytest.raises(ValueError, match=f"{cut[0]} is "):
+            backend.check_tensors(cut, header_of(cut, wrong))

@@ -63,7 +63,7 @@ def test_the_newest_version_arrives_bit_by_bit_and_old_ones_are_dropped() -> Non
     edge, port = load_split_model(MODEL, SEED), free_port()
     with context() as made:
         store = ModelStore(
-            made, {"ue0": edge}, ["127.0.0.1"], port - 1,
+            made, {"ue0": edge}, {"ue0": f"tcp://127.0.0.1:{port}"},
             seed=SEED, interval_seconds=0.1, perturbation=0.3, hold_seconds=0.0,
         )  # fmt: skip
         device = Device(made, f"tcp://127.0.0.1:{port}")
