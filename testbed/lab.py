@@ -244,7 +244,7 @@ class Lab:
         if dead:
             first = dead[0]
             raise TestbedError(
-                f"{first.node} ({first.program}) ended with exit code {first.exit_code} while the lab came up."
+                f"{first.node} ({first.program}) ended{first.how_it_ended} while the lab came up."
                 f"{self.last_words(first.node)}"
             )
 

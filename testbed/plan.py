@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from controller.model.radio import shannon_bits_per_second
 from controller.seeds import Purpose, integer
@@ -22,6 +22,10 @@ RuntimeName = Literal["netns", "docker"]
 #: SCHED_FIFO priorities: the trace player goes before any stage.
 PLAYER_PRIORITY = 10
 STAGE_PRIORITY = 5
+#: Of a node's processes, where the lab file says nothing: a model that grows without end must not take the host along.
+#: The largest model of torchvision (VGG-19: 0.6 GB of weights) leaves half of a UE's free.
+UE_MEMORY_BYTES = 2 << 30
+EDGE_MEMORY_BYTES = 4 << 30
 #: Fading power that one draw in 20 000 exceeds: where gains are drawn per stage, the trace has their mean only.
 STAGE_PEAK = 10.0
 
@@ -143,6 +147,15 @@ def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
     )
 
 
+class _Memory(TypedDict):
+    memory_bytes: int
+    memory_by_default: bool
+
+
+def _memory(asked_bytes: float, default_bytes: int) -> _Memory:
+    return {"memory_bytes": int(asked_bytes) or default_bytes, "memory_by_default": not asked_bytes}
+
+
 def make_plan(
     topology: Topology, runtime: RuntimeName, peak_states: Mapping[str, float], cpusets: Cpusets = SHARED
 ) -> Plan:
@@ -155,10 +168,16 @@ def make_plan(
             role="edge",
             cpus=topology.edge.cpus,
             quota_host_cores=cap_host_cores(topology.edge.cpus),
-            memory_bytes=int(topology.edge.memory),
+            **_memory(topology.edge.memory, EDGE_MEMORY_BYTES),
         ),
         *(
-            NodeSpec(name=ue.name, role="ue", cpus=ue.spec.speed, quota_host_cores=cap_host_cores(ue.spec.speed))
+            NodeSpec(
+                name=ue.name,
+                role="ue",
+                cpus=ue.spec.speed,
+                quota_host_cores=cap_host_cores(ue.spec.speed),
+                **_memory(ue.spec.memory, UE_MEMORY_BYTES),
+            )
             for ue in ues
         ),
         NodeSpec(name="controller", role="controller", network=False),

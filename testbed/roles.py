@@ -6,6 +6,7 @@ this: a UE speaks of itself alone, and in numbers that a slot's bookkeeping can 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -56,12 +57,23 @@ UE_RECORD_LIMITS = Limits(message_bytes=64 << 10, bytes_per_second=4e6, burst_by
 OWN_LIMITS = Limits(message_bytes=1 << 20, bytes_per_second=256e6, burst_bytes=256e6)
 
 #: A player that is about to change a wire must not be held up by questions.
-CHANNEL_LIMITS = Limits(message_bytes=1 << 10, bytes_per_second=512e3, burst_bytes=64e3, read_bytes=2 << 10)
+CHANNEL_LIMITS = Limits(message_bytes=1 << 10, bytes_per_second=256e3, burst_bytes=64e3, read_bytes=2 << 10)
 
 MOST_THREADS = 64
 _MOST_EXTRA = 32
 _MOST_TEXT = 4096
 _LARGEST = 1e15
+
+#: What is counted by its value: the names of series, columns of tables.
+_VALUES: dict[type, dict[str, frozenset[str]]] = {
+    TaskRecord: {"status": frozenset(("completed", "failed")), "codec": frozenset(("", "fp32", "fp16", "uint8"))},
+    ModelUpdate: {"status": frozenset(("placed", "discarded"))},
+    SegmentRecord: {"site": frozenset(("device", "edge"))},
+    UploadRecord: {
+        "status": frozenset(("held", "corrupt", "refused", "shared", "lost", "given-up", "received")),
+        "kind": frozenset(("parameters", "feature")),
+    },
+}
 
 _CONTROL: dict[Speaker, Any] = {
     "ue": msgspec.msgpack.Decoder(Hello | UeReport | Response),
@@ -138,7 +150,23 @@ def recorded_by(node: str, frame: bytes) -> Record:
         about = record.node
     if about is not None and about != node:
         raise msgspec.DecodeError(f"a record about {about[:64]!r}")
+    if role == "ue":
+        _check_record(record)
     return _printable(record)
+
+
+def _check_record(record: Record) -> None:
+    for name, allowed in _VALUES.get(type(record), {}).items():
+        if getattr(record, name) not in allowed:
+            raise msgspec.DecodeError(f"{name} {getattr(record, name)[:64]!r} in a {type(record).__name__}")
+    # where a failed task never got there its stamps are nan
+    finite = isinstance(record, TaskRecord) and record.status == "completed"
+    for name in record.__struct_fields__:
+        number = getattr(record, name)
+        if isinstance(number, int | float) and not (math.isnan(number) and not finite):
+            least = 0 if name.endswith("_joules") else -1
+            if not least <= number <= _LARGEST:
+                raise msgspec.DecodeError(f"the number {number} in a {type(record).__name__}")
 
 
 def _check_hello(node: str, hello: Hello) -> None:

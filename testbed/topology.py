@@ -73,7 +73,7 @@ class CodecSpec(Model):
 class EdgeSpec(Model):
     cpus: float = Field(default=0.8, gt=0, le=1e4, description="reference cores shared by all UEs")
     gpu: Wanted = "auto"
-    memory: Bytes = 0.0
+    memory: Bytes = Field(default=0.0, description="of its processes; 0: 4 GiB, where the host can limit it")
     power: Watts = Field(default=0.0, description="drawn at all cpus; at share f the cube of its part of them")
 
 
@@ -247,6 +247,7 @@ class UeSpec(Model):
     arrivals: ArrivalsSpec
     channel: ChannelSpec
     link: LinkSpec = LinkSpec()
+    memory: Bytes = Field(default=0.0, description="of its processes; 0: 2 GiB, where the host can limit it")
     model: str | None = None
     profile: str | None = None
     device: str | None = Field(default=None, description="a ModelProfile of another device: heads take its times")

@@ -64,6 +64,9 @@ START_LEAD_SECONDS = 0.5
 #: How long a stopped controller still answers, so that whoever waits for the end sees it.
 STOPPED_SECONDS = 2.0
 
+#: A node says hello every 0.2 s until it is welcomed; what comes faster than this is not answered.
+GREETING_SECONDS = 0.1
+
 _IDLE_POLL_SECONDS = 0.5
 
 
@@ -91,6 +94,7 @@ class ControllerProgram:
         self._state: State = "waiting"
         self._error = ""
         self._hellos: dict[str, Hello] = {}
+        self._greeted_seconds: dict[str, float] = {}
         self._refused: set[tuple[str, int]] = set()  # nodes and pids with weights of their own
         self._begin: Begin | None = None
         self._stop_requested = ""
@@ -223,6 +227,10 @@ class ControllerProgram:
                 self._event(hello.node, "weights", f"{hello.node} does not take part: {difference}")
             self._refused.add((hello.node, hello.pid))
             return
+        now = time.monotonic()
+        if now < self._greeted_seconds.get(hello.node, -math.inf) + GREETING_SECONDS:
+            return  # it says so again: an answer has all that a policy and a run begin with
+        self._greeted_seconds[hello.node] = now
         known = self._hellos.get(hello.node)
         self._hellos[hello.node] = hello
         for consultation in self._consultations.values():

@@ -107,7 +107,9 @@ def _describe(name: str) -> Row:
             "node": process.node,
             "program": process.program.rpartition(".")[2],
             "pid": process.pid,
-            "status": "running" if process.running else f"ended ({process.exit_code})",
+            "status": "running"
+            if process.running
+            else f"ended ({process.exit_code}{', out of memory' if process.out_of_memory else ''})",
         }
         for process in processes
     ]

@@ -398,6 +398,8 @@ class Playback:
         """Hold what :meth:`seen` says of a task on the uplink until the next one. Returns its rate in bit/s."""
         now = time.monotonic()
         link = self._link(ue)
+        if self._scenario.ues[self._indices[ue]].channel_refresh == "time":  # it could keep what suits it
+            raise TestbedError(f"{ue} asked to hold its channel, which changes with time")
         link.held_up = self.seen(ue, task, column)
         self._change("stage", now, [link])
         return link.ports["up"].applied_bits_per_second

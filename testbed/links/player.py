@@ -35,6 +35,7 @@ _POLL_MARGIN_SECONDS = 2e-3
 _REHEARSAL_SECONDS = 0.6e-3
 _IDLE_POLL_SECONDS = 0.1
 _STATISTICS_SECONDS = 1.0
+_MOST_EXPLAINED = 10
 #: Reading all counters takes about 2 ms with 50 wires; it waits for a gap like this, but not for ever.
 _STATISTICS_GAP_SECONDS = 10e-3
 
@@ -88,6 +89,7 @@ class Player:
         self._statistics_due = math.inf
         self._hello = HelloTimer(link, self._say_hello)
         self._stop_reason = ""
+        self._refused_requests = 0  # of UEs, about their channels
 
     def stop(self, reason: str) -> None:
         """End the loop. Safe in a signal handler."""
@@ -157,7 +159,9 @@ class Player:
                 rate = self._playback.tune(request.ue, request.task, request.column)
                 self._sight.answer(asker, Tuned(request.task, rate))
         except TestbedError as error:
-            self._link.event("malformed", str(error))
+            self._refused_requests += 1
+            if self._refused_requests <= _MOST_EXPLAINED:
+                self._link.event("malformed", str(error))
 
     def _handle(self, message: Control) -> None:
         match message:

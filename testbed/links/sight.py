@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 import zmq
+from msgspec import Meta
 
 from testbed.decoding import decode_frame
 from testbed.messages import socket_path
@@ -27,6 +28,10 @@ _SOCKET = "channel"
 ANSWER_SECONDS = 0.05
 
 
+Task = Annotated[int, Meta(ge=0, lt=1 << 53)]
+Column = Annotated[int, Meta(ge=-1, lt=1 << 31)]
+
+
 class _Frame(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Base."""
 
@@ -35,8 +40,8 @@ class Look(_Frame, frozen=True):
     """``column``: index of the cut in the model's chain; it matters where the channel is drawn per stage."""
 
     ue: str
-    task: int
-    column: int
+    task: Task
+    column: Column
 
 
 class Seen(_Frame, frozen=True):
@@ -51,8 +56,8 @@ class Tune(_Frame, frozen=True):
     """The UE is about to transmit this task, cut at ``column`` (-1: a cut of several tensors, at the mean gain)."""
 
     ue: str
-    task: int
-    column: int
+    task: Task
+    column: Column
 
 
 class Tuned(_Frame, frozen=True):

@@ -51,7 +51,7 @@ def export(config: ExporterConfig, scenario: Scenario) -> None:
             while records.poll(0):
                 try:
                     metrics.take(decode_record(records.recv()))
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, ValueError) as error:  # ValueError: no series takes its numbers
                     metrics.unreadable.inc()
                     log.warning("unreadable record: %s", error)
         server.shutdown()

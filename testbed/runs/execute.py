@@ -203,9 +203,8 @@ class DeathWatch:
             if process.node not in self._known:  # not its pid: the engine forgets those of the dead
                 self._known.add(process.node)
                 after = time.monotonic() - self._start
-                code = "" if process.exit_code is None else f" with exit code {process.exit_code}"
                 pid = self._pids.get(process.node, process.pid)
-                text = f"{process.program} (pid {pid}) died{code} {after:.0f} s into the run"
+                text = f"{process.program} (pid {pid}) died{process.how_it_ended} {after:.0f} s into the run"
                 with contextlib.suppress(OSError):  # a full disk: then the run never has an end, and is invalid
                     note_end(self._lab.run_directory, process.node, text)
                 if process.node in NEEDED:

@@ -20,7 +20,10 @@ class NodeSpec:
     cpus: float = 0.0
     #: cgroup cap in host cores over a 10 ms period: max(2 s, s + 0.2) reference cores at speed s; 0: none
     quota_host_cores: float = 0.0
+    #: What its processes may take; 0: as much as there is.
     memory_bytes: int = 0
+    #: The lab file does not ask for that limit: a host that cannot give it is none the worse.
+    memory_by_default: bool = False
     network: bool = True
     #: CPUs that it may run on, as the kernel writes them (``0-2,5``); empty: all
     cpu_list: str = ""
@@ -53,6 +56,14 @@ class ProcessStatus:
     pid: int
     running: bool
     exit_code: int | None = None
+    out_of_memory: bool = False  # the kernel killed it (or one of its node's): it had used up the node's memory
+
+    @property
+    def how_it_ended(self) -> str:
+        """`` with exit code -9: ...``, as the rest of a sentence; empty where nobody knows."""
+        code = "" if self.exit_code is None else f" with exit code {self.exit_code}"
+        reason = " (killed by the kernel: it had used up its node's memory; the lab file's key 'memory' is the limit)"
+        return code + (reason if self.out_of_memory else "")
 
 
 class Runtime(Protocol):

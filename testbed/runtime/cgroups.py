@@ -71,6 +71,16 @@ class Cgroups(ABC):
     def trees(self) -> list[Path]:
         """Root of ours in each hierarchy that is used."""
 
+    def oom_kills(self, lab: str, node: str) -> int:
+        """How often the kernel has killed a process of the node because the node had used up its memory."""
+        for group in self.groups(lab, node):
+            for name in ("memory.events", "memory.oom_control"):  # of version 2 and of version 1
+                with suppress(OSError):
+                    for line in (group / name).read_text().splitlines():
+                        if line.startswith("oom_kill "):
+                            return int(line.split()[1])
+        return 0
+
     def groups(self, lab: str, node: str) -> list[Path]:
         """Directories that a process of the node has to join; those that exist."""
         return [path for tree in self.trees() if (path := tree / lab / node).is_dir()]
@@ -157,10 +167,12 @@ class CgroupsV1(Cgroups):
             write(group / "cpu.shares", round(1024 * _STEERING_WEIGHT))
         write(group / "cpu.cfs_period_us", PERIOD_MICROSECONDS)
         self.set_quota(lab, node.name, node.quota_host_cores)
-        if node.memory_bytes:
+        if node.memory_bytes and ("memory" in self._mounts or not node.memory_by_default):
             memory = self._controller("memory") / TREE / lab / node.name
             _make(memory)
             write(memory / "memory.limit_in_bytes", node.memory_bytes)
+            if (memory / "memory.memsw.limit_in_bytes").exists():  # memory and swap together
+                write(memory / "memory.memsw.limit_in_bytes", node.memory_bytes)
         if node.cpu_list:
             root = self._controller("cpuset")
             for path in (root / TREE, root / TREE / lab, root / TREE / lab / node.name):
@@ -195,12 +207,13 @@ class CgroupsV2(Cgroups):
         return [self._root / TREE]
 
     def create(self, lab: str, node: NodeSpec) -> None:
+        offered = (self._root / "cgroup.controllers").read_text().split()
         controllers = ["cpu"]
-        if node.memory_bytes:
+        limits_memory = node.memory_bytes > 0 and ("memory" in offered or not node.memory_by_default)
+        if limits_memory:
             controllers.append("memory")
         if node.cpu_list:
             controllers.append("cpuset")
-        offered = (self._root / "cgroup.controllers").read_text().split()
         for name in controllers:
             if name not in offered:
                 raise HostError(f"a node limits its {name}", missing=f"cgroup v2 controller {name!r}")
@@ -218,8 +231,10 @@ class CgroupsV2(Cgroups):
         if node.role in _STEERING_ROLES:
             write(group / "cpu.weight", round(100 * _STEERING_WEIGHT))
         self.set_quota(lab, node.name, node.quota_host_cores)
-        if node.memory_bytes:
+        if limits_memory:
             write(group / "memory.max", node.memory_bytes)
+            if (group / "memory.swap.max").exists():
+                write(group / "memory.swap.max", 0)
         if node.cpu_list:
             write(group / "cpuset.cpus", node.cpu_list)
 

@@ -254,7 +254,10 @@ class DockerRuntime:
                 if not Path(f"/proc/{pids[name]}").exists():
                     end = self.logs(name)
                     text = end if isinstance(end, str) else ""
-                    raise TestbedError(f"the container of {name!r} ended before it was ready: {text.strip()[-600:]}")
+                    how = next((one.how_it_ended for one in self.processes() if one.node == name), "")
+                    raise TestbedError(
+                        f"the container of {name!r} ended before it was ready{how}: {text.strip()[-600:]}"
+                    )
             if time.monotonic() > deadline:
                 raise TestbedError(
                     f"containers did not get ready in {WARM_SECONDS:.0f} s: {', '.join(sorted(waiting))}"
@@ -331,7 +334,8 @@ class DockerRuntime:
         state = container.attrs["State"]
         program = program_of(self.lab_directory, node)
         running = bool(state["Running"])
-        return ProcessStatus(node, program, state["Pid"], running, None if running else state["ExitCode"])
+        code = None if running else state["ExitCode"]
+        return ProcessStatus(node, program, state["Pid"], running, code, not running and bool(state["OOMKilled"]))
 
     def _containers(self) -> dict[str, Container]:
         found = nodes_on_engine.find(self._client, self.lab)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -207,10 +208,14 @@ class NetnsRuntime:
         self._cgroups.set_quota(self.lab, node, quota_host_cores)
 
     def make_realtime(self, node: str, tid: int, priority: int) -> bool:
-        """SCHED_FIFO for one thread; False where the host refuses. Raises TestbedError if there is no such thread.
+        """SCHED_FIFO for one thread; False where the host refuses. Raises TestbedError if the node has no such thread.
 
-        A node has no process namespace of its own, so that ``tid`` is what the node sees, too.
+        A node has no process namespace of its own, so that ``tid`` is what the node sees, too. The node says it: it
+        might name any process of the host.
         """
+        pids = [process.pid for process in self.processes() if process.node == node and process.running]
+        if not any(Path(f"/proc/{pid}/task/{tid}").exists() for pid in pids):
+            raise TestbedError(f"thread {tid} is none of {node}'s")
         with discovery.system_lock():
             return realtime.make_fifo(self._cgroups, tid, priority)
 
@@ -230,7 +235,8 @@ class NetnsRuntime:
             fields = stat_fields(event.pid)
             running = bool(fields) and fields[0] not in "ZX" and int(fields[19]) == event.start_ticks
             code = None if running else exits.get((event.pid, event.start_ticks))
-            statuses.append(ProcessStatus(event.node, event.program, event.pid, running, code))
+            starved = code == -signal.SIGKILL and self._cgroups.oom_kills(self.lab, event.node) > 0
+            statuses.append(ProcessStatus(event.node, event.program, event.pid, running, code, starved))
         return statuses
 
     def cpu_directory(self, node: str) -> Path | None:

@@ -25,6 +25,12 @@ def main(config):
     print("hello from", config, flush=True)
     time.sleep(300)
 """,
+    "tb_test_filler": """
+def main(config):
+    filled = []
+    while True:
+        filled.append(bytearray(b"x" * (1 << 20)))
+""",
     "tb_test_failer": """
 import sys
 def main(config):

@@ -105,6 +105,14 @@ def test_a_program_that_fails_is_told_with_its_code_and_log(start: Start) -> Non
     assert "about to fail" in str(lab.logs("ue0"))
 
 
+def test_a_container_that_wants_more_memory_than_it_may_have_is_told(start: Start) -> None:
+    lab = start([UE], {"ue0": "tb_test_filler"})
+    wait_until(lambda: not lab.processes()[0].running, 60.0)
+    (status,) = lab.processes()
+    assert status.out_of_memory
+    assert "used up its node's memory" in status.how_it_ended
+
+
 def test_an_import_that_fails_is_an_error_that_says_so(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     from testbed.runtime import docker as docker_runtime
 

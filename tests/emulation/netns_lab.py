@@ -14,6 +14,7 @@ from testbed.runtime import discovery
 from testbed.runtime.base import NodeSpec, ProcessSpec
 from testbed.runtime.netns import NetnsRuntime
 
+_FILLED: list[bytearray] = []
 PROGRAM = "tests.emulation.netns_lab"
 
 
@@ -25,6 +26,9 @@ def main(config: Path) -> None:
     if settings["action"] == "talk":
         for _ in range(10):
             print("talk " * 200_000, flush=True)
+    if settings["action"] == "fill":
+        while _FILLED.append(bytearray(os.urandom(1 << 20))) is None:
+            pass
     if settings["action"] == "exit":
         raise SystemExit(settings["code"])
     thread = threading.Thread(target=_stage, args=(settings["action"] == "spin",), daemon=True)

@@ -55,7 +55,7 @@ def test_the_player_has_run_time_of_its_own(lab: NetnsRuntime) -> None:
 
 def test_a_thread_that_has_gone_is_an_error(lab: NetnsRuntime) -> None:
     lab.create([NodeSpec("ue1", "ue")])
-    with pytest.raises(TestbedError, match="does not exist"):
+    with pytest.raises(TestbedError, match="none of ue1's"):
         lab.make_realtime("ue1", 2**22 - 1, 5)
 
 

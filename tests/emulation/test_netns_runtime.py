@@ -201,6 +201,30 @@ def test_memory_and_cpus_can_be_limited(lab: NetnsRuntime) -> None:
     assert os.sched_getaffinity(number(facts(lab, "ue1")["pid"])) == {0}
 
 
+def test_a_node_that_wants_more_memory_than_it_may_have_is_killed_and_that_is_told(lab: NetnsRuntime) -> None:
+    if not any(
+        (tree.parent / "memory.limit_in_bytes").exists() or detect().version == "v2" for tree in detect().trees()
+    ):
+        pytest.skip("needs a memory controller")
+    small = NodeSpec("ue1", "ue", memory_bytes=64 << 20, memory_by_default=True)
+    bring_up(lab, [NodeSpec("ue2", "ue", memory_bytes=64 << 20)])
+    lab.create([small])
+    lab.start([process(lab, "ue1", "fill")])
+    wait_for(lambda: any(one.exit_code is not None for one in lab.processes()), "the node is killed")
+    ends = {one.node: one for one in lab.processes()}
+    assert ends["ue1"].out_of_memory
+    assert "used up its node's memory" in ends["ue1"].how_it_ended
+    assert ends["ue2"].running
+    assert not ends["ue2"].out_of_memory
+
+
+def test_a_thread_of_another_process_is_not_made_realtime_for_a_node(lab: NetnsRuntime) -> None:
+    bring_up(lab, [UE, EDGE])
+    for stranger in (1, os.getpid(), number(facts(lab, "edge")["tid"])):
+        with pytest.raises(TestbedError, match=f"thread {stranger} is none of ue1's"):
+            lab.make_realtime("ue1", stranger, 5)
+
+
 def test_up_is_idempotent(lab: NetnsRuntime) -> None:
     bring_up(lab, [UE])
     before = (discovery.list_owned(lab.lab), facts(lab, "ue1"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -200,6 +202,25 @@ def test_a_peer_that_comes_back_is_the_one_that_is_answered(listener: NodeListen
                 assert ue.recv() == b"welcome"
 
 
+def test_whatever_comes_nothing_is_raised_and_the_other_node_is_heard(listener: NodeListener, tmp_path: Path) -> None:
+    rng = random.Random(7)
+    valid = HELLO + b"\x00\x03one\x02" + struct.pack(">Q", 300) + bytes(300) + b"\x04\x05\x04PING" + b"\x00\x00"
+    with zmq.Context() as context, dealer(context, tmp_path / "ue2" / "control") as ue:
+        for number in range(300):
+            data = bytearray(valid * rng.randint(1, 2))
+            for _ in range(rng.randint(1, 6)):
+                data[rng.randrange(len(data))] = rng.choice((0, 1, 2, 4, 255, rng.randrange(256)))
+            with raw(tmp_path / "ue1" / "control", b"") as sock:
+                sock.setblocking(False)
+                for start in range(0, len(data), 150):
+                    with suppress(OSError):
+                        sock.send(data[start : start + 150])
+                    listener.received()
+            if number % 100 == 0:
+                ue.send(b"%d" % number)
+                hear(listener, lambda found, wanted=b"%d" % number: ("ue2", wanted) in found)  # type: ignore[misc]
+
+
 # ------------------------------------------------------------------------------------------------------- who says what
 
 
@@ -279,3 +300,31 @@ def test_what_is_recorded_can_be_printed() -> None:
     recorded = roles.recorded_by("ue1", messages.encode(event))
     assert isinstance(recorded, messages.Event)
     assert recorded.text == "\ufffd]0;title\ufffd and\ufffdmore"
+
+
+def test_values_that_are_counted_or_summed_are_what_a_ue_can_have() -> None:
+    task = messages.TaskRecord(
+        ue="ue1", task=1, status="completed", reason="", cut="input", codec="fp32", decision_sequence=-1, speed=0.2,
+        share=0.1, arrival_seconds=1.0, head_start_seconds=1.0, head_end_seconds=1.0, transfer_start_seconds=1.0,
+        received_seconds=1.1, tail_start_seconds=1.1, tail_end_seconds=1.2, result_received_seconds=1.3,
+        head_target_seconds=0.0, tail_target_seconds=0.1, head_compute_seconds=0.0, tail_compute_seconds=0.1,
+        boundary_bytes=10, wire_bytes=76, result_wire_bytes=76, compute_joules=0.0, transmit_joules=0.1, answer=-1,
+    )  # fmt: skip
+    failed = REPLACE(
+        task, status="failed", codec="", received_seconds=float("nan"), result_received_seconds=float("nan")
+    )
+    update = messages.ModelUpdate("ue1", 1, "a", "placed", "", 1, 1, 1, 0, 0.0, 1.0, float("nan"), 0.0)
+    for record in (task, failed, update):
+        assert msgspec.msgpack.encode(roles.recorded_by("ue1", messages.encode(record))) == messages.encode(record)
+    for wrong in (
+        REPLACE(task, status="a series of its own"),
+        REPLACE(task, codec="another"),
+        REPLACE(task, received_seconds=float("nan")),
+        REPLACE(task, compute_joules=-0.5),
+        REPLACE(task, tail_end_seconds=float("inf")),
+        REPLACE(failed, wire_bytes=1 << 60),
+        REPLACE(failed, transmit_joules=-1.0),
+        REPLACE(update, status="lost"),
+    ):
+        with pytest.raises(msgspec.DecodeError):
+            roles.recorded_by("ue1", messages.encode(wrong))

@@ -186,7 +186,7 @@ def test_a_rootless_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def container(pid: int, identity: str, role: str = "ue") -> Any:
     attributes = {"State": {"Pid": pid}}
-    labels = {docker_nodes.LABEL_ROLE: role}
+    labels = {docker_nodes.LABEL_ROLE: role, docker_nodes.LABEL_NODE: "ue1"}
     return SimpleNamespace(attrs=attributes, id=identity, labels=labels, reload=lambda: None)
 
 

@@ -25,7 +25,7 @@ def test_a_torn_config_is_told_by_its_name(tmp_path: Path, size: int) -> None:
 
 def test_a_container_whose_order_was_torn_has_a_program(tmp_path: Path) -> None:
     path = order_path(tmp_path, "ue1")
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     assert program_of(tmp_path, "ue1") == ""
     path.write_bytes(msgspec.json.encode(Order("testbed.agents.ue", "/c.json")))
     assert program_of(tmp_path, "ue1") == "testbed.agents.ue"
