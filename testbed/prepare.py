@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,12 +24,16 @@ from testbed.channels import (
 )
 from testbed.errors import InputError, os_error_text
 from testbed.inference.profiles import profile_cache_path, read_profile, write_profile
+from testbed.messages import socket_path
 from testbed.plan import Plan, RuntimeName, make_plan
+from testbed.runtime.discovery import state_root
 from testbed.scenario import collect_profiles, scenario_of
 from testbed.topology import Topology
 from testbed.traces.trace import Trace
 
 Notify = Callable[[str], None]
+
+LONGEST_SOCKET_PATH_BYTES = 107
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ def prepare(
     Raises HostError for a lab that this host is too slow for.
     """
     checks.require_host(topology, where)
+    _check_socket_paths(topology, where)
     sets = checks.cpusets_of(topology)
     conditions = gather(topology, where, folder, duration_seconds, notify)
     link_traces = make_link_traces(topology)
@@ -125,6 +131,20 @@ def prepare(
         link_trace_paths=write_link_traces(link_traces, directory / "traces"),
         profile_paths=write_profiles(conditions.profiles, directory / "profiles"),
     )
+
+
+def _check_socket_paths(topology: Topology, where: str) -> None:
+    """The kernel takes 107 bytes for the path of a UNIX socket, and each node has its own. Raises InputError."""
+    for ue in topology.expand():
+        path = str(socket_path(state_root() / topology.name, ue.name, "selftest"))
+        if len(os.fsencode(path)) > LONGEST_SOCKET_PATH_BYTES:
+            raise InputError(
+                "the names of the lab and of a UE make a path that is too long for a socket",
+                where=where,
+                value=path,
+                allowed=f"{LONGEST_SOCKET_PATH_BYTES} bytes",
+                fix="Give the lab (--name) or the UE a shorter name.",
+            )
 
 
 def _measured(model: str, folder: Path, seed: int, notify: Notify) -> ModelProfile:

@@ -266,3 +266,16 @@ def test_channels_that_memory_would_not_hold(tmp_path: Path) -> None:
     for overrides, seconds in (([], 1e7), (["ues.0.channel.step=1 us"], 60.0), (["ues.0.count=500"], 1e4)):
         with pytest.raises(InputError, match=r"channel.step"):
             make_traces(lab(tmp_path, *overrides), seconds)
+
+
+def test_names_that_make_the_path_of_a_socket_too_long_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from testbed import prepare
+
+    topology = lab(tmp_path, "name=a-lab", f"ues.0.name={'u' * 28}")
+    monkeypatch.setattr(prepare, "state_root", lambda: Path("/run/user/1000/testbed"))
+    prepare._check_socket_paths(topology, "lab.yaml")
+    monkeypatch.setattr(prepare, "state_root", lambda: Path("/run/user/1000", "x" * 50, "testbed"))
+    with pytest.raises(InputError, match=r"lab\.yaml: .*too long for a socket.*u1.*allowed: 107 bytes.*shorter name"):
+        prepare._check_socket_paths(topology, "lab.yaml")
