@@ -46,7 +46,7 @@ class _Peer:
     socket: zmq.Socket[bytes] | None = None
     monitor: zmq.Socket[bytes] | None = None
     connections: list[tuple[int, int]] = field(default_factory=list)
-    read_bytes: int = 0  # by us, since the newest connection began
+    read_bytes: int = 0  # by us, of the newest connection
     rate_bits_per_second: float = _DEFAULT_RATE
     cuts: int = 0
     again_seconds: float = 0.0
@@ -215,9 +215,11 @@ class UeSockets:
                     return
                 with suppress(OSError):  # it is gone already
                     peer.connections.append((descriptor, os.fstat(descriptor).st_ino))
-                    peer.read_bytes = 0
             else:
                 peer.connections = [one for one in peer.connections if one[0] != descriptor]
+        if accepted:  # what was read of the newest until now nobody has counted by itself
+            peer.read_bytes = 0
+            peer.read_bytes = self._unread_bytes(peer)
         for connection in peer.connections[:-1]:
             with suppress(OSError), _borrowed(peer, connection) as sock:
                 sock.shutdown(socket.SHUT_RDWR)

@@ -166,7 +166,7 @@ def test_what_the_edge_cannot_serve_is_answered_with_the_reason(tmp_path: Path) 
         for number, (cut, shape, word) in enumerate(
             [
                 (("nothing",), (4,), "nothing"),
-                (lab.profile.chain_cuts[2], (1, 2, 3), "bytes"),
+                (lab.profile.chain_cuts[2], (1, 2, 3), "shape (1, 8, 16, 16), not f32 of (1, 2, 3)"),
                 (lab.profile.chain_cuts[2], (2, 2048 // 2), "shape"),
             ]
         ):
