@@ -136,6 +136,7 @@ def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+@pytest.mark.thorough
 def test_ten_thousand_connections_leave_descriptors_and_others_alone(listener: NodeListener, tmp_path: Path) -> None:
     descriptors = open_descriptors()
     mine: list[socket.socket] = []
