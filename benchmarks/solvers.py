@@ -23,8 +23,15 @@ from instances import random_instances
 
 from benchmarks._timing import median_seconds
 from controller.contract import Scenario
-from controller.learning.checkpoint import FORMAT, Header, candidate_labels, save_checkpoint, scenario_hash
-from controller.learning.network import shapes
+from controller.learning.checkpoint import (
+    FORMAT,
+    IMITATION,
+    Header,
+    candidate_labels,
+    save_checkpoint,
+    scenario_hash,
+)
+from controller.learning.lab_range import LAB_RANGE
 from controller.policies.lymdo import Lymdo, LymdoCoordinateDescent
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables
@@ -62,14 +69,13 @@ def accuracy(instances: int) -> list[dict[str, object]]:
 def untrained_checkpoint(scenario: Scenario, path: Path) -> None:
     """Random weights: the time of a decision does not depend on their values."""
     labels = candidate_labels(ChainTables.of(scenario))
-    count = len(scenario.ues)
     header = Header(
-        format=FORMAT, learner="none", models=(scenario.ues[0].profile.model,), cuts=labels, ues=count,
-        fewest_ues=count, most_ues=count, v=0.3, slot_seconds=scenario.slot_seconds, scenario=scenario.name,
-        scenario_hash=scenario_hash(scenario), seed=0, steps=0, queue_over_budget=(1.0,) * count,
+        format=FORMAT, learner=IMITATION, models=(scenario.ues[0].profile.model,), cuts=labels,
+        ues=len(scenario.ues), v=0.0, slot_seconds=scenario.slot_seconds, scenario=scenario.name,
+        scenario_hash=scenario_hash(scenario), seed=0, steps=0, ranges=LAB_RANGE, queue_over_budget=(),
     )  # fmt: skip
     rng = np.random.default_rng(1)
-    save_checkpoint(path, header, {n: rng.normal(0, 0.2, s) for n, s in shapes(len(labels)).items()})
+    save_checkpoint(path, header, {n: rng.normal(0, 0.2, s) for n, s in header.shapes.items()})
 
 
 def timing() -> list[dict[str, float]]:

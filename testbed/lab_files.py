@@ -11,7 +11,7 @@ from testbed import arrival_files
 from testbed.channels import channel_of, channel_trace, link_trace
 from testbed.errors import InputError
 from testbed.inference.profiles import profile_cache_path, read_profile
-from testbed.prepare import make_policy
+from testbed.prepare import make_policy, policy_warnings
 from testbed.scenario import collect_profiles, profile_key, scenario_of
 from testbed.topology import ExpandedUe, Topology, UeSpec
 from testbed.traces.doubts import doubts, outage
@@ -40,8 +40,8 @@ def check_files(topology: Topology, where: str) -> list[str]:
     return found
 
 
-def check_policy(topology: Topology, where: str) -> None:
-    """Let the lab's policy begin on it, as every run does, where no profile has yet to be measured.
+def check_policy(topology: Topology, where: str) -> list[str]:
+    """Let the lab's policy begin on it, as every run does, where no profile has yet to be measured: warnings.
 
     Raises InputError for what does not fit: a checkpoint, a cut, a model.
     """
@@ -53,7 +53,9 @@ def check_policy(topology: Topology, where: str) -> None:
             else channel_trace(ue.spec.channel).mean().up
             for ue in topology.expand()
         }
-        make_policy(topology, scenario_of(topology, profiles, means), where, lambda _text: None)
+        policy = make_policy(topology, scenario_of(topology, profiles, means), where, lambda _text: None)
+        return policy_warnings(topology.policy.name, policy)
+    return []
 
 
 def _known_profiles(topology: Topology, where: str) -> dict[str, ModelProfile]:

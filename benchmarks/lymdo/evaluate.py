@@ -3,14 +3,16 @@
 python -m benchmarks.lymdo.evaluate table                 the tables of docs/lymdo.md, all three labs
 python -m benchmarks.lymdo.evaluate fixed                 the best fixed cut vectors in event mode, all three labs
 python -m benchmarks.lymdo.evaluate v-sweep lymdo         docs/figures/lymdo-v-sweep.png
-python -m benchmarks.lymdo.evaluate load-sweep lymdo      docs/figures/lymdo-load-sweep.png
+python -m benchmarks.lymdo.evaluate sweep                 docs/figures/lymdo-sweep.png: spectrum, edge and load
+python -m benchmarks.lymdo.evaluate sizes                 4, 10, 30 and 100 UEs
+python -m benchmarks.lymdo.evaluate range                 ends of the actors' range, and outside, against lymdo-cd
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +31,15 @@ from controller.policies.convex import (
     RandomConvex,
 )
 from controller.policies.everything import PpoEverything
-from controller.policies.lymdo import DelayOnly, Exhaustive, Lymdo, LymdoCoordinateDescent, LymdoEqualShares, Myopic
+from controller.policies.lymdo import (
+    SOURCES,
+    DelayOnly,
+    Exhaustive,
+    Lymdo,
+    LymdoCoordinateDescent,
+    LymdoEqualShares,
+    Myopic,
+)
 from controller.policies.neurosurgeon import Neurosurgeon
 from controller.policies.static import DeviceOnly, EdgeOnly, Fixed, Random
 from controller.simulation.batch import run_fixed_cuts
@@ -42,6 +52,13 @@ BUDGET_LIMIT = 1.01
 MOST_VECTORS = 20_000
 
 Maker = Callable[[], Policy]
+
+#: What of LyMDO's decision is left out.
+ABLATIONS: dict[str, dict[str, int]] = {
+    "lymdo (actor alone)": {"improvements": 0},
+    "lymdo (actor's likeliest)": {"improvements": 0, "candidates": 1},
+    "lymdo (no actor)": {"candidates": 0},
+}
 
 
 def fixed_cuts(lab: SimulatedLab, slots: int, seed: int) -> list[dict[str, str]]:
@@ -72,15 +89,17 @@ def best_fixed_cuts(lab: SimulatedLab, slots: int, seed: int) -> dict[str, str]:
     return fixed_cuts(lab, slots, seed)[0]
 
 
-def policies(lab: SimulatedLab, checkpoint: str) -> dict[str, Maker]:
+def policies(lab: SimulatedLab, checkpoint: str, everything: Path) -> dict[str, Maker]:
     """Every policy of the table by name, those that know the budget first."""
     v = lab.v
     fixed = best_fixed_cuts(lab, 1000, 1)
     label = "/".join(fixed.values()) if len(fixed) < 5 else next(iter(fixed.values()))
-    everything = Path(checkpoint).with_name(f"{Path(checkpoint).stem}-ppo-all.npz")
     made: dict[str, Maker] = {
         "lymdo": lambda: Lymdo(V=v, checkpoint=checkpoint, initial_queue=0.0),
-        "lymdo (1 candidate)": lambda: Lymdo(V=v, checkpoint=checkpoint, candidates=1, initial_queue=0.0),
+        **{
+            name: lambda more=more: Lymdo(V=v, checkpoint=checkpoint, initial_queue=0.0, **more)
+            for name, more in ABLATIONS.items()
+        },
         "lymdo-cd": lambda: LymdoCoordinateDescent(V=v),
         "lymdo-equal": lambda: LymdoEqualShares(V=v, checkpoint=checkpoint, initial_queue=0.0),
         "ppo-all": lambda: PpoEverything(V=v, checkpoint=str(everything), initial_queue=0.0),
@@ -154,7 +173,7 @@ def table(labs: tuple[str, ...], slots: int, seeds: int, only: str) -> None:
     """Event mode, the same tasks and channels for every policy of a seed."""
     for name in labs or SHIPPED:
         chosen = simulated_lab(name)
-        made = policies(chosen, str(ROOT / "checkpoints" / f"{name}.npz"))
+        made = policies(chosen, str(chosen.checkpoint), ROOT / "checkpoints" / f"{name}-ppo-all.npz")
         wanted = {part.strip() for part in only.split(",") if part.strip()} | {"lymdo", "lymdo-cd"}
         found = {
             policy: measure(chosen, make, slots, seeds)
@@ -216,41 +235,155 @@ def v_sweep(lab: str, slots: int) -> None:
             f"{lab}-v-sweep", logarithmic={"mean queue / budget"})  # fmt: skip
 
 
-@main.command("load-sweep")
-@click.argument("lab", type=click.Choice(LABS))
+#: Those of a sweep: each for a lab that is not the checkpoint's own.
+RIVALS: dict[str, Callable[[SimulatedLab], Policy]] = {
+    "lymdo": lambda lab: Lymdo(V=lab.v, checkpoint=lab.checkpoint, initial_queue=0.0),
+    "lymdo-cd": lambda lab: LymdoCoordinateDescent(V=lab.v),
+    "lymdo (actor alone)": lambda lab: Lymdo(V=lab.v, checkpoint=lab.checkpoint, initial_queue=0.0, improvements=0),
+    "lymdo-equal": lambda lab: LymdoEqualShares(V=lab.v, checkpoint=lab.checkpoint, initial_queue=0.0),
+    "fixed+convex": lambda lab: FixedConvex(best_fixed_cuts(lab, 300, 1), V=lab.v),
+    "device-only+convex": lambda lab: DeviceOnlyConvex(V=lab.v),
+    "myopic": lambda lab: Myopic(V=lab.v),
+}
+
+
+def rivals(
+    name: str, overrides: Sequence[str], slots: int, seeds: int, wanted: Sequence[str] = tuple(RIVALS)
+) -> dict[str, Measured]:
+    """The sweeps' policies in a lab with overrides."""
+    lab = simulated_lab(name, overrides)
+    return {policy: measure(lab, lambda policy=policy: RIVALS[policy](lab), slots, seeds) for policy in wanted}  # type: ignore[misc]
+
+
+def scaled(name: str, key: str, factor: float) -> list[str]:
+    """Overrides that multiply spectrum, edge, or arrivals (with the budgets) of a lab."""
+    scenario = simulated_lab(name).scenario
+    ue = scenario.ues[0]
+    if key == "spectrum":
+        hz = scenario.radio.uplink_hz * factor
+        return [f"radio.uplink={hz} Hz", f"radio.downlink={hz} Hz"]
+    if key == "edge":
+        return [f"edge.cpus={scenario.edge.cpus * factor}"]
+    low, high = ue.arrivals.rates_per_second
+    return [
+        f"ues.0.arrivals.rates=[{low * factor} /s, {high * factor} /s]",
+        f"ues.0.energy_budget={ue.energy_budget_joules * factor} J",
+    ]
+
+
+@main.command("sweep")
+@click.option("--lab", default="lymdo", type=click.Choice(LABS))
 @click.option("--slots", default=1000)
-def load_sweep(lab: str, slots: int) -> None:
-    """Mean E2E over arrival rates of 0.5 to 1.5 times the lab's, budgets scaled with them. The actor is the lab's."""
-    base = simulated_lab(lab)
-    low, high = base.scenario.ues[0].arrivals.rates_per_second
-    budget = base.scenario.ues[0].energy_budget_joules
-    checkpoint = str(ROOT / "checkpoints" / f"{lab}.npz")
-    factors = [0.5, 0.75, 1.0, 1.25, 1.5]
-    made: dict[str, Callable[[SimulatedLab], Policy]] = {
-        "lymdo": lambda chosen: Lymdo(V=chosen.v, checkpoint=checkpoint, initial_queue=0.0),
-        "lymdo-cd": lambda chosen: LymdoCoordinateDescent(V=chosen.v),
-        "fixed+convex": lambda chosen: FixedConvex(best_fixed_cuts(chosen, 1000, 1), V=chosen.v),
-        "device-only+convex": lambda chosen: DeviceOnlyConvex(V=chosen.v),
-        "myopic": lambda chosen: Myopic(V=chosen.v),
-    }
-    delays: dict[str, list[float]] = {name: [] for name in made}
-    energies: dict[str, list[float]] = {name: [] for name in made}
-    for factor in factors:
-        chosen = simulated_lab(
-            lab,
-            [
-                f"ues.0.arrivals.rates=[{low * factor} /s, {high * factor} /s]",
-                f"ues.0.energy_budget={budget * factor} J",
-            ],
+@click.option("--seeds", default=1)
+def sweep(lab: str, slots: int, seeds: int) -> None:
+    """Mean E2E over the lab's spectrum, edge and arrival rate, each times 0.25 to 4 (rates 0.5 to 2)."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), sharey=True)
+    for axis, key in zip(axes, ("spectrum", "edge", "load"), strict=True):
+        factors = [0.5, 0.75, 1.0, 1.5, 2.0] if key == "load" else [0.25, 0.5, 1.0, 2.0, 4.0]
+        ratios: dict[str, list[float]] = {policy: [] for policy in RIVALS}
+        for factor in factors:
+            found = rivals(lab, scaled(lab, key, factor), slots, seeds)
+            for policy, one in found.items():
+                kept = one.energy_ratio.mean(axis=0).max() <= BUDGET_LIMIT
+                ratio = float((one.delays / found["lymdo-cd"].delays).mean())
+                ratios[policy].append(ratio if kept else np.nan)
+            shown = {
+                policy: (round(float(one.delays.mean()), 4), round(float(one.energy_ratio.mean(axis=0).max()), 3))
+                for policy, one in found.items()
+            }
+            click.echo(json.dumps({key: factor, **shown}))
+        for policy, values in ratios.items():
+            axis.plot(factors, values, marker="o", markersize=3, label=policy)
+        axis.set(xscale="log", yscale="log", xlabel=f"{key} / the lab's", xticks=factors, xticklabels=map(str, factors))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("mean E2E / lymdo-cd's")
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    path = FIGURES / f"{lab}-sweep.png"
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    click.echo(str(path))
+
+
+@main.command("sizes")
+@click.option("--ues", default="4,10,30,100")
+@click.option("--slots", default=300)
+@click.option("--seeds", default=2)
+def sizes(ues: str, slots: int, seeds: int) -> None:
+    """The lab of lymdo.yaml with more UEs, spectrum and edge scaled with them."""
+    titles = ["UEs", "lymdo (s)", "against lymdo-cd", "actor alone", "no actor", "best rival", "decision (ms)"]
+    click.echo(f"| {' | '.join([*titles, 'of lymdo-cd'])} |")
+    click.echo("|---|---|---|---|---|---|---|---|")
+    for count in map(int, ues.split(",")):
+        overrides = [f"ues.0.count={count}", f"edge.cpus={count / 4}", f"radio.uplink={count} MHz",
+                     f"radio.downlink={count} MHz"]  # fmt: skip
+        wanted = ["lymdo", "lymdo-cd", "lymdo (actor alone)", "lymdo-equal", "device-only+convex"]
+        found = rivals("lymdo", overrides, slots, seeds, wanted)
+        lab = simulated_lab("lymdo", overrides)
+        bare = measure(lab, lambda lab=lab: Lymdo(V=lab.v, checkpoint=lab.checkpoint, initial_queue=0.0, candidates=0),  # type: ignore[misc]
+                       slots, seeds)  # fmt: skip
+        reference, ours = found["lymdo-cd"].delays, found["lymdo"]
+        others = {name: found[name].delays.mean() for name in ("lymdo-equal", "device-only+convex")}
+        best = min(others, key=lambda name: others[name])
+        click.echo(
+            f"| {count} | {ours.delays.mean():.4f} | {against(ours.delays, reference)} "
+            f"| {against(found['lymdo (actor alone)'].delays, reference)} | {against(bare.delays, reference)} "
+            f"| {best}: {against(found[best].delays, reference)} | {ours.decision_seconds * 1e3:.2f} "
+            f"| {found['lymdo-cd'].decision_seconds * 1e3:.2f} |"
         )
-        for name, make in made.items():
-            result = simulate(chosen.scenario, make(chosen), slots, 1, "event", chosen.channel(slots, 1))
-            delays[name].append(result.mean_delay_seconds())
-            energies[name].append(float(result.energy_ratio().max()))
-        shown = {name: (round(delays[name][-1], 4), round(energies[name][-1], 3)) for name in made}
-        click.echo(json.dumps({"load": factor, **shown}))
-    _figure(factors, {"mean E2E (s)": delays, "energy / budget, worst UE": energies}, "arrival rate / the lab's",
-            f"{lab}-load-sweep", logarithmic=set())  # fmt: skip
+
+
+#: Labs at the ends of the range that the actors are trained over, and outside of it ("!"), as overrides of lymdo.yaml.
+GRID: dict[str, list[str]] = {
+    "edge 0.3 cpus": ["edge.cpus=0.3"],
+    "edge 4 cpus": ["edge.cpus=4"],
+    "speed 0.2": ["ues.0.speed=0.2"],
+    "speed 1.5": ["ues.0.speed=1.5"],
+    "4 tasks/s": ["ues.0.arrivals.rates=[4 /s, 4 /s]"],
+    "0.3 tasks/s": ["ues.0.arrivals.rates=[0.3 /s, 0.3 /s]"],
+    "1 MHz": ["radio.uplink=1 MHz", "radio.downlink=1 MHz"],
+    "16 MHz": ["radio.uplink=16 MHz", "radio.downlink=16 MHz"],
+    "budget 0.03 J": ["ues.0.energy_budget=0.03 J"],
+    "budget 1 J": ["ues.0.energy_budget=1 J"],
+    "V 0.01": ["policy.V=0.01"],
+    "V 10": ["policy.V=10"],
+    "2 UEs": ["ues.0.count=2"],
+    "30 UEs, 1 MHz each": ["ues.0.count=30", "radio.uplink=30 MHz", "radio.downlink=30 MHz", "edge.cpus=7.5"],
+    "30 UEs, all else as with 4": ["ues.0.count=30"],
+    "! 100 UEs, 1 MHz each": ["ues.0.count=100", "radio.uplink=100 MHz", "radio.downlink=100 MHz", "edge.cpus=25"],
+    "! edge 0.1 cpus": ["edge.cpus=0.1"],
+    "! speed 4": ["ues.0.speed=4"],
+    "! 0.3 MHz": ["radio.uplink=0.3 MHz", "radio.downlink=0.3 MHz"],
+    "! 10 tasks/s, speed 1.5": ["ues.0.arrivals.rates=[10 /s, 10 /s]", "ues.0.speed=1.5"],
+}
+
+
+@main.command("range")
+@click.option("--slots", default=300)
+@click.option("--seeds", default=2)
+@click.option("--only", default="", help="part of a name")
+def over_the_range(slots: int, seeds: int, only: str) -> None:
+    """Each lab of GRID: LyMDO, the actor alone and without the actor against coordinate descent."""
+    click.echo("| lab | lymdo-cd (s) | lymdo | actor alone | no actor | energy / budget | began from the actor's cut |")
+    click.echo("|---|---|---|---|---|---|---|")
+    for name, overrides in GRID.items():
+        if only not in name:
+            continue
+        lab = simulated_lab("lymdo", overrides)
+        reference = measure(lab, lambda lab=lab: LymdoCoordinateDescent(V=lab.v), slots, seeds)  # type: ignore[misc]
+        rows, won = [], np.zeros(4)
+        for options in ({}, {"improvements": 0}, {"candidates": 0}):
+            made = [Lymdo(V=lab.v, checkpoint=lab.checkpoint, initial_queue=0.0, **options) for _ in range(seeds)]
+            turn = iter(made)
+            rows.append(measure(lab, lambda turn=turn: next(turn), slots, seeds))  # type: ignore[misc]
+            if not options:
+                won += np.sum([[policy.state()[f"won.{source}"] for source in SOURCES] for policy in made], axis=0)
+        energy = rows[0].energy_ratio.mean(axis=0).max()
+        cells = " | ".join(against(one.delays, reference.delays) for one in rows)
+        click.echo(
+            f"| {name} | {reference.delays.mean():.4f} | {cells} | {energy:.3f} | {won[:2].sum() / won.sum():.0%} |"
+        )
 
 
 def _queues(state: dict[str, float]) -> np.ndarray:

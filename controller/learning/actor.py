@@ -14,6 +14,7 @@ from torch import nn
 
 from controller.contract import Scenario
 from controller.learning.checkpoint import FORMAT, Header, candidate_labels, save_checkpoint, scenario_hash
+from controller.learning.lab_range import Ranges, ranges_of
 from controller.learning.network import FEATURES, HIDDEN
 from controller.seeds import Purpose, integer
 from controller.simulation.batch import BatchStep, SlotBatch
@@ -177,16 +178,15 @@ class Trained:
     """What a learner hands back; ``save`` writes the checkpoint that a policy loads."""
 
     learner: str
-    actor: Actor
+    actor: nn.Module
     scenario: Scenario
     v: float
     seed: int
     steps: int
     curve: LearningCurve
     final: Evaluation
-    fewest_ues: int
-    most_ues: int
     levels: int = 0  # of speed and of each share; 0: the actor chooses cuts
+    ranges: Ranges | None = None  # of the labs; None: the scenario alone
 
     def save(self, path: Path) -> Header:
         tables = ChainTables.of(self.scenario)
@@ -196,14 +196,13 @@ class Trained:
             models=tuple(sorted({ue.profile.model for ue in self.scenario.ues})),
             cuts=candidate_labels(tables),
             ues=len(self.scenario.ues),
-            fewest_ues=self.fewest_ues,
-            most_ues=self.most_ues,
             v=self.v,
             slot_seconds=self.scenario.slot_seconds,
             scenario=self.scenario.name,
             scenario_hash=scenario_hash(self.scenario),
             seed=self.seed,
             steps=self.steps,
+            ranges=self.ranges or ranges_of(self.scenario),
             queue_over_budget=tuple(float(x) for x in self.final.queue_over_budget),
             levels=self.levels,
         )

@@ -136,8 +136,6 @@ def train_game(
         steps=config.updates * config.rollout_slots * config.environments,
         curve=curve,
         final=final,
-        fewest_ues=len(scenario.ues),
-        most_ues=len(scenario.ues),
         levels=levels,
     )
 

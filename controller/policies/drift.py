@@ -107,7 +107,7 @@ class DriftPlusPenalty:
         self.limits = self.limits._replace(edge_square_price=price)
         state = SlotState.observed(self.tables, observation, self.pricing_queues())
         self._weights = self.tables.weights(state.arrival_rate)
-        cuts, allocation = self.best(state, self.propose(state, observation))
+        cuts, allocation = self.choose(state, observation)
         self._last, self._last_cuts = allocation, cuts
         return self.decision(observation, cuts, allocation)
 
@@ -146,6 +146,10 @@ class DriftPlusPenalty:
 
     # ------------------------------------------------------------------------------------- what subclasses override
 
+    def choose(self, state: SlotState, observation: Observation) -> tuple[CutArray, Allocation]:
+        """Cuts (ues,) and their allocation (1, ues): the best of what :meth:`propose` proposes."""
+        return self.best(state, self.propose(state, observation))
+
     def propose(self, state: SlotState, observation: Observation) -> CutArray:
         """Candidate cut indices (candidates, ues); the best by the convex step is taken."""
         raise NotImplementedError
@@ -176,7 +180,7 @@ class DriftPlusPenalty:
         cuts = project(self.tables, candidates, state)
         allocation = self.allocate(cuts, state)
         chosen = int(np.argmin(allocation.cost))
-        return cuts[chosen], Allocation._make(field[chosen : chosen + 1] for field in allocation)
+        return cuts[chosen], one_of(allocation, chosen)
 
     def decision(self, observation: Observation, cuts: CutArray, allocation: Allocation) -> Decision:
         """The contract's form of cuts (ues,) and their allocation (1, ues); offloading UEs share the downlink."""
@@ -208,3 +212,8 @@ def edge_joules(kappa: float, outcome: SlotOutcome) -> float:
     """
     shares = {ue.name: ue.edge_share for ue in outcome.decision.ues}
     return float(sum(kappa * shares[ue.name] ** 3 * ue.stage_seconds.get("tail", 0.0) for ue in outcome.ues))
+
+
+def one_of(allocation: Allocation, index: int) -> Allocation:
+    """A batch's allocation of one environment, as a batch of one."""
+    return Allocation._make(field[index : index + 1] for field in allocation)

@@ -45,7 +45,7 @@ class PpoEverything(DriftPlusPenalty):
     def initial_over_budget(self) -> Any:
         if self._given_queue is not None or self._checkpoint is None:
             return self.initial_queue
-        return self._checkpoint.queue_over_budget(len(self.scenario.ues))
+        return self._checkpoint.queue_over_budget()
 
     def propose(self, state: SlotState, observation: Observation) -> CutArray:
         assert self._checkpoint is not None
@@ -61,4 +61,4 @@ class PpoEverything(DriftPlusPenalty):
         return decided(self.tables, self.limits, cuts, self._levels, state, self.delay_model)
 
     def checkpoint_info(self) -> dict[str, Any]:
-        return {} if self._checkpoint is None else self._checkpoint.info()
+        return {} if self._checkpoint is None else self._checkpoint.info(self.scenario)

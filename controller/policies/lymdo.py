@@ -10,13 +10,16 @@ import numpy as np
 
 from controller.contract import Observation, Scenario
 from controller.learning.checkpoint import Checkpoint, load_checkpoint
+from controller.learning.cut_network import cut_features, cut_scores
 from controller.learning.network import actor_logits, features
-from controller.policies.drift import DriftPlusPenalty
+from controller.policies.drift import DriftPlusPenalty, one_of
+from controller.policies.settling import settled_queues
 from controller.seeds import Purpose, generator
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import CutArray, SlotState
-from controller.solvers.cuts import coordinate_descent, exhaustive, feasible_alone
+from controller.solvers.cuts import coordinate_descent, exhaustive, feasible_alone, project
 from controller.solvers.evaluation import equal_shares, evaluate
+from controller.solvers.improvement import improve
 from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray, Objective
 
 
@@ -35,16 +38,27 @@ class LymdoCoordinateDescent(DriftPlusPenalty):
         self._descend(nominal)
 
 
+#: Whose candidate a decision began from, in the order that breaks ties: ``winner`` of the state is an index of it.
+SOURCES = ("likely", "sampled", "last", "local")
+
+
 class Lymdo(LymdoCoordinateDescent):
-    """Cuts from a trained actor: its most likely choice and samples, the best of them by the convex step.
+    """Cuts from a trained actor, scored by the convex step and improved.
+
+    Candidates are the actor's most likely choice and samples, the last decision, and everything local. The best by the
+    convex step changes one UE's cut at a time while that helps, the most promising change first
+    (:mod:`controller.solvers.improvement`).
 
     Options of :class:`DriftPlusPenalty`, and
 
     checkpoint : path of a trained actor (``testbed train`` writes it); None: coordinate descent instead.
-    candidates : joint cuts that the convex step scores, the most likely one included.
-    initial_queue : None starts at the mean queues that training ended with (0 without a checkpoint).
+    candidates : joint cuts of the actor, the most likely one included; 0: the actor is not asked.
+    improvements : changes that are tried, at most; 0: none, and neither the last decision nor all-local: the actor
+        alone.
+    initial_queue : None starts where the virtual queues settle (0 without a checkpoint).
 
-    Raises CheckpointMismatchError at reset when the checkpoint was trained for another model, number of UEs or V.
+    Raises CheckpointMismatchError at reset when the checkpoint was trained for another model or, if it was trained for
+    one lab, for other cuts, another number of UEs or V.
     """
 
     def __init__(
@@ -52,6 +66,7 @@ class Lymdo(LymdoCoordinateDescent):
         V: float = 0.3,
         checkpoint: str | None = None,
         candidates: int = 8,
+        improvements: int = 12,
         delay_model: AllocationModel = "indep",
         initial_queue: float | None = None,
         solver: str = "newton",
@@ -59,10 +74,13 @@ class Lymdo(LymdoCoordinateDescent):
         objective: Objective = "tasks",
     ) -> None:
         super().__init__(V, delay_model, initial_queue or 0.0, solver, edge_budget, objective)
-        if candidates < 1:
-            raise ValueError(f"option candidates must be 1 or more, got {candidates!r}")
+        if improvements < 0:
+            raise ValueError(f"option improvements must be 0 or more, got {improvements!r}")
+        if candidates < (0 if improvements else 1):
+            raise ValueError(f"option candidates must be 1 or more, or 0 with improvements, got {candidates!r}")
         self._path = checkpoint
         self._candidates = candidates
+        self._improvements = improvements
         self._given_queue = initial_queue
         self._checkpoint: Checkpoint | None = None
 
@@ -72,37 +90,86 @@ class Lymdo(LymdoCoordinateDescent):
             self._checkpoint = load_checkpoint(Path(self._path))
             self._checkpoint.require_fit(scenario, self.v)
         super().reset(scenario, seed)
+        self._winner, self._moves = -1, 0
+        self._won = np.zeros(len(SOURCES) + 1, dtype=np.int64)  # the last: improved
 
     def initial_over_budget(self) -> Any:
         if self._given_queue is not None or self._checkpoint is None:
             return self.initial_queue
-        return self._checkpoint.queue_over_budget(len(self.scenario.ues))
+        if self._checkpoint.header.general:
+            return settled_queues(self.tables, self.limits, self.seed)
+        return self._checkpoint.queue_over_budget()
 
-    def propose(self, state: SlotState, observation: Observation) -> CutArray:
+    def choose(self, state: SlotState, observation: Observation) -> tuple[CutArray, Allocation]:
         if self._checkpoint is None:
-            return self._descend(state)
-        return self.sample(state, self._candidates)
+            return self.best(state, self._descend(state))
+        candidates, source = self.sample(state, self._candidates)
+        if self._improvements:
+            candidates = np.concatenate([candidates, [self._last_cuts, self.tables.local]])
+            source = np.concatenate([source, [SOURCES.index("last"), SOURCES.index("local")]])
+        candidates, first = np.unique(project(self.tables, candidates, state), axis=0, return_index=True)
+        allocation = self.allocate(candidates, state)
+        # of equal candidates the first that was named; of equally good ones, too
+        order = np.argsort(first)
+        chosen = int(order[np.argmin(allocation.cost[order])])
+        cuts, allocation = candidates[chosen], one_of(allocation, chosen)
+        self._winner, self._moves = int(source[first[chosen]]), 0
+        if self._improvements:
+            found = improve(self.tables, cuts[np.newaxis], state, self.limits, self._improvements, self.delay_model)
+            if found.moves[0]:
+                cuts, allocation = found.cuts[0], self.allocate(found.cuts, state)
+                self._moves = int(found.moves[0])
+        self._won[self._winner] += 1
+        self._won[-1] += self._moves > 0
+        return cuts, allocation
 
-    def sample(self, state: SlotState, count: int) -> CutArray:
-        """(up to count, ues) distinct candidates: the most likely joint cut first, the rest drawn from the actor."""
+    def sample(self, state: SlotState, count: int) -> tuple[CutArray, CutArray]:
+        """(count, ues) joint cuts, the most likely one first, the rest drawn from the actor; (count,) their sources."""
         assert self._checkpoint is not None
-        logits = actor_logits(self._checkpoint.weights, features(self.tables, state)[np.newaxis])[0]
-        logits = np.where(feasible_alone(self.tables, state, 1)[0], logits, -1e9)
+        source = np.minimum(np.arange(count), SOURCES.index("sampled"))
+        if not count:
+            return np.zeros((0, self.tables.local.size), dtype=np.int64), source
+        logits = self._logits(state)
         likely = np.argmax(logits, axis=1)
-        if count == 1:
-            return np.asarray(likely[np.newaxis])
         # Gumbel's trick: the argmax of logits plus noise is a draw from their softmax
         noise = self._rng.gumbel(size=(count - 1, *logits.shape))
-        drawn = np.argmax(logits + noise, axis=2)
-        return np.unique(np.concatenate([likely[np.newaxis], drawn]), axis=0)
+        return np.concatenate([likely[np.newaxis], np.argmax(logits + noise, axis=2)]), source
+
+    def _logits(self, state: SlotState) -> FloatArray:
+        """(ues, candidates); very negative for a cut that the UE could not keep stable alone."""
+        assert self._checkpoint is not None
+        usable = feasible_alone(self.tables, state, 1)
+        usable |= ~usable.any(axis=-1, keepdims=True)
+        if self._checkpoint.header.general:
+            usable &= np.arange(usable.shape[-1]) < self.tables.counts[:, np.newaxis]
+            logits = cut_scores(self._checkpoint.weights, cut_features(self.tables, state, self.limits), usable)
+        else:
+            logits = actor_logits(self._checkpoint.weights, features(self.tables, state)[np.newaxis])
+            logits = np.where(usable, logits, -1e9)
+        return np.asarray(logits[0])
 
     def warm_up(self, nominal: SlotState) -> None:
         super().warm_up(nominal)
         if self._checkpoint is not None:
-            self.best(nominal, self.sample(nominal, self._candidates))
+            self.best(nominal, self.sample(nominal, max(self._candidates, 1))[0])
+            improve(self.tables, self.tables.local[np.newaxis], nominal, self.limits, 1, self.delay_model)
+
+    def state(self) -> dict[str, float]:
+        """And whose candidate won: ``winner`` (an index of :data:`SOURCES`, -1 before the first decision), changes that
+        improved it in this slot, and in how many decisions so far each source won and changes improved it."""
+        numbers = super().state()
+        if self._checkpoint is None:
+            return numbers
+        names = [f"won.{name}" for name in (*SOURCES, "improved")]
+        return {
+            **numbers,
+            "winner": float(self._winner),
+            "winner_changes": float(self._moves),
+            **dict(zip(names, self._won.astype(float).tolist(), strict=True)),
+        }
 
     def checkpoint_info(self) -> dict[str, Any]:
-        return {} if self._checkpoint is None else self._checkpoint.info()
+        return {} if self._checkpoint is None else self._checkpoint.info(self.scenario)
 
 
 class LymdoEqualShares(Lymdo):
@@ -111,11 +178,10 @@ class LymdoEqualShares(Lymdo):
     Speed still follows the virtual queue, else nothing would hold the budget.
     """
 
-    def propose(self, state: SlotState, observation: Observation) -> CutArray:
-        return super().propose(state, observation)[:1]
-
-    def sample(self, state: SlotState, count: int) -> CutArray:
-        return super().sample(state, 1)
+    def choose(self, state: SlotState, observation: Observation) -> tuple[CutArray, Allocation]:
+        if self._checkpoint is None:
+            return self.best(state, self._descend(state)[:1])
+        return self.best(state, self.sample(state, 1)[0])
 
     def allocate(self, cuts: CutArray, state: SlotState) -> Allocation:
         demands = self.tables.demands(cuts, state)

@@ -10,7 +10,15 @@ import msgspec
 from controller.learning.actor import LearningCurve
 from testbed.cli import options
 from testbed.cli import out as out_types
-from testbed.runs.train import DEFAULT_UPDATES, DEFAULT_UPDATES_OF_ALL, Learner, TrainingOrder, require_trainable, train
+from testbed.runs.train import (
+    DEFAULT_LABS,
+    DEFAULT_UPDATES,
+    DEFAULT_UPDATES_OF_ALL,
+    Learner,
+    TrainingOrder,
+    require_trainable,
+    train,
+)
 
 
 def _progress(update: int, curve: LearningCurve) -> None:
@@ -24,12 +32,16 @@ def _progress(update: int, curve: LearningCurve) -> None:
 @click.argument("policy")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the lab.")
-@click.option("--learner", type=click.Choice(["ppo", "lydroo"]), default="ppo", show_default=True)
+@click.option(
+    "--learner",
+    type=click.Choice(["imitation", "ppo"]),
+    help="imitation: over a range of labs with FILE's model (default); ppo: for FILE's lab alone (ppo-all's only one).",
+)
 @click.option(
     "--updates",
     type=click.IntRange(min=1),
     metavar="N",
-    help=f"Default: {DEFAULT_UPDATES}; {DEFAULT_UPDATES_OF_ALL} for ppo-all.",
+    help=f"Default: {DEFAULT_LABS} labs; of PPO {DEFAULT_UPDATES}, {DEFAULT_UPDATES_OF_ALL} for ppo-all.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, metavar="S", help="Of the training.")
 @click.option(
@@ -44,7 +56,7 @@ def command(
     policy: str,
     file: Path,
     overrides: tuple[str, ...],
-    learner: Learner,
+    learner: Learner | None,
     updates: int | None,
     seed: int,
     out: Path | None,
@@ -58,7 +70,9 @@ def command(
     topology = lab.read()
     everything = policy == "ppo-all"
     path = out or file.parent / "checkpoints" / f"{file.stem}{'-ppo-all' if everything else ''}.npz"
-    updates = updates or (DEFAULT_UPDATES_OF_ALL if everything else DEFAULT_UPDATES)
+    learner = learner or ("ppo" if everything else "imitation")
+    if updates is None:
+        updates = DEFAULT_LABS if learner == "imitation" else DEFAULT_UPDATES_OF_ALL if everything else DEFAULT_UPDATES
     if path.suffix != ".npz":
         raise click.BadParameter(f"{path} must end in .npz", param_hint="--out")
     order = TrainingOrder(topology, str(file), lab.folder, learner, updates, seed, path, resume)

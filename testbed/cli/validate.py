@@ -29,7 +29,7 @@ def command(file: Path, overrides: tuple[str, ...], imports: bool, as_json: bool
         *checks.host_warnings(topology),
     ]
     if imports:
-        lab_files.check_policy(topology, str(file))
+        warnings += lab_files.check_policy(topology, str(file))
     if as_json:
         click.echo(json.dumps({"lab": topology.normalised(), "warnings": warnings}, indent=1))
         return

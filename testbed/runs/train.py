@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from controller.contract import Scenario
 from controller.learning.actor import LearningCurve, Trained
 from controller.learning.checkpoint import CheckpointMismatchError
 from controller.learning.everything import EverythingConfig, train_everything
-from controller.learning.lydroo import LydrooConfig, train_lydroo
+from controller.learning.imitation import ImitationConfig, imitate
 from controller.learning.ppo import PpoConfig, train_ppo
 from controller.model.channel import gain_series
 from controller.seeds import Purpose, integer
@@ -29,15 +30,15 @@ from testbed.runs.figures import colour, styled
 from testbed.topology import Topology
 from testbed.traces.trace import Trace
 
-Learner = Literal["ppo", "lydroo"]
+Learner = Literal["imitation", "ppo"]
 
 #: Of the channel that is trained on; each UE of each environment starts anywhere in it.
 TRAINING_SLOTS = 20_000
-#: The shipped checkpoints' number.
+#: Of PPO; the shipped checkpoints of ``ppo-all`` have more.
 DEFAULT_UPDATES = 150
 DEFAULT_UPDATES_OF_ALL = EverythingConfig.updates
-#: An update of the LyDROO-style learner: so many slots.
-LYDROO_SLOTS_PER_UPDATE = 100
+#: Of imitation: labs. The shipped checkpoints' number.
+DEFAULT_LABS = ImitationConfig.labs
 #: Policies with an option ``checkpoint``; the last one's actor chooses speed and shares too.
 TRAINABLE = ("lymdo", "lymdo-equal", "ppo-all")
 _TRAINING_CHANNEL = 9
@@ -58,7 +59,8 @@ class TrainingOrder:
 
 
 class TrainingSummary(msgspec.Struct, frozen=True):
-    """Gaps are of the objective against coordinate descent, in slots that were not trained on; 0 is as good."""
+    """Gaps are of the objective against coordinate descent, in slots (imitation: labs) that were not trained on; 0 is
+    as good."""
 
     lab: str
     policy: str
@@ -67,9 +69,9 @@ class TrainingSummary(msgspec.Struct, frozen=True):
     updates: int
     steps: int  # slots of one environment
     v: float
-    seconds: float
+    seconds: float  # CPU time of imitation, passed time of PPO
     likely_gap: float  # of the most likely cuts
-    best_gap: float  # of the best of 8 candidates
+    best_gap: float  # of the best of 8 candidates, without improvements
     checkpoint: str
     checkpoint_bytes: int
     curve_csv: str
@@ -93,7 +95,6 @@ def train(order: TrainingOrder, notify: Notify, progress: Callable[[int, Learnin
     name = topology.policy.name
     scenario = gather(topology, order.where, order.folder, topology.slot, notify).scenario
     v = float(topology.policy.options.get("V", registry.options(name)["V"]))
-    channel = training_channel(topology, order.seed)
     path = order.checkpoint
     state = path.with_suffix(".training.pt") if order.learner == "ppo" else None
     if order.resume and (state is None or not state.is_file()):
@@ -105,7 +106,7 @@ def train(order: TrainingOrder, notify: Notify, progress: Callable[[int, Learnin
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        trained = _train(order, scenario, channel, v, progress, state)
+        trained = _train(order, scenario, v, progress, state)
         trained.save(path)
     except CheckpointMismatchError as error:
         raise InputError(str(error), where=order.where) from error
@@ -140,18 +141,18 @@ def train(order: TrainingOrder, notify: Notify, progress: Callable[[int, Learnin
 def _train(
     order: TrainingOrder,
     scenario: Scenario,
-    channel: ChannelStates,
     v: float,
     progress: Callable[[int, LearningCurve], None],
     state: Path | None,
 ) -> Trained:
     everything = order.topology.policy.name == "ppo-all"
-    if order.learner == "lydroo":
+    if order.learner == "imitation":
         if everything:
-            raise ValueError("--learner lydroo imitates what the convex step found best: ppo-all has no such step")
-        steps = order.updates * LYDROO_SLOTS_PER_UPDATE
-        config = LydrooConfig(steps=steps, evaluate_every=min(LydrooConfig.evaluate_every, steps))
-        return train_lydroo(scenario, channel, v, order.seed, config, progress=progress)
+            raise ValueError("--learner imitation imitates what the convex step found best: ppo-all has no such step")
+        given = ImitationConfig(labs=order.updates)
+        config = dataclasses.replace(given, evaluate_every=min(given.evaluate_every, order.updates))
+        return imitate(scenario, order.seed, config, progress=progress)
+    channel = training_channel(order.topology, order.seed)
     resume = state if order.resume else None
     if everything:
         config_of_all = EverythingConfig(updates=order.updates)

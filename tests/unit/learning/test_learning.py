@@ -15,7 +15,6 @@ from controller.learning.actor import Actor, Trained, evaluate, training_batches
 from controller.learning.checkpoint import CheckpointMismatchError, load_checkpoint, save_checkpoint
 from controller.learning.everything import EverythingConfig, EverythingGame, train_everything
 from controller.learning.levels import LEVELS, SPEED_RATIOS, decided
-from controller.learning.lydroo import LydrooConfig, train_lydroo
 from controller.learning.network import FEATURES, actor_logits, shapes
 from controller.learning.ppo import PpoConfig, train_ppo
 from controller.policies.everything import PpoEverything
@@ -59,15 +58,6 @@ def test_ppo_closes_most_of_the_gap_to_coordinate_descent(trained: Trained) -> N
     assert trained.curve.likely_gap[-1] < 0.35 * untrained.likely_gap
     assert trained.curve.best_gap[-1] <= trained.curve.likely_gap[-1]
     assert trained.steps == 12 * 64 * 16
-
-
-@pytest.mark.thorough
-def test_the_imitating_actor_learns_too() -> None:
-    scenario, channel = lab()
-    config = LydrooConfig(steps=60, environments=64, candidates=6, evaluate_every=30, batch_size=256, final_slots=20)
-    found = train_lydroo(scenario, channel, 0.3, 5, config)
-    assert found.curve.likely_gap[-1] < 0.05
-    assert found.curve.best_gap[-1] <= found.curve.likely_gap[-1]
 
 
 @pytest.mark.thorough
@@ -125,8 +115,8 @@ def test_more_candidates_are_not_worse_and_equal_shares_are(checkpoint: Path) ->
     scenario, _ = lab()
     costs = []
     policies = [
-        Lymdo(checkpoint=str(checkpoint), candidates=16),
-        Lymdo(checkpoint=str(checkpoint), candidates=1),
+        Lymdo(checkpoint=str(checkpoint), candidates=16, improvements=0),
+        Lymdo(checkpoint=str(checkpoint), candidates=1, improvements=0),
         LymdoEqualShares(checkpoint=str(checkpoint)),
     ]
     for policy in policies:
@@ -139,7 +129,7 @@ def test_more_candidates_are_not_worse_and_equal_shares_are(checkpoint: Path) ->
     assert costs[0] <= costs[1] <= costs[2]
 
 
-def test_another_lab_is_refused_with_what_was_found_and_what_to_do(checkpoint: Path) -> None:
+def test_a_lab_with_other_cuts_ues_or_v_is_refused_with_what_was_found_and_what_to_do(checkpoint: Path) -> None:
     scenario, _ = lab()
     more, _ = lab(4)
     with pytest.raises(CheckpointMismatchError, match=r"number of UEs 3, the lab has 4.*testbed train"):
@@ -154,6 +144,18 @@ def test_another_lab_is_refused_with_what_was_found_and_what_to_do(checkpoint: P
         Lymdo(checkpoint=str(checkpoint)).reset(other, 1)
 
 
+def test_what_else_differs_from_the_training_lab_is_said(checkpoint: Path) -> None:
+    scenario, _ = lab()
+    policy = Lymdo(checkpoint=str(checkpoint))
+    policy.reset(scenario, 1)
+    assert policy.checkpoint_info()["outside"] == []
+    edge = msgspec.structs.replace(scenario.edge, cpus=scenario.edge.cpus * 0.3)
+    policy.reset(msgspec.structs.replace(scenario, edge=edge), 1)
+    (said,) = policy.checkpoint_info()["outside"]
+    assert said.startswith("edge per UE, cpus")
+    assert "trained on" in said
+
+
 def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, trained: Trained, checkpoint: Path) -> None:
     with pytest.raises(CheckpointMismatchError, match="readable"):
         load_checkpoint(tmp_path / "missing.npz")
@@ -166,9 +168,10 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, trained: Trai
         load_checkpoint(tmp_path / "object.npz")
     header = load_checkpoint(checkpoint).header
     arrays = {name: np.zeros(shape) for name, shape in shapes(len(header.cuts)).items()}
-    save_checkpoint(tmp_path / "later.npz", msgspec.structs.replace(header, format=99), arrays)
-    with pytest.raises(CheckpointMismatchError, match="format 99"):
-        load_checkpoint(tmp_path / "later.npz")
+    for other in (1, 99):
+        save_checkpoint(tmp_path / "other.npz", msgspec.structs.replace(header, format=other), arrays)
+        with pytest.raises(CheckpointMismatchError, match=rf"format {other}; this version reads 2.*testbed train"):
+            load_checkpoint(tmp_path / "other.npz")
     arrays["head.2.bias"] = np.zeros(3)
     save_checkpoint(tmp_path / "shape.npz", header, arrays)
     with pytest.raises(CheckpointMismatchError, match=r"head\.2\.bias"):
@@ -176,8 +179,15 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, trained: Trai
 
 
 def test_options_are_checked_and_queues_take_measured_energy() -> None:
-    for options in ({"V": 0.0}, {"delay_model": "fast"}, {"initial_queue": -1.0}, {"solver": "scs"}, {"candidates": 0}):
-        with pytest.raises(ValueError, match=next(iter(options))):
+    for options in (
+        {"V": 0.0},
+        {"delay_model": "fast"},
+        {"initial_queue": -1.0},
+        {"solver": "scs"},
+        {"candidates": 0, "improvements": 0},
+        {"improvements": -1},
+    ):
+        with pytest.raises(ValueError, match=f"option {next(iter(options))}"):
             Lymdo(**options)  # type: ignore[arg-type]
     scenario, _ = lab()
     policy = Lymdo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from controller.contract import STAGES, Decision, Observation
 from controller.policies.static import EdgeOnly
 from testbed.cli.compare import command as compare_command
 from testbed.cli.simulate import command
+from testbed.cli.validate import command as validate
 from testbed.errors import InputError, InvalidRunError
 from testbed.runs.compare import compare
 from testbed.runs.conclude import conclude
@@ -110,9 +112,7 @@ def test_states_follow_traces_of_different_steps() -> None:
     ("arguments", "says"),
     [
         (["--set", "policy.checkpoint=checkpoints/none.npz"], "policy.checkpoint"),
-        (["--set", "policy.checkpoint=checkpoints/lymdo-30ues.npz"], "number of UEs 30, the lab has 4"),
         (["--set", "policy.checkpoint=checkpoints/lymdo-resnet18.npz"], "alexnet"),
-        (["--set", "policy.V=0.7"], "trained for V"),
         (["--policy", "fixed", "--set", "policy.cut=nowhere"], "nowhere"),
     ],
 )
@@ -124,6 +124,19 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_is_written(
     assert isinstance(result.exception, InputError)
     assert says in str(result.exception)
     assert not out.exists()
+
+
+def test_a_lab_outside_of_what_the_actor_was_trained_on_runs_and_is_told_so(tmp_path: Path) -> None:
+    arguments = [str(LAB), "--slots", "2", "--set", "ues.0.speed=4"]
+    result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "run")], catch_exceptions=False)
+    told = [line for line in result.stderr.splitlines() if "outside of what the checkpoint of lymdo" in line]
+    assert len(told) == 1
+    assert "speed, cores 4 (trained on 0.15 to 1.5)" in told[0]
+    # validate says it, too
+    validated = CliRunner().invoke(validate, [str(LAB), "--set", "ues.0.speed=4", "--json"], catch_exceptions=False)
+    assert any("speed, cores 4" in warning for warning in json.loads(validated.stdout)["warnings"])
+    inside = CliRunner().invoke(command, [*arguments[:3], "--out", str(tmp_path / "inside")], catch_exceptions=False)
+    assert "outside of what" not in inside.stderr
 
 
 def test_command_with_the_lab_s_own_checkpoint(tmp_path: Path) -> None:

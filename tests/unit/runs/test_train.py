@@ -27,7 +27,7 @@ def trained(out: Path, *arguments: str) -> TrainingSummary:
 @pytest.mark.thorough
 def test_a_checkpoint_that_the_lab_takes(tmp_path: Path) -> None:
     out = tmp_path / "actor.npz"
-    summary = trained(out, "--updates", "1")
+    summary = trained(out, "--learner", "ppo", "--updates", "1")
     assert (summary.learner, summary.updates, summary.v) == ("ppo", 1, 0.3)
     assert load_checkpoint(out).header.ues == 2
     assert Path(summary.curve_png).read_bytes().startswith(b"\x89PNG")
@@ -35,6 +35,18 @@ def test_a_checkpoint_that_the_lab_takes(tmp_path: Path) -> None:
     run = simulated(
         tmp_path / "run", "policy=lymdo", "policy.V=0.3", f"policy.checkpoint={out}", "ues.0.count=2", slots=5
     )
+    assert run.tasks.completed > 0
+
+
+def test_by_default_the_actor_is_for_a_range_of_labs(tmp_path: Path) -> None:
+    out = tmp_path / "actor.npz"
+    summary = trained(out, "--updates", "2")
+    assert (summary.learner, summary.updates, summary.training_state) == ("imitation", 2, None)
+    header = load_checkpoint(out).header
+    assert header.general
+    assert header.ranges["number of UEs"] == (2, 30)
+    # 4 UEs and another V, which the training lab did not have
+    run = simulated(tmp_path / "run", "policy=lymdo", "policy.V=0.7", f"policy.checkpoint={out}", slots=5)
     assert run.tasks.completed > 0
 
 
@@ -50,9 +62,9 @@ def test_an_actor_for_everything_is_trained_by_the_same_verb(tmp_path: Path) -> 
 @pytest.mark.thorough
 def test_resume_goes_on_and_keeps_the_curve(tmp_path: Path) -> None:
     out = tmp_path / "actor.npz"
-    trained(out, "--updates", "1")
+    trained(out, "--learner", "ppo", "--updates", "1")
     before = load_checkpoint(out).weights
-    assert trained(out, "--updates", "2", "--resume").updates == 2
+    assert trained(out, "--learner", "ppo", "--updates", "2", "--resume").updates == 2
     after = load_checkpoint(out).weights
     assert any(not np.array_equal(before[name], after[name]) for name in before)
     curve = read_curve(out.with_suffix(".csv"))
@@ -65,9 +77,9 @@ def test_resume_goes_on_and_keeps_the_curve(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["neurosurgeon", str(LAB)], "does not learn"),
-        (["ppo-all", str(LAB), "--learner", "lydroo"], "has no such step"),
+        (["ppo-all", str(LAB), "--learner", "imitation"], "has no such step"),
         (["lymdo", str(LAB), "--resume"], "no training to go on with"),
-        (["lymdo", str(LAB), "--resume", "--learner", "lydroo"], "no training to go on with"),
+        (["lymdo", str(LAB), "--resume", "--learner", "ppo"], "no training to go on with"),
     ],
 )
 def test_orders_that_are_refused(arguments: list[str], says: str, tmp_path: Path) -> None:
