@@ -31,6 +31,7 @@ def slots(draw: st.DrawFn) -> tuple[Demands, UeConstants]:
     bits = draw(rows(st.sampled_from([1.0, 1e5, 1e12])))
     demands = Demands(
         arrival_rate_per_second=draw(rows(st.sampled_from([0.0, 1e-9, 1.0, 1e6]))),
+        weight=draw(rows(st.sampled_from([0.0, 1.0]))),
         head_seconds=np.where(draw(rows(st.booleans())), work, 0.0),
         wire_bits=np.where(local, 0.0, bits),
         tail_seconds=np.where(local, 0.0, work),
@@ -41,7 +42,8 @@ def slots(draw: st.DrawFn) -> tuple[Demands, UeConstants]:
     )
     linear = draw(rows(st.booleans()))[0]
     one = np.ones(UES)
-    return demands, UeConstants(0.5 * one, 10 * one, 0.3 * one, draw(rows(st.sampled_from([0.0, 1.0])))[0], linear)
+    variability = draw(rows(st.sampled_from([0.01, 1.0])))[0]
+    return demands, UeConstants(0.5 * one, 10 * one, 0.3 * one, one, linear, variability)
 
 
 def is_sound(found: Allocation) -> bool:
