@@ -67,12 +67,16 @@ def parts_for_older_tasks(
     observation nothing is under way.
     """
     parts = np.zeros((3, 2, len(scenario.ues)))
+    if scenario.retraining_interval_seconds is not None:
+        # a UE that computes alone fetches its model, and no observation tells when
+        parts[1, 0] = [0.0 if needs_edge(choice) else LARGEST_PART / len(choices) for choice in choices]
     if observation is not None:
         seen = {ue.name: ue for ue in observation.ues}
         before = {} if previous is None else {choice.name: choice for choice in previous.ues}
         for index, (ue, choice) in enumerate(zip(scenario.ues, choices, strict=True)):
             if not needs_edge(choice) and ue.name in seen:
-                parts[:, :, index] = _parts(scenario, ue, before.get(ue.name), seen[ue.name])
+                own = _parts(scenario, ue, before.get(ue.name), seen[ue.name])
+                parts[:, :, index] = np.maximum(parts[:, :, index], own)
                 # superposed where it names subchannels, it needs no band of its own
                 parts[0, :, index] *= not choice.subchannels_up
                 parts[1, :, index] *= not choice.subchannels_down

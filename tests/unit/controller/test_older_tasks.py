@@ -153,6 +153,14 @@ def test_a_dead_link_holds_no_spectrum() -> None:
     assert taken.edge_share > 0
 
 
+def test_a_ue_that_fetches_its_model_has_a_part_of_the_downlink() -> None:
+    scenario = msgspec.structs.replace(example_scenario(4), retraining_interval_seconds=60.0)
+    ues = enforce(scenario, None, deciding(scenario, [OFFLOADED, *[ALL_ON_DEVICE] * 3]), seen(scenario)).ues
+    for ue in ues[1:]:
+        assert ue.spectrum_down_hz > 0.9 * LARGEST_PART / 4 * scenario.radio.downlink_hz / (1 + LARGEST_PART)
+        assert (ue.spectrum_up_hz, ue.edge_share) == (0, 0)
+
+
 def test_a_tail_that_nobody_saw_in_time_crawls_but_runs() -> None:
     choice = deciding(example_scenario(1), [ALL_ON_DEVICE]).ues[0]
     assert tail_share(choice, 2.0) == STRAY_PART * 2.0
