@@ -85,7 +85,7 @@ def device_speed(
     for _ in range(60):
         if not low < u < high:
             u = 0.5 * (low + high)
-        spare = 1.0 - u
+        spare = max(1.0 - u, 1e-12)  # a queue without end draws u to 1
         slope = 1.0 + 0.5 * variability * (spare**-2 - 1.0)
         value = np.log(u**3 * slope) - log_target
         if value > 0.0:
