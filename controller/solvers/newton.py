@@ -96,7 +96,7 @@ def device_speed(
         u -= step
         if abs(step) <= 1e-15 * u:
             break
-    speed: float = arrival_rate * head / u
+    speed: float = arrival_rate * head / min(u, high)  # the last step may have left the bracket
     return speed
 
 

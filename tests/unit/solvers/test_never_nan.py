@@ -13,6 +13,7 @@ from controller.solvers.cuts import coordinate_descent, project
 from controller.solvers.envelope import Line
 from controller.solvers.evaluation import equal_shares, evaluate
 from controller.solvers.game import Device, Market, Signal, best_response, settle
+from controller.solvers.newton import device_speed
 from controller.solvers.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
 from controller.testing import example_scenario
 
@@ -96,3 +97,10 @@ def test_markets(form: str, numbers: list[tuple[float, float, float]]) -> None:
     found = settle(market, len(devices), ask, list(range(len(devices))), None, lambda: True)
     assert np.isfinite(found.demands).all()
     assert np.isfinite(found.base)
+
+
+@pytest.mark.parametrize("variability", [0.01, 1.0])
+@pytest.mark.parametrize("queue", [1e12, 1e40, 1e100])
+def test_a_queue_without_end_leaves_a_speed(queue: float, variability: float) -> None:
+    speed = device_speed(0.5, 0.05, 0.5, 10.0, 2.0, queue, 1e-12, variability)
+    assert 0.5 * 0.05 <= speed <= 0.5
