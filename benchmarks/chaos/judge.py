@@ -76,7 +76,7 @@ def _end(outcome: Outcome) -> Iterator[str]:
 
 def _tone(verb: str, text: str, *, failed: bool) -> Iterator[str]:
     """Whether a command spoke to its user."""
-    for noise in ("Traceback", "Exception ignored", "Exception in thread", "assert", "core dumped"):
+    for noise in ("Traceback", "Exception ignored", "Exception in thread", "Error(", "assert", "core dumped"):
         if noise in text:
             yield f"{verb}: {noise} in what it says: {_tail(text)}"
             break

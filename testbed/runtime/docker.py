@@ -111,6 +111,7 @@ class DockerRuntime:
         """Remember what nodes with stages load as soon as they exist. A container imports what its role needs."""
         self._calls = tuple(calls)
 
+    @nodes_on_engine.answering()
     def create(self, nodes: Sequence[NodeSpec]) -> None:
         """Create what is missing of the containers and, on the host, of the radio. Raises HostError, TestbedError."""
         self._host.create([node for node in nodes if node.role not in CONTAINER_ROLES])
@@ -215,6 +216,7 @@ class DockerRuntime:
         # Loading a model under a cap of 0.3 cores would take 12 s.
         return Preparation(IMPORTS[node.role], self._calls if node.role in ("ue", "edge") else ())
 
+    @nodes_on_engine.answering()
     def start(self, processes: Sequence[ProcessSpec]) -> None:
         """Tell each container its program; the others start on the host. Raises TestbedError if a container died."""
         open_to_others(self.lab_directory / SHARED)
@@ -269,6 +271,7 @@ class DockerRuntime:
     def netns_name(self, node: str) -> str:
         return namespace_name(self.lab, node)
 
+    @nodes_on_engine.answering()
     def exec(self, node: str, command: Sequence[str]) -> int:
         """Run a command inside a node with the caller's terminal. Raises InputError for an unknown node."""
         containers = self._containers()
@@ -279,6 +282,7 @@ class DockerRuntime:
         done = subprocess.run([program, "exec", "-i", *terminal, containers[node].id or "", *command], check=False)
         return done.returncode
 
+    @nodes_on_engine.answering()
     def logs(self, node: str) -> Path | str:
         """Text of a container's log; path of any other node's, which may not exist yet."""
         containers = self._containers()
@@ -286,6 +290,7 @@ class DockerRuntime:
             return containers[node].logs().decode(errors="replace")
         return self._host.logs(node)
 
+    @nodes_on_engine.answering()
     def set_cpu(self, node: str, quota_host_cores: float) -> None:
         """Change a node's cap in place, in microseconds. Raises InputError, HostError."""
         if node in self._containers():
@@ -293,6 +298,7 @@ class DockerRuntime:
         else:
             self._host.set_cpu(node, quota_host_cores)
 
+    @nodes_on_engine.answering()
     def make_realtime(self, node: str, tid: int, priority: int) -> bool:
         """SCHED_FIFO for one thread, numbered as its container sees it. False where the host refuses."""
         if node not in self._containers():

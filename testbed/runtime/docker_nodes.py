@@ -66,6 +66,18 @@ def find(client: docker.DockerClient, lab: str | None = None) -> list[Container]
         raise _silent(error) from error
 
 
+@contextmanager
+def answering() -> Iterator[None]:
+    """For work that asks the engine. Raises TestbedError, in words, when it goes away meanwhile."""
+    try:
+        yield
+    except requests.ConnectionError as error:
+        raise TestbedError(
+            "the Docker Engine does not answer any more: it was stopped, or is being restarted. Look at it with "
+            "`docker info`, and try again"
+        ) from error
+
+
 def _silent(error: Exception) -> TestbedError:
     # requests says its causes as tuples of Python's objects
     why = "it does not answer" if isinstance(error, requests.ConnectionError) else first_line(error)

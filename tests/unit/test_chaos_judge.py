@@ -82,6 +82,7 @@ def test_what_is_as_promised_has_no_fault() -> None:
         (KILLED, {"code": 1, "text": "error: the edge ended"}, "where the records are"),
         (KILLED, {"text": "Traceback (most recent call last):\nerror: x"}, "Traceback"),
         (KILLED, {"text": "- creating 7 nodes\n"}, "without a word"),
+        (KILLED, {"text": "error: ('aborted', OSError(2, 'No such file')) out/run"}, "Error( in what it says"),
         (KILLED, {"left": ("process 7 tb-edge",)}, "left"),
         (KILLED, {"report_code": 1, "report_text": "error: no"}, "report ended with 1"),
         (KILLED, {"report_code": 2, "report_text": "error: the manifest cannot be read"}, "cannot be read"),
