@@ -58,7 +58,8 @@ def encode(tensor: Tensor, codec: Codec) -> tuple[Tensor, float, float]:
     - ``fp32``: the tensor itself, bit for bit (of a quantised one: its integers, scale and zero point);
     - ``fp16``: rounded to nearest, relative error <= 2**-11; beyond +-65504 it saturates; 16-bit tensors as they are;
     - ``uint8``: ``round((x - offset) / scale)`` with ``offset`` the minimum and ``scale`` the range / 255: absolute
-      error <= scale / 2, and the rounding of the tensor's own type (half a unit in the last place).
+      error <= scale / 2, and the rounding of the tensor's own type (half a unit in the last place). A range whose steps
+      would be subnormal (float32: under 3e-36 in all) is none: the tensor is its minimum.
 
     Raises ValueError for ``uint8`` if the tensor holds an infinity or a nan, or spans more than its type (float32 for
     16-bit ones) can.

@@ -35,7 +35,7 @@ def test_a_torn_list_of_groups_costs_no_recorder(tmp_path: Path) -> None:
         (tmp_path / file).write_text(text)
     path = tmp_path / "recorder.json"
     groups = {"ue1": str(tmp_path), "ue2": str(tmp_path / "gone")}
-    write_config(RecorderConfig("lab", "run", "recorder", str(tmp_path), str(tmp_path), groups), path)
+    write_config(RecorderConfig("lab", "run", "recorder", str(tmp_path), str(tmp_path), cpu_groups=groups), path)
     sampler = NodeSampler(lambda: read_config(path, RecorderConfig).cpu_groups)
     path.write_bytes(path.read_bytes()[:40])
     assert [health.node for health in sampler.sample()] == ["ue1"]
