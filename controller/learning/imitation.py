@@ -65,7 +65,7 @@ class CutActor(nn.Module):
             part = torch.softmax(torch.where(usable, guess(x).squeeze(-1), MASKED), dim=-1)
             chosen = torch.einsum("euk,eukh->euh", part, x)
             common = torch.cat([chosen.mean(dim=1), chosen.amax(dim=1)], dim=1)
-            own, mine, everyones = torch.split(layer.weight, [HIDDEN, HIDDEN, 2 * HIDDEN], dim=1)  # type: ignore[no-untyped-call]
+            own, mine, everyones = torch.split(layer.weight, [HIDDEN, HIDDEN, 2 * HIDDEN], dim=1)
             of_ue = chosen @ mine.T + (common @ everyones.T + layer.bias).unsqueeze(1)
             x = torch.tanh(x @ own.T + of_ue.unsqueeze(2))
         return torch.where(usable, self.score(x).squeeze(-1), MASKED)
