@@ -131,6 +131,15 @@ def cut_features(tables: ChainTables, state: SlotState, limits: Limits) -> Float
     return np.clip(out, -8.0, 8.0)
 
 
+def usable_cuts(tables: ChainTables, inputs: FloatArray) -> BoolArray:
+    """(environments, ues, candidates) of :func:`cut_features`: the cuts that a UE could keep stable with all of the
+    spectrum and the edge; all of a UE that has none (projection then finds the least bad)."""
+    alone = np.maximum(np.maximum(inputs[..., 5], inputs[..., 7]), inputs[..., 9]) < MAXIMUM_LOAD
+    alone |= ~alone.any(axis=-1, keepdims=True)
+    usable: BoolArray = alone & (np.arange(inputs.shape[2]) < tables.counts[:, np.newaxis])
+    return usable
+
+
 def cut_scores(weights: Weights, inputs: FloatArray, usable: BoolArray) -> FloatArray:
     """(environments, ues, candidates, FEATURES) and which cuts are ``usable`` -> logits; -1e9 where not."""
     x = inputs.astype(np.float32)

@@ -20,12 +20,12 @@ from torch import nn
 from controller.contract import Scenario
 from controller.learning.actor import MASKED, Evaluation, LearningCurve, Trained, seed_torch
 from controller.learning.checkpoint import IMITATION, candidate_labels
-from controller.learning.cut_network import FEATURES, HIDDEN, cut_features
+from controller.learning.cut_network import FEATURES, HIDDEN, cut_features, usable_cuts
 from controller.learning.lab_range import LAB_RANGE, DrawnLab, draw_lab
 from controller.seeds import Purpose, integer
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables, CutArray
-from controller.solvers.cuts import coordinate_descent, feasible_alone, project
+from controller.solvers.cuts import coordinate_descent, project
 from controller.solvers.improvement import improve
 
 
@@ -80,17 +80,10 @@ class Lesson:
     targets: torch.Tensor  # (slots, ues, candidates), sums to 1 over the candidates
 
 
-def usable_cuts(lab: DrawnLab) -> NDArray[np.bool_]:
-    """(slots, ues, candidates): those of the UE's cuts that it could have alone, all where there is none."""
-    mask = feasible_alone(lab.tables, lab.state, lab.state.link_quality.shape[0])
-    mask |= ~mask.any(axis=-1, keepdims=True)
-    return mask & (np.arange(mask.shape[-1]) < lab.tables.counts[:, np.newaxis])
-
-
 def network_inputs(lab: DrawnLab) -> tuple[torch.Tensor, torch.Tensor]:
     """(inputs, usable) of a lab's slots."""
-    inputs = cut_features(lab.tables, lab.state, lab.limits).astype(np.float32)
-    return torch.from_numpy(inputs), torch.from_numpy(usable_cuts(lab))
+    inputs = cut_features(lab.tables, lab.state, lab.limits)
+    return torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(usable_cuts(lab.tables, inputs))
 
 
 def lesson(lab: DrawnLab, actor: CutActor, config: ImitationConfig) -> Lesson | None:
@@ -100,7 +93,7 @@ def lesson(lab: DrawnLab, actor: CutActor, config: ImitationConfig) -> Lesson | 
         likely = actor(inputs, usable).argmax(dim=-1).numpy()
     local = np.broadcast_to(lab.tables.local, likely.shape)
     found = [
-        improve(lab.tables, project(lab.tables, start, lab.state), lab.state, lab.limits, config.trials)
+        improve(lab.tables, project(lab.tables, start, lab.state), lab.state, lab.limits, config.trials, thorough=True)
         for start in (likely, local)
     ]
     first = found[0].cost <= found[1].cost

@@ -10,7 +10,7 @@ import numpy as np
 
 from controller.contract import Observation, Scenario
 from controller.learning.checkpoint import Checkpoint, load_checkpoint
-from controller.learning.cut_network import cut_features, cut_scores
+from controller.learning.cut_network import cut_features, cut_scores, usable_cuts
 from controller.learning.network import actor_logits, features
 from controller.policies.drift import DriftPlusPenalty, one_of
 from controller.policies.settling import settled_queues
@@ -107,12 +107,12 @@ class Lymdo(LymdoCoordinateDescent):
         if self._improvements:
             candidates = np.concatenate([candidates, [self._last_cuts, self.tables.local]])
             source = np.concatenate([source, [SOURCES.index("last"), SOURCES.index("local")]])
-        candidates, first = np.unique(project(self.tables, candidates, state), axis=0, return_index=True)
-        allocation = self.allocate(candidates, state)
-        # of equal candidates the first that was named; of equally good ones, too
-        order = np.argsort(first)
-        chosen = int(order[np.argmin(allocation.cost[order])])
-        cuts, allocation = candidates[chosen], one_of(allocation, chosen)
+        candidates = project(self.tables, candidates, state)
+        # of equal candidates the first that was named (np.unique takes longer than the rest of the choice)
+        first = list({row.tobytes(): index for index, row in reversed(list(enumerate(candidates)))}.values())[::-1]
+        allocation = self.allocate(candidates[first], state)
+        chosen = int(np.argmin(allocation.cost))
+        cuts, allocation = candidates[first[chosen]], one_of(allocation, chosen)
         self._winner, self._moves = int(source[first[chosen]]), 0
         if self._improvements:
             found = improve(self.tables, cuts[np.newaxis], state, self.limits, self._improvements, self.delay_model)
@@ -138,14 +138,12 @@ class Lymdo(LymdoCoordinateDescent):
     def _logits(self, state: SlotState) -> FloatArray:
         """(ues, candidates); very negative for a cut that the UE could not keep stable alone."""
         assert self._checkpoint is not None
-        usable = feasible_alone(self.tables, state, 1)
-        usable |= ~usable.any(axis=-1, keepdims=True)
         if self._checkpoint.header.general:
-            usable &= np.arange(usable.shape[-1]) < self.tables.counts[:, np.newaxis]
-            logits = cut_scores(self._checkpoint.weights, cut_features(self.tables, state, self.limits), usable)
+            inputs = cut_features(self.tables, state, self.limits)
+            logits = cut_scores(self._checkpoint.weights, inputs, usable_cuts(self.tables, inputs))
         else:
             logits = actor_logits(self._checkpoint.weights, features(self.tables, state)[np.newaxis])
-            logits = np.where(usable, logits, -1e9)
+            logits = np.where(feasible_alone(self.tables, state, 1), logits, -1e9)
         return np.asarray(logits[0])
 
     def warm_up(self, nominal: SlotState) -> None:
@@ -173,22 +171,17 @@ class Lymdo(LymdoCoordinateDescent):
 
 
 class LymdoEqualShares(Lymdo):
-    """The actor's most likely cut with equal shares of spectrum and edge: what the convex step is worth.
+    """LyMDO's cuts with equal shares of spectrum and edge: what the convex step is worth.
 
     Speed still follows the virtual queue, else nothing would hold the budget.
     """
 
     def choose(self, state: SlotState, observation: Observation) -> tuple[CutArray, Allocation]:
-        if self._checkpoint is None:
-            return self.best(state, self._descend(state)[:1])
-        return self.best(state, self.sample(state, 1)[0])
-
-    def allocate(self, cuts: CutArray, state: SlotState) -> Allocation:
-        demands = self.tables.demands(cuts, state)
-        optimal = allocate(demands, self.tables.ues, self.limits, "indep")
+        cuts, optimal = super().choose(state, observation)
+        demands = self.tables.demands(cuts[np.newaxis], state)
         spectrum, edge = equal_shares(demands, self.limits)
         equal = optimal._replace(spectrum_hz=spectrum, edge_share=edge)
-        return evaluate(equal, demands, self.tables.ues, self.limits, "indep")
+        return cuts, evaluate(equal, demands, self.tables.ues, self.limits, "indep")
 
 
 class Exhaustive(DriftPlusPenalty):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from controller.contract import UeScenario
 from controller.seeds import Purpose, generator
 from controller.solvers.allocation import allocate
 from controller.solvers.chain import ChainTables, CutArray, SlotState
@@ -17,11 +20,10 @@ _CHANGES = 6  # of cuts per slot, at most
 
 
 def settled_queues(tables: ChainTables, limits: Limits, seed: int) -> FloatArray:
-    """Virtual queues (ues,) in budgets that a run would tend to, with mean gains and drawn arrival states; 0 without
-    a budget.
+    """Virtual queues (ues,) in budgets that a run would tend to at mean gains; 0 without a budget.
 
-    The queues run as they do in a lab, in longer steps at first: the first is what would make a slot's energy as dear
-    as its delay, over ten, the rest fall to the step of a slot or a hundredth of that.
+    The queues run as they do in a lab, in longer steps at first: the first is a tenth of what would make a slot's
+    energy as dear as its delay.
     """
     ues = tables.scenario.ues
     rng = generator(seed, Purpose.TRAINING)
@@ -41,8 +43,15 @@ def settled_queues(tables: ChainTables, limits: Limits, seed: int) -> FloatArray
         if longest is None:
             price = limits.v * tables.weights(rates) * np.minimum(found.delay_seconds[0], 10.0)
             longest = price / np.maximum(found.energy_joules[0], 1e-12) / budget / 10.0
-        step = np.maximum(longest / (1.0 + slot / 3.0), np.minimum(1.0, longest / 10.0))
-        queue = np.where(limited, np.maximum(queue + step * (found.energy_joules[0] / budget - 1.0), 0.0), 0.0)
+        step = np.maximum(longest / (1.0 + slot / 3.0), 1.0)
+        spent = found.energy_joules[0] / budget * _tasks(ues, rates * limits.slot_seconds, rng)
+        queue = np.where(limited, np.maximum(queue + step * (spent - 1.0), 0.0), 0.0)
         if slot >= _SLOTS - _COUNTED:
             kept.append(queue)
     return np.asarray(np.mean(kept, axis=0))
+
+
+def _tasks(ues: Sequence[UeScenario], expected: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """A slot's tasks over those expected, (ues,): what noise a queue that cannot fall below 0 is lifted by."""
+    periodic = np.array([ue.arrivals.process == "periodic" for ue in ues])
+    return np.where(periodic, 1.0, rng.poisson(expected) / np.maximum(expected, 1e-9))

@@ -22,6 +22,8 @@ from controller.solvers.problem import MAXIMUM_LOAD, AllocationModel, FloatArray
 
 #: A change has to promise this part of the slot's cost.
 LEAST_GAIN_RATIO = 1e-6
+#: Prices are found anew once one UE in so many has changed its cut: with many UEs, finding them is what takes time.
+REPRICED_PART = 10
 _ROOT_STEPS = 40
 _ROOT_TOLERANCE = 1e-3
 
@@ -87,8 +89,31 @@ def _priced_stage(kind, total, unit_price, work, quality, linear, rate, price, v
 
 
 @compiled
-def _promises(cuts, own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, counts, spectrum, cpus, shares_hz, shares_cpu, out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Fill out (ues, candidates): by how much at most the slot's cost changes as one UE takes that cut."""
+def _priced_cut(i, k, own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, spectrum, cpus, hz_price, cpu_price, links, enough):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """A UE's cost with a cut and resources at their prices; or, where that suffices, a bound above ``enough``."""
+    total = own[i, k]
+    if not total < np.inf:
+        return total
+    if bits[i, k] > 0.0:
+        total += price[i] * (constant[i, k] + down_bits[i, k] / max(downlink[i], 1.0) * max(links, 1))
+    # nothing costs less than all of the resource for nothing
+    least = total
+    if bits[i, k] > 0.0:
+        least += _marginal(SPECTRUM, spectrum, bits[i, k], quality[i], linear[i], rates[i], price[i], variability[i], energy_price[i])[0]  # fmt: skip  # noqa: E501
+    if tail[i, k] > 0.0:
+        least += _marginal(EDGE, cpus, tail[i, k], quality[i], linear[i], rates[i], price[i], variability[i], 0.0)[0]
+    if least >= enough:
+        return least
+    if bits[i, k] > 0.0:
+        total += _priced_stage(SPECTRUM, spectrum, hz_price, bits[i, k], quality[i], linear[i], rates[i], price[i], variability[i], energy_price[i])  # fmt: skip  # noqa: E501
+    if tail[i, k] > 0.0:
+        total += _priced_stage(EDGE, cpus, cpu_price, tail[i, k], quality[i], linear[i], rates[i], price[i], variability[i], 0.0)  # fmt: skip  # noqa: E501
+    return total
+
+
+@compiled
+def _promises(cuts, own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, counts, spectrum, cpus, shares_hz, shares_cpu, thorough, out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Fill out (ues, candidates): by how much at least the slot's cost changes as one UE takes that cut."""
     n = cuts.shape[0]
     hz_price = 0.0
     cpu_price = 0.0
@@ -101,24 +126,18 @@ def _promises(cuts, own, rates, quality, linear, downlink, price, variability, e
         if tail[i, k] > 0.0:
             cpu_price = max(cpu_price, _marginal(EDGE, shares_cpu[i], tail[i, k], quality[i], linear[i], rates[i], price[i], variability[i], 0.0)[1])  # fmt: skip  # noqa: E501
     for i in range(n):
+        own_cost = _priced_cut(i, cuts[i], own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, spectrum, cpus, hz_price, cpu_price, links, np.inf)  # fmt: skip  # noqa: E501
         for k in range(bits.shape[1]):
             if k >= counts[i]:
                 out[i, k] = np.inf
-                continue
-            total = own[i, k]
-            if bits[i, k] > 0.0 and total < np.inf:
-                total += _priced_stage(SPECTRUM, spectrum, hz_price, bits[i, k], quality[i], linear[i], rates[i], price[i], variability[i], energy_price[i])  # fmt: skip  # noqa: E501
-                total += price[i] * (constant[i, k] + down_bits[i, k] / max(downlink[i], 1.0) * max(links, 1))
-            if tail[i, k] > 0.0 and total < np.inf:
-                total += _priced_stage(EDGE, cpus, cpu_price, tail[i, k], quality[i], linear[i], rates[i], price[i], variability[i], 0.0)  # fmt: skip  # noqa: E501
-            out[i, k] = total
-        own_cost = out[i, cuts[i]]
-        for k in range(bits.shape[1]):
-            out[i, k] -= own_cost
+            elif k == cuts[i]:
+                out[i, k] = 0.0
+            else:
+                out[i, k] = _priced_cut(i, k, own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, spectrum, cpus, hz_price, cpu_price, links, np.inf if thorough else own_cost) - own_cost  # fmt: skip  # noqa: E501
 
 
 @compiled
-def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, edge_square_price, exact, most, own, promise, cost_out, moved):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, edge_square_price, exact, most, thorough, own, promise, cost_out, moved):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     environments, n = cuts.shape
     work = np.empty((5, n))
     scratch = np.empty((7, n))
@@ -139,11 +158,11 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
         device_costs(rates[e], queue[e], price[e], variability, head, counts, max_speed, kappa, slot, own[e])
         for i in range(n):
             energy_price[i] = queue[e, i] * watts[i] * rates[e, i] * slot
-        stale = True
+        changed = n  # UEs, since the prices were found
         for _ in range(most):
-            if stale:
-                _promises(cuts[e], own[e], rates[e], quality[e], linear, downlink[e], price[e], variability, energy_price, bits, tail, constant, down_bits, counts, spectrum, cpus, best[1], best[2], promise[e])  # fmt: skip  # noqa: E501
-                stale = False
+            if changed * REPRICED_PART >= n:
+                _promises(cuts[e], own[e], rates[e], quality[e], linear, downlink[e], price[e], variability, energy_price, bits, tail, constant, down_bits, counts, spectrum, cpus, best[1], best[2], thorough, promise[e])  # fmt: skip  # noqa: E501
+                changed = 0
             least = -LEAST_GAIN_RATIO * cost_out[e]
             ue = -1
             cut = -1
@@ -154,7 +173,10 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                         ue = i
                         cut = k
             if ue < 0:
-                break
+                if changed == 0:
+                    break
+                changed = n
+                continue
             kept = cuts[e, ue]
             cuts[e, ue] = cut
             _gather(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
@@ -167,7 +189,8 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                 cost_out[e] = cost
                 moved[e] += 1
                 best[:] = result
-                stale = True
+                changed += 1
+                promise[e, ue, :] = np.inf
             else:
                 cuts[e, ue] = kept
                 promise[e, ue, cut] = np.inf
@@ -179,17 +202,26 @@ class Improved(NamedTuple):
     cuts: CutArray
     cost: FloatArray  # inf where the start was infeasible
     moves: NDArray[np.int64]  # changes that were taken
-    #: at the last prices, the most that the slot's cost changes by with one UE's other cut; inf for one that was
+    #: at the last prices, by how much at least the slot's cost changes with one UE's other cut; inf for one that was
     #: tried in vain
     promise: FloatArray
 
 
 def improve(
-    tables: ChainTables, start: CutArray, state: SlotState, limits: Limits, most: int, model: AllocationModel = "indep"
+    tables: ChainTables,
+    start: CutArray,
+    state: SlotState,
+    limits: Limits,
+    most: int,
+    model: AllocationModel = "indep",
+    *,
+    thorough: bool = False,
 ) -> Improved:
     """Change one UE's cut at a time, the most promising first, in at most ``most`` trials per environment.
 
     ``start`` (environments, ues) is taken as it is: project it first. Where it is infeasible nothing is tried.
+    ``thorough``: promises are exact also where a looser bound, above 0, says that a change does not pay. The price of
+    the edge's energy is no part of them.
     """
     cuts = np.array(start, dtype=np.int64)
     environments = cuts.shape[0]
@@ -203,6 +235,6 @@ def improve(
         cuts, rates, quality, downlink, queue, tables.head_seconds, tables.wire_bits, tables.tail_seconds,
         tables.constant_seconds, tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts,
         ues.linear, ues.variability, price, limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds,
-        limits.edge_square_price, model == "exact", most, own, promise, cost, moves,
+        limits.edge_square_price, model == "exact", most, thorough, own, promise, cost, moves,
     )  # fmt: skip
     return Improved(cuts, cost, moves, promise)

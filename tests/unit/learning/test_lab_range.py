@@ -175,11 +175,23 @@ def test_state_says_whose_candidate_won(checkpoint: str) -> None:
         assert [state[f"won.{name}"] for name in SOURCES] == [winners.count(i) for i in range(4)]
         assert state["won.improved"] == changed
         assert changed == 0 or options.get("improvements") != 0
-    # equal shares are of the actor's own cut
-    equal = LymdoEqualShares(checkpoint=checkpoint)
-    equal.reset(scenario, 1)
-    equal.decide(example_observation(scenario, 0))
-    assert equal.state()["winner"] == -1
+
+
+def test_equal_shares_differ_from_lymdo_in_nothing_else(checkpoint: str) -> None:
+    scenario = lab(5)
+    ours, equal = (kind(checkpoint=checkpoint, initial_queue=2.0) for kind in (Lymdo, LymdoEqualShares))
+    for policy in (ours, equal):
+        policy.reset(scenario, 1)
+    differed = 0
+    for slot in range(10):
+        observation = example_observation(scenario, slot)
+        optimal, even = ours.decide(observation).ues, equal.decide(observation).ues
+        assert [(ue.cut, ue.device_speed) for ue in optimal] == [(ue.cut, ue.device_speed) for ue in even]
+        assert len({round(ue.spectrum_up_hz) for ue in even if ue.cut}) <= 1
+        if len({round(ue.spectrum_up_hz) for ue in optimal if ue.cut}) > 1:
+            assert equal.state()["drift_plus_penalty"] > ours.state()["drift_plus_penalty"]
+            differed += 1
+    assert differed > 0
 
 
 def test_queues_start_where_they_settle(checkpoint: str) -> None:

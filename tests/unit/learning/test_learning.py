@@ -117,7 +117,7 @@ def test_more_candidates_are_not_worse_and_equal_shares_are(checkpoint: Path) ->
     policies = [
         Lymdo(checkpoint=str(checkpoint), candidates=16, improvements=0),
         Lymdo(checkpoint=str(checkpoint), candidates=1, improvements=0),
-        LymdoEqualShares(checkpoint=str(checkpoint)),
+        LymdoEqualShares(checkpoint=str(checkpoint), candidates=1, improvements=0),
     ]
     for policy in policies:
         policy.reset(scenario, 1)

@@ -127,14 +127,14 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_is_written(
 
 
 def test_a_lab_outside_of_what_the_actor_was_trained_on_runs_and_is_told_so(tmp_path: Path) -> None:
-    arguments = [str(LAB), "--slots", "2", "--set", "ues.0.speed=4"]
+    arguments = [str(LAB), "--slots", "2", "--set", "ues.0.speed=2"]
     result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "run")], catch_exceptions=False)
     told = [line for line in result.stderr.splitlines() if "outside of what the checkpoint of lymdo" in line]
     assert len(told) == 1
-    assert "speed, cores 4 (trained on 0.15 to 1.5)" in told[0]
+    assert "speed, cores 2 (trained on 0.15 to 1.5)" in told[0]
     # validate says it, too
-    validated = CliRunner().invoke(validate, [str(LAB), "--set", "ues.0.speed=4", "--json"], catch_exceptions=False)
-    assert any("speed, cores 4" in warning for warning in json.loads(validated.stdout)["warnings"])
+    validated = CliRunner().invoke(validate, [str(LAB), "--set", "ues.0.speed=2", "--json"], catch_exceptions=False)
+    assert any("speed, cores 2" in warning for warning in json.loads(validated.stdout)["warnings"])
     inside = CliRunner().invoke(command, [*arguments[:3], "--out", str(tmp_path / "inside")], catch_exceptions=False)
     assert "outside of what" not in inside.stderr
 

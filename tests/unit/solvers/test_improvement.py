@@ -22,7 +22,7 @@ def test_a_promise_is_never_less_than_what_the_change_brings() -> None:
     rng = np.random.default_rng(3)
     start = project(tables, rng.integers(0, tables.counts[0], (8, 3)), state)
     settled = improve(tables, start, state, limits, 500).cuts
-    found = improve(tables, settled, state, limits, 1)  # at the prices of these cuts
+    found = improve(tables, settled, state, limits, 1, thorough=True)  # at the prices of these cuts
     bound = 0
     for index in np.flatnonzero((found.moves == 0) & np.isfinite(found.cost)):
         for ue, cut in itertools.product(range(3), range(int(tables.counts[0]))):
