@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import zmq
@@ -221,12 +222,16 @@ def _flood(folder: Path) -> str:
 # ------------------------------------------------------------------------------------------------------- on its wire
 
 
+@cache
 def _edge() -> tuple[str, int]:
-    """Where the edge hears this UE, by its own connection's addresses."""
-    for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
-        remote, state = line.split()[2:4]
-        if state == "01" and remote.endswith(":15B3"):
-            return socket.inet_ntoa(struct.pack("<I", int(remote[:8], 16))), 5555
+    """Where the edge hears this UE, by its own connection's addresses; it has none while it is cut off."""
+    deadline = time.monotonic() + 10.0
+    while time.monotonic() < deadline:
+        for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
+            remote, state = line.split()[2:4]
+            if state == "01" and remote.endswith(":15B3"):
+                return socket.inet_ntoa(struct.pack("<I", int(remote[:8], 16))), 5555
+        time.sleep(0.05)
     raise ConnectionError("this UE has no connection to the edge")
 
 
