@@ -281,5 +281,9 @@ class AgentsLab:
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
-                raise AssertionError(f"nothing of the kind in {seconds} s; last records: {self.records[-5:]}")
+                told = [record for record in self.records if isinstance(record, Event)]
+                ended = {task.status for task in self.tasks[-20:]}
+                raise AssertionError(
+                    f"nothing of the kind in {seconds} s; last tasks {ended} of {len(self.tasks)} and {len(self.arrived)}, {self.reports[-3:]}, events {told[-8:]}"
+                )
             self.pump(0.05)
