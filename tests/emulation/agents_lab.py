@@ -283,7 +283,6 @@ class AgentsLab:
             if time.monotonic() > end:
                 told = [record for record in self.records if isinstance(record, Event)]
                 ended = {task.status for task in self.tasks[-20:]}
-                raise AssertionError(
-                    f"nothing of the kind in {seconds} s; last tasks {ended} of {len(self.tasks)} and {len(self.arrived)}, {self.reports[-3:]}, events {told[-8:]}"
-                )
+                counts = f"{len(self.tasks)} of {len(self.arrived)} tasks ended, the last as {ended}"
+                raise AssertionError(f"nothing of the kind in {seconds} s; {counts}; {self.reports[-3:]}; {told[-8:]}")
             self.pump(0.05)
