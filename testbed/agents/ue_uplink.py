@@ -83,6 +83,7 @@ class Uplink:
         self.late_results = 0
         self.malformed = 0
         self.disconnects = 0
+        self._connected = False
         self.blocked = False  # the socket takes nothing until it polls writable
         self.socket, self.monitor = connect(context, node, endpoint, round_trip_seconds)
 
@@ -108,9 +109,13 @@ class Uplink:
             self._give_up(task, reason)
 
     def send(self) -> None:
-        """As many chunks as the credit allows."""
+        """As many chunks as the credit allows, once there is a connection.
+
+        A disconnect is told a moment before the socket gives the connection up: what it took in between would be lost,
+        and with it the credit for it.
+        """
         self.blocked = False
-        while self._queue and self.sender.may_send:
+        while self._connected and self._queue and self.sender.may_send:
             task = self._queue[0]
             if task.stream is None:
                 if not self.admit(task, not self.sender.outstanding_bytes):
@@ -121,7 +126,7 @@ class Uplink:
             frames = task.stream.next_chunk(self.sender.chunk_stream_bytes)
             try:
                 self.socket.send_multipart(frames, zmq.NOBLOCK)
-            except zmq.Again:  # no connection yet
+            except zmq.Again:
                 task.stream.take_back()
                 self.blocked = True
                 return
@@ -151,7 +156,8 @@ class Uplink:
     def watch(self) -> None:
         """Connection events. What a lost connection carried is lost with it."""
         while self.monitor.poll(0):
-            if recv_monitor_message(self.monitor)["event"] != zmq.EVENT_DISCONNECTED:
+            self._connected = recv_monitor_message(self.monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if self._connected:
                 continue
             self.disconnects += 1
             self.sender.reset()

@@ -181,9 +181,6 @@ def test_what_the_edge_cannot_serve_is_answered_with_the_reason(tmp_path: Path) 
         context.destroy(linger=0)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="one in some 25: no task ends any more after the edge is back; not understood yet"
-)
 def test_a_killed_edge_fails_the_task_in_transfer_and_later_ones_go_on(tmp_path: Path) -> None:
     with AgentsLab(tmp_path, [EVENLY]) as lab:
         middle = lab.profile.chain_cuts[1]  # the largest tensor: several chunks at this rate
@@ -198,7 +195,7 @@ def test_a_killed_edge_fails_the_task_in_transfer_and_later_ones_go_on(tmp_path:
         lab.start_process("edge")
         lab.wait(lambda: "edge" in lab.hellos, 60)
         back = time.monotonic()
-        lab.wait(lambda: any(t.status == "completed" and t.arrival_seconds > back for t in lab.tasks), 45)
+        lab.wait(lambda: any(t.status == "completed" and t.arrival_seconds > back for t in lab.tasks))
         failed = [task for task in lab.tasks if task.status == "failed"]
         assert {task.reason for task in failed} <= {
             "edge disconnected during transfer",

@@ -1,0 +1,78 @@
+"""A UE's uplink over connections that break: a real socket, and an edge that goes away and comes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+import zmq
+
+from testbed.agents.ledger import Task
+from testbed.agents.ue_uplink import Uplink
+from testbed.inference import tensors
+
+SECONDS = 20.0
+
+
+def task(number: int) -> Task:
+    header, buffers = tensors.pack(number, ("a",), [torch.ones(3)], "fp32")
+    size = sum(len(buffer) for buffer in buffers)
+    return Task(number, time.monotonic(), header=header, buffers=list(buffers), boundary_bytes=size)
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    """Without a pause: what is looked for takes microseconds."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_is_sent_right_after_a_disconnect_is_not_lost_with_the_connection(count: int) -> None:
+    """The socket still takes messages for the connection that it has told is gone."""
+    with zmq.Context() as context:
+        edge = context.socket(zmq.ROUTER)
+        edge.set(zmq.LINGER, 0)
+        port = edge.bind_to_random_port("tcp://127.0.0.1")
+        lost: list[int] = []
+        uplink = Uplink(
+            context,
+            "ue0",
+            f"tcp://127.0.0.1:{port}",
+            0.01,
+            60.0,
+            lambda *_: None,
+            lambda _: None,
+            lambda gone, _: lost.append(gone.number),
+        )
+
+        def turn() -> None:
+            uplink.watch()
+            uplink.send()
+
+        def has_come() -> bool:
+            turn()
+            return bool(edge.poll(0))
+
+        uplink.add(task(0))
+        wait(has_come)
+        edge.close(linger=0)
+        for number in range(1, count + 1):
+            uplink.add(task(number))
+
+        def is_told() -> bool:
+            uplink.watch()
+            return uplink.disconnects == 1
+
+        wait(is_told)
+        uplink.send()
+        assert uplink.sender.outstanding_bytes == 0
+        edge = context.socket(zmq.ROUTER)
+        edge.set(zmq.LINGER, 0)
+        edge.bind(f"tcp://127.0.0.1:{port}")
+        wait(has_come)
+        uplink.close()
+        edge.close(linger=0)
+    assert lost == [0]
