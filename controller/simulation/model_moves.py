@@ -19,7 +19,7 @@ from controller.model.cuts import canonical_cut, device_set
 from controller.model.placed import within_placed
 from controller.simulation import tandem
 from controller.simulation.channels import FORESIGHT_SECONDS
-from controller.simulation.tandem import _transmit
+from controller.simulation.tandem import transmit
 
 FloatArray = NDArray[np.float64]
 
@@ -203,7 +203,7 @@ class ModelMoves:
             return download.reached_seconds, download.bits_left
         # pieces are asked for one by one: a long way there and back leaves the link idle between them
         used = min(1.0, PIECES_UNDER_WAY * PIECE_SECONDS / (self._devices[ue].delay_seconds + PIECE_SECONDS))
-        reached, left = _transmit(
+        reached, left = transmit(
             download.reached_seconds, end, download.bits_left / used, math.nan, downlink, 1.0, ue, True,
             force.down_ratio[ue], force.most_down[ue], self._floor[ue], step, FORESIGHT_SECONDS,
         )  # fmt: skip

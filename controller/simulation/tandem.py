@@ -109,7 +109,7 @@ def _outage_end(number, quality, power, column, linear, spectrum, most, floor, s
 
 
 @compiled
-def _transmit(  # type: ignore[no-untyped-def]
+def transmit(  # type: ignore[no-untyped-def]
     start, end, bits, held, quality, power, column, linear, spectrum, most, floor, step_seconds, foresight_seconds,
 ):  # fmt: skip
     """Send ``bits`` from ``start`` until ``end`` at most, over the trace or, where it is not nan, at the quality
@@ -240,7 +240,7 @@ def _advance(  # type: ignore[no-untyped-def]
                 tasks[TX_START, j] = start
                 free[ue, BITS_LEFT] = tasks[BITS, j]
                 pointers[ue, SENDING] = 1
-            now, left = _transmit(
+            now, left = transmit(
                 start,
                 min(end, expiry),
                 free[ue, BITS_LEFT],
@@ -328,7 +328,7 @@ def _advance(  # type: ignore[no-untyped-def]
                         continue
                 pointers[ue, ANSWERING] = 1
                 free[ue, DOWN_BITS_LEFT] = tasks[DOWN_BITS, j]
-            now, left = _transmit(
+            now, left = transmit(
                 start, end, free[ue, DOWN_BITS_LEFT], np.nan, downlink, 1.0, ue, True, down_ratio[ue],
                 most_down[ue], floor[ue], step_seconds, foresight,
             )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.simulation.channels import FORESIGHT_SECONDS
-from controller.simulation.tandem import _transmit
+from controller.simulation.tandem import transmit
 from controller.solvers.compiled import compiled
 
 FloatArray = NDArray[np.float64]
@@ -24,7 +24,7 @@ def _sent(quality, linear, spectrum, floor, step_seconds, foresight):  # type: i
     sent = np.zeros((paths, steps + 1))
     for path in range(paths):
         for step in range(steps):
-            _, left = _transmit(
+            _, left = transmit(
                 step * step_seconds, (step + 1) * step_seconds, _ENDLESS_BITS, np.nan, quality, 1.0, path, linear,
                 spectrum, np.inf, floor, step_seconds, foresight,
             )  # fmt: skip

@@ -98,9 +98,8 @@ class ModelStore(AgentThread):
         self._blocks: dict[tuple[int, int, str], _Block] = {}  # by model, version, cut
         self._waiting: dict[str, tuple[int, str]] = {}  # by UE: version and cut that are being packed for it
         self._queued: set[str] = set()  # UEs whose want the trainer has still to look at
-        self._jobs: queue.SimpleQueue[int | str | None] = (
-            queue.SimpleQueue()
-        )  # a version to make, or whose want to pack
+        #: a version to make, or whose want to pack
+        self._jobs: queue.SimpleQueue[int | str | None] = queue.SimpleQueue()
         self._trained = threading.Event()
         self._trainer = threading.Thread(target=self._work, name="trainer", daemon=True)
 

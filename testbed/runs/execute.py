@@ -150,12 +150,11 @@ def _remove(lab: Lab) -> None:
     try:
         lab.remove()
     except TestbedError as error:
-        said = [f"{before}."] if isinstance(before, TestbedError) else []
-        said.append(
+        text = (
             f"Not all of the lab could be removed ({error}): once that is mended, testbed down {lab.state.name}. What "
             f"was recorded is in {lab.run_directory}"
         )
-        raise TestbedError(" ".join(said)) from error
+        raise _after(before, text) from error
 
 
 def _conclude(run_directory: Path) -> Summary:
@@ -166,12 +165,16 @@ def _conclude(run_directory: Path) -> Summary:
     try:
         return conclude(run_directory)
     except OSError as error:
-        said = [f"{before}."] if isinstance(before, TestbedError) else []
-        said.append(
+        text = (
             f"Tables and report cannot be written ({error.filename or run_directory}: {error.strerror}); what was "
             f"recorded is safe: once there is room, make them with `testbed report {run_directory}`"
         )
-        raise TestbedError(" ".join(said)) from error
+        raise _after(before, text) from error
+
+
+def _after(before: BaseException | None, text: str) -> TestbedError:
+    """What went wrong while a run ended; why it ended is told first."""
+    return TestbedError(f"{before}. {text}" if isinstance(before, TestbedError) else text)
 
 
 class DeathWatch:

@@ -12,7 +12,7 @@ from scipy.special import j0
 from controller.contract import Scenario, ShadowingLaw
 from controller.model.channel import Shadowing, shadowing_db
 from controller.model.channel_paths import channel_paths, jakes_series
-from controller.simulation.tandem import _transmit
+from controller.simulation.tandem import transmit
 from controller.simulation.transfers import Transfers
 from controller.testing import example_scenario
 
@@ -74,7 +74,7 @@ def test_a_transfer_over_a_path_is_that_of_the_simulators_link(floor: float) -> 
     transfers = Transfers.over(quality, 0.1, floor, linear=False, spectrum=1e6)
     for bits in (1e3, 2e5, 3e7):
         expected = [
-            _transmit(start, np.inf, bits, np.nan, quality, 1.0, path, False, 1e6, np.inf, floor, 0.1, 10.0)[0] - start
+            transmit(start, np.inf, bits, np.nan, quality, 1.0, path, False, 1e6, np.inf, floor, 0.1, 10.0)[0] - start
             for path, start in enumerate(starts)
         ]
         # an outage that is entered in the middle of a step is over at the same time
