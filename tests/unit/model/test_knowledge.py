@@ -8,12 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.contract import Arrivals, Decision, Knowledge, Observation, Scenario
+from controller.contract import Arrivals, Knowledge, Observation, Scenario
 from controller.model.knowledge import Observer
 from controller.policies.static import EdgeOnly
 from controller.simulation.channels import ChannelStates
 from controller.simulator import simulate
 from controller.testing import example_observation, example_scenario
+from testbed.runs.simulated_tables import Watched
 
 
 def lab(**knowledge: Any) -> Scenario:
@@ -100,16 +101,6 @@ def test_a_measured_rate_follows_what_arrived() -> None:
     assert rates[-1] == pytest.approx(6.0, rel=0.01)
 
 
-class _Watches(EdgeOnly):
-    def reset(self, scenario: Scenario, seed: int) -> None:
-        super().reset(scenario, seed)
-        self.seen: list[Observation] = []
-
-    def decide(self, observation: Observation) -> Decision:
-        self.seen.append(observation)
-        return super().decide(observation)
-
-
 def test_the_simulator_shows_a_policy_what_the_lab_says() -> None:
     rng = np.random.default_rng(1)
     states = rng.exponential(size=(10, 3)) * 1e-11
@@ -119,9 +110,9 @@ def test_the_simulator_shows_a_policy_what_the_lab_says() -> None:
         ("all", lab(arrival_rate="state")),
         ("less", lab(gain_error_decibels=3.0, gain_age_slots=1)),
     ):
-        policy = _Watches()
+        policy = Watched(EdgeOnly())
         simulate(scenario, policy, 10, 4, channel=channel)
-        watched[name] = policy.seen
+        watched[name] = [closed.observation for closed in policy.closed]
     exact = np.array([gains(seen) for seen in watched["all"]])
     np.testing.assert_allclose(exact[..., 0], states)
     assert {ue.nominal_arrival_rate_per_second for seen in watched["all"] for ue in seen.ues} == {1.0, 3.0}

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from uploading_lab import uploading_lab
 
-from controller.contract import Decision, Observation, Scenario
 from controller.model.uploading import INPUT, UploadWork
 from controller.policies.static import DeviceOnly, EdgeOnly
 from controller.policies.upload import FullUpload, Ionn, MjoaMu, MjoaMuSerial, SerialUpload, UploadPolicy
@@ -19,6 +18,7 @@ from controller.simulator import simulate
 from controller.solvers.upload_graph import graph_seconds
 from controller.solvers.upload_plan import pipelined_seconds, plan_upload, serial_seconds
 from controller.solvers.upload_problem import Rates, UploadProblem
+from testbed.runs.simulated_tables import Watched
 
 CHAINS = 300
 
@@ -189,27 +189,16 @@ def test_what_the_edge_cannot_hold_is_not_simulated() -> None:
     assert 0 < policy.state()["upload_bytes.ue0"] <= 1_000_000
 
 
-class Watching(MjoaMu):
-    """Keeps what it saw."""
-
-    def reset(self, scenario: Scenario, seed: int) -> None:
-        super().reset(scenario, seed)
-        self.seen: list[Observation] = []
-
-    def decide(self, observation: Observation) -> Decision:
-        self.seen.append(observation)
-        return super().decide(observation)
-
-
 def test_a_policy_sees_what_the_edge_holds_and_how_far_an_upload_is() -> None:
-    policy = Watching()
+    policy = Watched(MjoaMu())
     simulate(uploading_lab(1, "keep"), policy, 60, 5)
-    progress = [one.ues[0].upload_progress_ratio for one in policy.seen]
-    cached = [len(one.ues[0].cached_nodes) for one in policy.seen]
+    seen = [closed.observation for closed in policy.closed]
+    progress = [one.ues[0].upload_progress_ratio for one in seen]
+    cached = [len(one.ues[0].cached_nodes) for one in seen]
     assert any(0 < ratio < 1 for ratio in progress)
     assert cached == sorted(cached)
     assert 0 == cached[0] < cached[-1]
-    assert {one.ues[0].in_flight_tasks for one in policy.seen} == {0, 1}
+    assert {one.ues[0].in_flight_tasks for one in seen} == {0, 1}
 
 
 def test_local_tasks_send_nothing_and_modes_are_told_apart() -> None:

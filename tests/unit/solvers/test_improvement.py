@@ -9,9 +9,19 @@ import pytest
 from test_cut_search import lab, random_state, row
 
 from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables
+from controller.solvers.chain import ChainTables, CutArray, SlotState
 from controller.solvers.cuts import coordinate_descent, exhaustive, project
 from controller.solvers.improvement import improve
+from controller.solvers.problem import Limits
+
+
+def local_start(ues: int, seed: int, slots: int) -> tuple[ChainTables, Limits, SlotState, CutArray]:
+    """A lab, its slots, and joint cuts (slots, ues) as near to all-local as can be kept stable."""
+    scenario = lab(ues)
+    tables = ChainTables.of(scenario)
+    state = random_state(scenario, seed, slots)
+    start = project(tables, np.broadcast_to(tables.local, (slots, ues)), state)
+    return tables, tables.limits(0.3), state, start
 
 
 def test_a_promise_is_never_less_than_what_the_change_brings() -> None:
@@ -37,11 +47,7 @@ def test_a_promise_is_never_less_than_what_the_change_brings() -> None:
 
 
 def test_improvements_end_where_coordinate_descent_does_or_better() -> None:
-    scenario = lab(6)
-    tables = ChainTables.of(scenario)
-    limits = tables.limits(0.3)
-    state = random_state(scenario, 1, 30)
-    start = project(tables, np.broadcast_to(tables.local, (30, 6)), state)
+    tables, limits, state, start = local_start(ues=6, seed=1, slots=30)
     found = improve(tables, start, state, limits, 500)
     _, descent = coordinate_descent(tables, start, state, limits)
     fits = np.isfinite(found.cost)
@@ -53,11 +59,7 @@ def test_improvements_end_where_coordinate_descent_does_or_better() -> None:
 
 
 def test_where_every_cut_is_the_cheapest_at_the_prices_the_joint_choice_is_optimal() -> None:
-    scenario = lab(3)
-    tables = ChainTables.of(scenario)
-    limits = tables.limits(0.3)
-    state = random_state(scenario, 4, 20)
-    start = project(tables, np.broadcast_to(tables.local, (20, 3)), state)
+    tables, limits, state, start = local_start(ues=3, seed=4, slots=20)
     found = improve(tables, start, state, limits, 500)
     certain = 0
     for index in range(20):
@@ -69,11 +71,7 @@ def test_where_every_cut_is_the_cheapest_at_the_prices_the_joint_choice_is_optim
 
 
 def test_trials_are_bounded_and_none_makes_it_worse() -> None:
-    scenario = lab(6)
-    tables = ChainTables.of(scenario)
-    limits = tables.limits(0.3)
-    state = random_state(scenario, 1, 30)
-    start = project(tables, np.broadcast_to(tables.local, (30, 6)), state)
+    tables, limits, state, start = local_start(ues=6, seed=1, slots=30)
     costs = []
     for most in (0, 1, 3, 9):
         found = improve(tables, start, state, limits, most)
