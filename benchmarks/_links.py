@@ -12,21 +12,22 @@ import msgspec
 import numpy as np
 
 from controller.contract import Decision, Scenario, UeDecision
-from controller.testing import example_scenario
-from testbed.configs import LinkConfig
-from testbed.links import plumbing
-from testbed.links.playback import Playback
-from testbed.links.probes import Counter, Flow
-from testbed.links.realtime import sleep_until
-from testbed.links.shaping import FRAME_BYTES, Shaper
-from testbed.links.wire import WireSpec
-from testbed.messages import LinkStep
-from testbed.runs.rates import AppliedRate
-from testbed.runtime import discovery, namespaces
+from controller.policies.examples import example_scenario
+from testbed.programs.player.playback import Playback
+from testbed.programs.player.realtime import sleep_until
+from testbed.protocol.configs import LinkConfig
+from testbed.protocol.messages import LinkStep
+from testbed.report.fidelity.rates import AppliedRate
 from testbed.runtime.base import namespace_name
-from testbed.runtime.pauses import PauseProbe
+from testbed.runtime.host import namespaces
+from testbed.runtime.host.pauses import PauseProbe
+from testbed.runtime.processes import discovery
 from testbed.traces import Trace
 from testbed.traces.trace import AtEnd
+from testbed.wires import plumbing
+from testbed.wires.probes import Counter, Flow
+from testbed.wires.shaping import FRAME_BYTES, Shaper
+from testbed.wires.wire import WireSpec
 
 T = TypeVar("T")
 
@@ -48,8 +49,8 @@ def name(node: str) -> str:
 def undisturbed(measure: Callable[[], T], tries: int = 4, slept_ratio: float = 0.002) -> tuple[T, float]:
     """What was measured while the host's CPUs stood still for at most this part of the time, and how long they did.
 
-    On a shared machine they are taken away now and then, which every shaper pays for alike (testbed.runtime.pauses):
-    it is measured again then, up to ``tries`` times, and the least disturbed one counts.
+    On a shared machine they are taken away now and then, which every shaper pays for alike
+    (testbed.runtime.host.pauses): it is measured again then, up to ``tries`` times, and the least disturbed one counts.
     """
     found: list[tuple[float, T]] = []
     for _ in range(tries):

@@ -10,8 +10,8 @@ import time
 import torch
 
 from controller.contract import cut_from_label
-from testbed.agents.backend import task_image
 from testbed.inference.partition import load_split_model
+from testbed.node.backend import task_image
 
 WARM_UPS = 10
 

@@ -27,21 +27,21 @@ import zmq
 from benchmarks._links import row
 from controller.contract import Arrivals, Decision, UeDecision
 from controller.model.arrivals import ArrivalProcess
-from testbed.agents import wire
-from testbed.agents.arrivals import ArrivalSchedule
-from testbed.agents.backend import CpuBackend
-from testbed.agents.control import DecisionBox
-from testbed.agents.edge_compute import ComputeThread
-from testbed.agents.pacing import DeadlineThread
-from testbed.agents.process import SWITCH_INTERVAL_SECONDS
-from testbed.agents.threads import Wakeup
-from testbed.agents.transport import Assembler, ReceivedTask, TaskStream
-from testbed.agents.ue_stage import StageThread
-from testbed.configs import UeConfig
 from testbed.inference import tensors
 from testbed.inference.profiles import read_profile
-from testbed.links.sight import Sight
-from testbed.messages import Apply, Start
+from testbed.node import task_frames
+from testbed.node.backend import CpuBackend
+from testbed.node.control import DecisionBox
+from testbed.node.pacing import DeadlineThread
+from testbed.node.process import SWITCH_INTERVAL_SECONDS
+from testbed.node.sight import Sight
+from testbed.node.threads import Wakeup
+from testbed.node.transport import Assembler, ReceivedTask, TaskStream
+from testbed.programs.edge.edge_compute import ComputeThread
+from testbed.programs.ue.arrivals import ArrivalSchedule
+from testbed.programs.ue.ue_stage import StageThread
+from testbed.protocol.configs import UeConfig
+from testbed.protocol.messages import Apply, Start
 
 SIZES_BYTES = (65_536, 802_816, 1_605_632, 3_211_264)
 WHOLE = 1 << 30  # of a chunk: a task in one message
@@ -71,7 +71,7 @@ def _receive(pipe: Connection) -> None:
         _, done = assembler.feed([frame.buffer for frame in frames[1:]], now)
         if done is not None:
             tensors.unpack(done.header, done.buffers)
-            answer = wire.encode(wire.Ack(done.task, 0, time.monotonic()))
+            answer = task_frames.encode(task_frames.Ack(done.task, 0, time.monotonic()))
             router.send_multipart([bytes(frames[0].buffer), answer])
 
 
@@ -87,12 +87,12 @@ def transport() -> list[dict[str, Any]]:
     for size in SIZES_BYTES:
         tensor = torch.rand(size // 4)
         row: dict[str, float] = {"bytes": size}
-        for label, limit in (("whole", WHOLE), ("chunks_64k", 45 * wire.SEGMENT_BYTES)):
+        for label, limit in (("whole", WHOLE), ("chunks_64k", 45 * task_frames.SEGMENT_BYTES)):
             latencies = []
             for number in range(220):
                 start = time.monotonic()
                 _send(dealer, number, tensor, limit)
-                ack = wire.decode_down(dealer.recv())
+                ack = task_frames.decode_down(dealer.recv())
                 latencies.append(ack.received_seconds - start)
             count, start = 300, time.monotonic()
             for number in range(count):
@@ -174,13 +174,13 @@ def _edge(origin: float, pipe: Connection) -> None:
     names = [f"ue{index}" for index in range(UES)]
     shares = tuple(UeDecision(name, CUT, SPEED, 0.0, 0.0, EDGE_SHARE) for name in names)  # type: ignore[arg-type]
     decisions.put(Apply(Decision(0, 0, 0.0, shares)))
-    results: list[wire.Result] = []
+    results: list[task_frames.Result] = []
     done = threading.Event()
 
     def add(name: str) -> None:
         compute.add(name, ReceivedTask(0, tensors.decode_header(header), CUT, buffers, time.monotonic()))
 
-    def answered(name: str, result: wire.Result, logits: memoryview) -> None:
+    def answered(name: str, result: task_frames.Result, logits: memoryview) -> None:
         results.append(result)
         if time.monotonic() < origin + SECONDS:
             add(name)

@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from testbed.runtime import discovery
 from testbed.runtime.base import NodeSpec, ProcessSpec
-from testbed.runtime.netns import NetnsRuntime
+from testbed.runtime.netns.netns_runtime import NetnsRuntime
+from testbed.runtime.processes import discovery
 
 LAB = "bench-bringup"
 TARGETS_SECONDS = {"create": 0.3, "forks": 1.5, "up": 8.0, "down": 2.0}

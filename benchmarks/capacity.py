@@ -19,10 +19,10 @@ from typing import Any
 
 from benchmarks._labs import ROOT, add_options, figures_of, read, run
 from benchmarks._links import row
-from testbed.checks import HOST_LOAD_LIMIT, host_load
 from testbed.inference.calibration import calibration_of
-from testbed.runtime.host import facts
-from testbed.topology import load
+from testbed.lab.checks import HOST_LOAD_LIMIT, host_load
+from testbed.labfile.schema import load
+from testbed.runtime.host.facts import facts
 
 QUICKSTART = ROOT / "topologies" / "quickstart.yaml"
 EDGE_CPUS_PER_UE = 0.4

@@ -22,14 +22,14 @@ import msgspec
 import numpy as np
 
 from benchmarks._timing import median_seconds
-from controller import registry
 from controller.contract import Decision, Edge, GraphNode, ModelProfile, Observation, Scenario, UeName
 from controller.model.decision import enforce
 from controller.model.delay import stage_work, wire_bits
+from controller.policies import registry
 from controller.policies.dds import Dds
-from controller.solvers.envelope import DemandCosts, envelope
-from controller.solvers.mincut import CutCosts, CutGraph
-from controller.testing import example_observation, example_scenario
+from controller.policies.examples import example_observation, example_scenario
+from controller.solvers.dag.envelope import DemandCosts, envelope
+from controller.solvers.dag.mincut import CutCosts, CutGraph
 from testbed.inference.profiles import read_profile
 
 PROFILES = Path(__file__).parent.parent / "topologies" / "profiles"

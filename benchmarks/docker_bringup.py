@@ -25,8 +25,8 @@ from pathlib import Path
 import click
 
 from testbed.errors import TestbedError
-from testbed.runtime.docker_build import connect
-from testbed.runtime.images import ensure_node_image
+from testbed.runtime.docker.docker_build import connect
+from testbed.runtime.docker.images import ensure_node_image
 
 QUICKSTART = Path(__file__).parents[1] / "topologies" / "quickstart.yaml"
 #: What ``testbed up`` says when a phase begins, and the phase.

@@ -23,12 +23,14 @@ import msgspec
 import torch
 
 from controller.contract import Scenario
-from controller.testing import example_scenario
-from testbed import messages
-from testbed.agents import updates_wire, upload_wire, wire
-from testbed.agents.transport import Assembler
+from controller.policies.examples import example_scenario
 from testbed.inference import tensors, weights
 from testbed.inference.tensors import MalformedFrame
+from testbed.mechanisms.retraining import update_frames
+from testbed.mechanisms.uploading import upload_frames
+from testbed.node import task_frames
+from testbed.node.transport import Assembler
+from testbed.protocol import messages
 
 #: What all decoders together may keep in memory beyond what is there before: no frame is larger than 100 kB.
 MEMORY_LIMIT_BYTES = 64 * 1024 * 1024
@@ -118,8 +120,8 @@ def _tensor_frames() -> list[bytes]:
             torch.ones(1, 2, 3, 3).contiguous(memory_format=torch.channels_last),
         ]
         header, buffers = tensors.pack(7, ("a", "b"), some, codec)
-        found.append(_joined([_encode(wire.Chunk(7, 0)), header, *buffers]))
-        found.append(_joined([_encode(wire.Chunk(7, 0)), header, b"".join(buffers)]))
+        found.append(_joined([_encode(task_frames.Chunk(7, 0)), header, *buffers]))
+        found.append(_joined([_encode(task_frames.Chunk(7, 0)), header, b"".join(buffers)]))
     return found
 
 
@@ -131,22 +133,22 @@ def _decode_tensors(data: bytes) -> None:
 
 
 def _decode_result(data: bytes) -> None:
-    wire.decode_down(data)
+    task_frames.decode_down(data)
 
 
 def _decode_upload(data: bytes) -> None:
     """Either way; parameters as the edge takes them in, a value's header as whoever gets it."""
     errors = 0
-    for decode in (upload_wire.decode_up, upload_wire.decode_down, upload_wire.decode_start):
+    for decode in (upload_frames.decode_up, upload_frames.decode_down, upload_frames.decode_start):
         try:
             found: object = decode(data)
         except MalformedFrame:
             errors += 1
             continue
-        if isinstance(found, upload_wire.Model):
+        if isinstance(found, upload_frames.Model):
             for layer in found.layers:
                 weights.Arriving(layer.contents).write(memoryview(b"12345678"))
-        elif isinstance(found, upload_wire.ValueStart):
+        elif isinstance(found, upload_frames.ValueStart):
             tensors.decode_header(found.header)
     if errors == 3:
         raise MalformedFrame("neither way")
@@ -154,29 +156,29 @@ def _decode_upload(data: bytes) -> None:
 
 def _decode_update(data: bytes) -> None:
     try:
-        updates_wire.decode_up(data)
+        update_frames.decode_up(data)
     except MalformedFrame:
-        found = updates_wire.decode_down(data)
+        found = update_frames.decode_down(data)
         # the UE reserves what its own graph says; the checksum is made to fit, or nothing would get past it
-        if isinstance(found, updates_wire.Offer) and found.contents.total_bytes < 1 << 20:
+        if isinstance(found, update_frames.Offer) and found.contents.total_bytes < 1 << 20:
             block = bytearray(found.contents.total_bytes)
             weights.unpack(msgspec.structs.replace(found.contents, digest=weights.digest_of(block)), block)
 
 
 def protocols() -> dict[str, Protocol]:
-    down = wire.Ack | wire.Result
+    down = task_frames.Ack | task_frames.Result
     return {
         "tensors": Protocol(_tensor_frames(), _decode_tensors, (MalformedFrame,)),
         "results": Protocol(_corpus(down), _decode_result, (MalformedFrame,)),
         "control": Protocol(_corpus(messages.Control), messages.decode_control, (msgspec.DecodeError,)),
         "records": Protocol(_corpus(messages.Record), messages.decode_record, (msgspec.DecodeError,)),
         "uploads": Protocol(
-            _corpus(upload_wire.Up, upload_wire.Down, upload_wire.Start), _decode_upload, (MalformedFrame,)
+            _corpus(upload_frames.Up, upload_frames.Down, upload_frames.Start), _decode_upload, (MalformedFrame,)
         ),
         "updates": Protocol(
             [
-                *_corpus(updates_wire.Want | updates_wire.Fetch),
-                *_corpus(updates_wire.Published | updates_wire.Offer | updates_wire.Piece | updates_wire.Gone),
+                *_corpus(update_frames.Want | update_frames.Fetch),
+                *_corpus(update_frames.Published | update_frames.Offer | update_frames.Piece | update_frames.Gone),
             ],
             _decode_update,
             (MalformedFrame,),

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 from controller.contract import Codec, Cut
-from testbed.agents.backend import CpuBackend
-from testbed.agents.device_backend import DeviceBackend
-from testbed.agents.devices import CudaStream, HostStream, cuda_missing
 from testbed.inference import tensors
 from testbed.inference.profiles import read_profile
+from testbed.node.backend import CpuBackend
+from testbed.node.device_backend import DeviceBackend
+from testbed.node.devices import CudaStream, HostStream, cuda_missing
 
 SEED = 7
 

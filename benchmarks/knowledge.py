@@ -10,12 +10,12 @@ import numpy as np
 
 from benchmarks.lymdo.evaluate import against
 from benchmarks.lymdo.labs import ROOT
-from controller.registry import create
-from controller.simulation.result import SimulationResult
-from controller.simulator import simulate
-from testbed.prepare import gather
-from testbed.runs.simulate import channel_states
-from testbed.topology import load
+from controller.policies.registry import create
+from controller.simulator.result import SimulationResult
+from controller.simulator.simulate import simulate
+from testbed.lab.prepare import gather
+from testbed.lab.simulate import channel_states
+from testbed.labfile.schema import load
 
 #: policy: (lab, slots, seeds)
 LABS = {"lymdo": ("lymdo", 1000, 3), "lymdo-cd": ("lymdo", 1000, 3), "dds": ("dds", 500, 3), "li-gd": ("noma", 100, 2)}

@@ -33,13 +33,13 @@ from benchmarks._links import (
     wires,
 )
 from controller.model.channel import Channel
-from controller.testing import example_scenario
-from testbed.links.playback import Playback
-from testbed.links.realtime import be_punctual, sleep_until
-from testbed.links.wire import WireSpec
-from testbed.messages import LinkStep
-from testbed.runtime.namespaces import run_inside
+from controller.policies.examples import example_scenario
+from testbed.programs.player.playback import Playback
+from testbed.programs.player.realtime import be_punctual, sleep_until
+from testbed.protocol.messages import LinkStep
+from testbed.runtime.host.namespaces import run_inside
 from testbed.traces import Trace, generate
+from testbed.wires.wire import WireSpec
 
 STATIC_RATES = (1e6, 5e6, 20e6, 100e6)
 OUTAGES_SECONDS = (1.0, 2.0, 4.0, 8.0)

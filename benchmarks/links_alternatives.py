@@ -26,12 +26,12 @@ from benchmarks._links import (
     wired,
     wires,
 )
-from testbed.links.realtime import be_punctual, sleep_until
-from testbed.links.shaping import Shaper, class_parameters
-from testbed.links.wire import OFFLOAD_BITS_PER_SECOND
-from testbed.runs.rates import AppliedRate
-from testbed.runtime.namespaces import run_inside
+from testbed.programs.player.realtime import be_punctual, sleep_until
+from testbed.report.fidelity.rates import AppliedRate
+from testbed.runtime.host.namespaces import run_inside
 from testbed.traces import Trace
+from testbed.wires.shaping import Shaper, class_parameters
+from testbed.wires.wire import OFFLOAD_BITS_PER_SECOND
 
 STATIC_RATES = (1e6, 5e6, 20e6, 100e6, 400e6)
 #: The usual advice for TBF: room for what HZ 250 lets pass between two ticks, and not less than a few frames.

@@ -18,10 +18,10 @@ import numpy as np
 from scipy.stats import binom
 
 from benchmarks._links import name, row, wired
-from testbed.links import capabilities
-from testbed.links.impairment import GilbertElliott, Impairment
-from testbed.links.selftest import Arrivals, directions, one_way
-from testbed.links.wire import WireSpec
+from testbed.wires import capabilities
+from testbed.wires.impairment import GilbertElliott, Impairment
+from testbed.wires.selftest import Arrivals, directions, one_way
+from testbed.wires.wire import WireSpec
 
 DELAYS_SECONDS = (1e-3, 2.5e-3, 5e-3, 10e-3, 20e-3, 50e-3, 100e-3)
 LOSSES = {0.001: 40_000, 0.01: 20_000, 0.1: 10_000}  # ratio -> packets

@@ -19,16 +19,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from controller import registry
-from controller.simulation.result import SimulatedTasks, SimulationResult
-from controller.simulator import simulate
-from testbed.channels import peak_states
-from testbed.plan import RuntimeName, make_plan
-from testbed.prepare import Conditions, gather
-from testbed.runs.fidelity_limits import DRAIN_SECONDS
-from testbed.runs.simulate import channel_states
-from testbed.scenario import arrivals_of
-from testbed.topology import Topology, load
+from controller.policies import registry
+from controller.simulator.result import SimulatedTasks, SimulationResult
+from controller.simulator.simulate import simulate
+from testbed.lab.plan import RuntimeName, make_plan
+from testbed.lab.prepare import Conditions, gather
+from testbed.lab.simulate import channel_states
+from testbed.labfile.channels import peak_states
+from testbed.labfile.scenario import arrivals_of
+from testbed.labfile.schema import Topology, load
+from testbed.report.fidelity.limits import DRAIN_SECONDS
 
 LABS = Path(__file__).parent.parent / "topologies"
 SEEDS = (1, 2)

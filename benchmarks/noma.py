@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from benchmarks._labs import figures_of
-from controller.solvers.descent import PER_SLOT, THOROUGH
-from controller.solvers.li_gd import evaluate_seats, solve
-from controller.solvers.relaxation import TABLES, SplitProblem
+from controller.solvers.noma.descent import PER_SLOT, THOROUGH
+from controller.solvers.noma.li_gd import evaluate_seats, solve
+from controller.solvers.noma.relaxation import TABLES, SplitProblem
 
 ALEXNET = Path(__file__).parent.parent / "topologies" / "profiles" / "alexnet.json"
 #: what ends a block: AlexNet as 11 blocks, each a convolution or a linear layer with its ReLU, or a pooling
@@ -146,7 +146,7 @@ def of_runs(directories: list[Path]) -> list[dict[str, object]]:
     """
     import pyarrow.parquet as pq  # these two: not where the solver alone is timed
 
-    from testbed.topology import parse
+    from testbed.labfile.schema import parse
 
     rows: list[dict[str, object]] = []
     for directory in directories:

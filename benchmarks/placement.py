@@ -18,18 +18,18 @@ import pyarrow.parquet as pq
 from controller.contract import Policy, Scenario, cut_label
 from controller.model.stage_fading import stage_gains
 from controller.policies.placement import GreedySplit, ModelPlacement, StaticSplit
+from controller.policies.registry import create
 from controller.policies.static import Fixed
-from controller.registry import create
-from controller.simulation.channels import ChannelStates
-from controller.simulation.result import SimulationResult
-from controller.simulator import simulate
-from controller.solvers.split_points import split_problem
-from controller.solvers.stopping import genie_cost
-from testbed.configs import read_scenario
-from testbed.prepare import gather
-from testbed.runs.manifest import read_manifest
-from testbed.runs.simulate import channel_states
-from testbed.topology import load
+from controller.simulator.channels import ChannelStates
+from controller.simulator.result import SimulationResult
+from controller.simulator.simulate import simulate
+from controller.solvers.stopping.split_points import split_problem
+from controller.solvers.stopping.stopping import genie_cost
+from testbed.lab.prepare import gather
+from testbed.lab.simulate import channel_states
+from testbed.labfile.schema import load
+from testbed.protocol.configs import read_scenario
+from testbed.records.manifest import read_manifest
 
 LAB = Path("topologies/placement.yaml")
 SLOTS = 1200

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks._labs import ROOT, add_options, figures_of, read, run
 from benchmarks._links import row
-from testbed.runs.fidelity_limits import NOT_MEASURED
+from testbed.report.fidelity.limits import NOT_MEASURED
 
 QUICKSTART = ROOT / "topologies" / "quickstart.yaml"
 

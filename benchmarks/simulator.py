@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 
 from benchmarks._timing import seconds_each
-from controller.simulation import tandem
-from controller.simulation.batch import SlotBatch, run_fixed_cuts
-from controller.simulation.channels import ChannelStates
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables
-from controller.testing import example_scenario
+from controller.learning.batch import SlotBatch, run_fixed_cuts
+from controller.policies.examples import example_scenario
+from controller.simulator import tandem
+from controller.simulator.channels import ChannelStates
+from controller.solvers.allocation.chain import ChainTables
+from controller.solvers.allocation.shares import allocate
 
 
 def best_seconds(call: Callable[[], object], repeats: int = 3) -> float:

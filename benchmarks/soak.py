@@ -27,8 +27,8 @@ import numpy as np
 from scipy import stats
 
 from benchmarks._labs import ROOT, read
-from testbed.runtime.discovery import processes, state_root
-from testbed.topology import load
+from testbed.labfile.schema import load
+from testbed.runtime.processes.discovery import processes, state_root
 
 QUICKSTART = ROOT / "topologies" / "quickstart.yaml"
 PERIOD_SECONDS = 10.0
@@ -37,7 +37,7 @@ STRETCHES = 12
 #: The first part is left out: caches fill, the allocator finds its level.
 WARM_UP_RATIO = 0.1
 #: A command that only imports what `report` needs, to tell its records from its libraries.
-IMPORTS_ONLY = "import testbed.runs.conclude"
+IMPORTS_ONLY = "import testbed.report.conclude"
 
 Sample = dict[str, float]
 

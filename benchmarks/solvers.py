@@ -32,12 +32,12 @@ from controller.learning.checkpoint import (
     scenario_hash,
 )
 from controller.learning.lab_range import LAB_RANGE
+from controller.policies.examples import example_observation, example_scenario
 from controller.policies.lymdo import Lymdo, LymdoCoordinateDescent
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables
-from controller.solvers.general import allocate_general
-from controller.solvers.problem import AllocationModel
-from controller.testing import example_observation, example_scenario
+from controller.solvers.allocation.chain import ChainTables
+from controller.solvers.allocation.general import allocate_general
+from controller.solvers.allocation.problem import AllocationModel
+from controller.solvers.allocation.shares import allocate
 
 
 def accuracy(instances: int) -> list[dict[str, object]]:

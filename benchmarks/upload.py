@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks._timing import seconds_each
 from controller.contract import ModelProfile
-from controller.solvers.upload_plan import (
+from controller.solvers.upload.plan import (
     UploadChain,
     ionn_plans,
     pipelined_seconds,
@@ -24,13 +24,7 @@ from controller.solvers.upload_plan import (
     serial_seconds,
     single_cut,
 )
-from controller.solvers.upload_shares import (
-    UploadUe,
-    allocate_shares,
-    equal_shares,
-    proportional_shares,
-    serial,
-)
+from controller.solvers.upload.shares import UploadUe, allocate_shares, equal_shares, proportional_shares, serial
 
 PROFILES = Path(__file__).parent.parent / "topologies" / "profiles"
 DEVICE_FLOP = (1e9, 2e9, 5e9, 10e9)

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from controller.registry import create
-from controller.simulator import simulate
-from testbed.prepare import gather
-from testbed.runs.finalise import column, read_tables
-from testbed.runs.predicted import predictions
-from testbed.runs.summary import read_summary
-from testbed.topology import load
+from controller.policies.registry import create
+from controller.simulator.simulate import simulate
+from testbed.lab.prepare import gather
+from testbed.labfile.schema import load
+from testbed.records.tables import column, read_tables
+from testbed.report.predicted import predictions
+from testbed.report.summary import read_summary
 
 LAB = Path("topologies/upload.yaml")
 QUERIES = 4

@@ -354,7 +354,7 @@ class SlotOutcome(Struct, frozen=True):
 
 @runtime_checkable
 class Policy(Protocol):
-    """What decides. See docs/policies.md for a 20-line example and ``controller.check.check_policy``.
+    """What decides. See docs/policies.md for a 20-line example and ``controller.policies.check.check_policy``.
 
     A policy is created without arguments beyond its options (keyword arguments with defaults), then ``reset``.
     """

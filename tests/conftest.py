@@ -16,7 +16,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from testbed.runtime.gpu import device_files
+from testbed.runtime.host.gpu import device_files
 from tests.host_watch import HostWatch
 from tests.quiet import QuietTests
 

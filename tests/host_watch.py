@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from testbed.runs.host_health import HostSampler
-from testbed.runtime.discovery import LAB_VARIABLE
+from testbed.programs.recorder.host_health import HostSampler
+from testbed.runtime.processes.discovery import LAB_VARIABLE
 
 #: In the environment of all that the tests start, containers excepted.
 SESSION_VARIABLE = "TESTBED_TESTS"

@@ -30,7 +30,7 @@ from tests.signals import heard
 
 ROOT = Path(__file__).parents[1]
 #: What verbs import when they need it; torch is not among it.
-LATER = ("testbed.runs.conclude", "testbed.runtime.docker", "testbed.monitoring.bringup")
+LATER = ("testbed.report.conclude", "testbed.runtime.docker.docker_runtime", "testbed.monitoring.bringup")
 WITH_TORCH = {"train"}
 
 

@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from testbed.runtime.engine import DEFAULT_HOST
+from testbed.runtime.docker.engine import DEFAULT_HOST
 
 
 class Relay:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from benchmarks._labs import ROOT
 from benchmarks.chaos.relay import Relay
-from testbed.runs.expected import expected_tasks
-from testbed.runtime import discovery
-from testbed.runtime.child import stat_fields
-from testbed.topology import load
+from testbed.lab.expected import expected_tasks
+from testbed.labfile.schema import load
+from testbed.runtime.processes import discovery
+from testbed.runtime.processes.child import stat_fields
 
 LAB = ROOT / "tests" / "emulation" / "labs" / "tiny.yaml"
 #: In the environment of all that a scene's commands start, whatever else they carry.

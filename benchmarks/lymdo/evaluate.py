@@ -23,6 +23,7 @@ from scipy import stats
 
 from benchmarks.lymdo.labs import LABS, ROOT, SHIPPED, SimulatedLab, simulated_lab
 from controller.contract import Policy, cut_label
+from controller.learning.batch import run_fixed_cuts
 from controller.policies.convex import (
     DeviceOnlyConvex,
     EdgeOnlyConvex,
@@ -42,9 +43,8 @@ from controller.policies.lymdo import (
 )
 from controller.policies.neurosurgeon import Neurosurgeon
 from controller.policies.static import DeviceOnly, EdgeOnly, Fixed, Random
-from controller.simulation.batch import run_fixed_cuts
-from controller.simulator import simulate
-from controller.solvers.chain import ChainTables
+from controller.simulator.simulate import simulate
+from controller.solvers.allocation.chain import ChainTables
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 #: A cut vector counts if its energy keeps within this of the budget.

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from controller.contract import Scenario
 from controller.model.channel import Channel, mean_gain
-from controller.simulation.channels import ChannelStates
-from testbed.channels import channel_of
+from controller.simulator.channels import ChannelStates
 from testbed.inference.profiles import read_profile
-from testbed.scenario import profile_key, scenario_of
-from testbed.topology import load
+from testbed.labfile.channels import channel_of
+from testbed.labfile.scenario import profile_key, scenario_of
+from testbed.labfile.schema import load
 
 SHIPPED = ("lymdo", "lymdo-resnet18", "lymdo-mobilenet_v2")  # that a 2-core host carries
 LABS = (*SHIPPED, "lymdo-30ues")

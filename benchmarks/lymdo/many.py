@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.lymdo.labs import simulated_lab
 from controller.policies.lymdo import LymdoCoordinateDescent
-from controller.simulator import simulate
+from controller.simulator.simulate import simulate
 
 WARMUP_SLOTS = 50
 

@@ -14,7 +14,7 @@ from benchmarks.lymdo.evaluate import Measured, against, measure
 from benchmarks.lymdo.labs import LABS, SHIPPED, simulated_lab
 from controller.contract import Arrivals, Scenario
 from controller.policies.lymdo import LymdoCoordinateDescent
-from controller.simulator import simulate
+from controller.simulator.simulate import simulate
 
 
 class PricedAsPoisson(LymdoCoordinateDescent):

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from controller.contract import Scenario
+from controller.learning.batch import BatchStep, SlotBatch
 from controller.learning.checkpoint import FORMAT, Header, candidate_labels, save_checkpoint, scenario_hash
 from controller.learning.lab_range import Ranges, ranges_of
 from controller.learning.network import FEATURES, HIDDEN
 from controller.seeds import Purpose, integer
-from controller.simulation.batch import BatchStep, SlotBatch
-from controller.simulation.channels import ChannelStates
-from controller.solvers.chain import ChainTables, CutArray
-from controller.solvers.cuts import coordinate_descent
-from controller.solvers.problem import Allocation, FloatArray
+from controller.simulator.channels import ChannelStates
+from controller.solvers.allocation.chain import ChainTables, CutArray
+from controller.solvers.allocation.cuts import coordinate_descent
+from controller.solvers.allocation.problem import Allocation, FloatArray
 
 MASKED = -1e9
 

@@ -15,7 +15,7 @@ import numpy as np
 from controller.contract import Scenario, Struct, cut_label
 from controller.learning import cut_network, network
 from controller.learning.lab_range import Ranges, outside
-from controller.solvers.chain import ChainTables
+from controller.solvers.allocation.chain import ChainTables
 
 FORMAT = 2
 #: The learner whose actor serves a range of labs; the others' serves one.

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from controller.solvers.allocation import SMALLEST_PRICE
-from controller.solvers.chain import ChainTables, SlotState
-from controller.solvers.compiled import compiled
-from controller.solvers.cuts import _arrays
-from controller.solvers.newton import SPECTRUM, device_speed, service_derivatives
-from controller.solvers.problem import MAXIMUM_LOAD, BoolArray, FloatArray, Limits
+from controller.compiled import compiled
+from controller.solvers.allocation.chain import ChainTables, SlotState
+from controller.solvers.allocation.cuts import _arrays
+from controller.solvers.allocation.newton import SPECTRUM, device_speed, service_derivatives
+from controller.solvers.allocation.problem import MAXIMUM_LOAD, BoolArray, FloatArray, Limits
+from controller.solvers.allocation.shares import SMALLEST_PRICE
 
 FEATURES = 19
 HIDDEN = 32

@@ -25,12 +25,12 @@ from controller.learning.actor import (
     tensors,
     training_batches,
 )
+from controller.learning.batch import SlotBatch
 from controller.learning.levels import LEVELS, decided
 from controller.learning.ppo import PpoConfig, train_game
-from controller.simulation.batch import SlotBatch
-from controller.simulation.channels import ChannelStates
-from controller.solvers.cuts import project
-from controller.solvers.problem import OVERLOAD_DELAY_SECONDS, FloatArray
+from controller.simulator.channels import ChannelStates
+from controller.solvers.allocation.cuts import project
+from controller.solvers.allocation.problem import OVERLOAD_DELAY_SECONDS, FloatArray
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from controller.learning.checkpoint import IMITATION, candidate_labels
 from controller.learning.cut_network import FEATURES, HIDDEN, cut_features, usable_cuts
 from controller.learning.lab_range import LAB_RANGE, DrawnLab, draw_lab
 from controller.seeds import Purpose, integer
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables, CutArray
-from controller.solvers.cuts import coordinate_descent, project
-from controller.solvers.improvement import improve
+from controller.solvers.allocation.chain import ChainTables, CutArray
+from controller.solvers.allocation.cuts import coordinate_descent, project
+from controller.solvers.allocation.improvement import improve
+from controller.solvers.allocation.shares import allocate
 
 
 @dataclass(frozen=True)

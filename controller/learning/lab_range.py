@@ -9,8 +9,8 @@ import numpy as np
 
 from controller.contract import Scenario
 from controller.model.queueing import PERIODIC_VARIABILITY
-from controller.solvers.chain import ChainTables, SlotState
-from controller.solvers.problem import FloatArray, Limits, UeConstants
+from controller.solvers.allocation.chain import ChainTables, SlotState
+from controller.solvers.allocation.problem import FloatArray, Limits, UeConstants
 
 Ranges = dict[str, tuple[float, float]]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.solvers.chain import ChainTables, CutArray, SlotState
-from controller.solvers.evaluation import evaluate, shares_by_weight
-from controller.solvers.problem import Allocation, AllocationModel, Limits
+from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState
+from controller.solvers.allocation.evaluation import evaluate, shares_by_weight
+from controller.solvers.allocation.problem import Allocation, AllocationModel, Limits
 
 LEVELS = 10
 #: of the UE's maximum, 23 % apart

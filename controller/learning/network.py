@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from controller.solvers.chain import ChainTables, SlotState
-from controller.solvers.problem import FloatArray
+from controller.solvers.allocation.chain import ChainTables, SlotState
+from controller.solvers.allocation.problem import FloatArray
 
 FEATURES = 5
 HIDDEN = 64

@@ -30,9 +30,9 @@ from controller.learning.actor import (
     tensors,
     training_batches,
 )
-from controller.simulation.batch import SlotBatch
-from controller.simulation.channels import ChannelStates
-from controller.solvers.problem import FloatArray
+from controller.learning.batch import SlotBatch
+from controller.simulator.channels import ChannelStates
+from controller.solvers.allocation.problem import FloatArray
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from controller.policies.base import BasicPolicy
 from controller.policies.drift import DriftPlusPenalty
 from controller.policies.neurosurgeon import Neurosurgeon
 from controller.policies.static import DeviceOnly, EdgeOnly, Fixed, Random
-from controller.solvers.chain import CutArray, SlotState
-from controller.solvers.problem import AllocationModel, Objective
+from controller.solvers.allocation.chain import CutArray, SlotState
+from controller.solvers.allocation.problem import AllocationModel, Objective
 
 
 class ConvexPolicy(DriftPlusPenalty):

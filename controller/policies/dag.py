@@ -15,9 +15,9 @@ from controller.model.cut_times import NodeWork
 from controller.model.delay import stage_work, wire_bits
 from controller.model.radio import LinkRates, rates
 from controller.policies.base import BasicPolicy
-from controller.solvers.envelope import DemandCosts, Line, envelope, line_of
-from controller.solvers.game import Device
-from controller.solvers.mincut import Bools, CutGraph, Floats
+from controller.solvers.dag.envelope import DemandCosts, Line, envelope, line_of
+from controller.solvers.dag.game import Device
+from controller.solvers.dag.mincut import Bools, CutGraph, Floats
 
 #: Envelopes reach from the whole edge down to this part of it.
 LEAST_DEMAND_RATIO = 1 / 1000

@@ -2,8 +2,8 @@
 
 Every UE knows its own model and rate only. The edge publishes prices and, to each UE, the sum of what the others take;
 a UE answers with its best response: a cut of its graph and a demand. They take turns until nobody moves. The price
-rises until what is asked for fits (:mod:`controller.solvers.game`). The body of the paper was not available to us: the
-price is [CHOICE] linear in the load, with clearing.
+rises until what is asked for fits (:mod:`controller.solvers.dag.game`). The body of the paper was not available to us:
+the price is [CHOICE] linear in the load, with clearing.
 
 The same object decides both ways: it asks the UEs' agents when the testbed has given it the means to
 (:meth:`Dds.ask_through`), and :class:`DdsLocal` objects of its own otherwise. The rounds are the same.
@@ -32,8 +32,8 @@ from controller.model.radio import LinkRates, rates
 from controller.policies.base import BasicPolicy
 from controller.policies.dag import DagUe
 from controller.seeds import Purpose, generator
-from controller.solvers import game
-from controller.solvers.game import Market, PriceForm, Settlement, Signal, settle
+from controller.solvers.dag import game
+from controller.solvers.dag.game import Market, PriceForm, Settlement, Signal, settle
 
 _FORMS: tuple[PriceForm, ...] = ("linear", "barrier", "proportional")
 

@@ -13,9 +13,9 @@ from controller.contract import Cut, Observation, Scenario
 from controller.model.radio import LinkRates
 from controller.policies.dag import DagPolicy, DagUe, Stages
 from controller.seeds import Purpose, generator
-from controller.solvers.envelope import Line, best_line
-from controller.solvers.game import Device
-from controller.solvers.mincut import Bools, CutCosts
+from controller.solvers.dag.envelope import Line, best_line
+from controller.solvers.dag.game import Device
+from controller.solvers.dag.mincut import Bools, CutCosts
 
 Mode = Literal["auto", "light", "heavy"]
 

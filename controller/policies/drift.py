@@ -8,17 +8,11 @@ import numpy as np
 
 from controller.contract import Decision, Observation, Scenario, SlotOutcome, UeDecision
 from controller.model.lyapunov import EnergyQueues
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables, CutArray, SlotState
-from controller.solvers.cuts import project
-from controller.solvers.general import allocate_general
-from controller.solvers.problem import (
-    OVERLOAD_DELAY_SECONDS,
-    Allocation,
-    AllocationModel,
-    Limits,
-    Objective,
-)
+from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState
+from controller.solvers.allocation.cuts import project
+from controller.solvers.allocation.general import allocate_general
+from controller.solvers.allocation.problem import OVERLOAD_DELAY_SECONDS, Allocation, AllocationModel, Limits, Objective
+from controller.solvers.allocation.shares import allocate
 
 #: A dead link that a task has to cross is a load without end.
 LARGEST_LOAD = 1e3

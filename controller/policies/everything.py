@@ -12,9 +12,9 @@ from controller.learning.checkpoint import Checkpoint, CheckpointMismatchError, 
 from controller.learning.levels import LEVELS, decided
 from controller.learning.network import actor_logits, features
 from controller.policies.drift import DriftPlusPenalty
-from controller.solvers.chain import CutArray, SlotState
-from controller.solvers.cuts import feasible_alone
-from controller.solvers.problem import Allocation, Objective
+from controller.solvers.allocation.chain import CutArray, SlotState
+from controller.solvers.allocation.cuts import feasible_alone
+from controller.solvers.allocation.problem import Allocation, Objective
 
 
 class PpoEverything(DriftPlusPenalty):

@@ -14,10 +14,10 @@ from controller.contract import ALL_ON_DEVICE, Decision, Observation, Scenario, 
 from controller.model.radio import DIRECTIONS, spread
 from controller.policies.base import BasicPolicy
 from controller.seeds import Purpose, generator, integer
-from controller.solvers.chain import ChainTables, in_order
-from controller.solvers.descent import PER_SLOT
-from controller.solvers.li_gd import SplitPlan, evaluate_seats, solve
-from controller.solvers.relaxation import DOWN, TABLES, UP, Access, SplitProblem
+from controller.solvers.allocation.chain import ChainTables, in_order
+from controller.solvers.noma.descent import PER_SLOT
+from controller.solvers.noma.li_gd import SplitPlan, evaluate_seats, solve
+from controller.solvers.noma.relaxation import DOWN, TABLES, UP, Access, SplitProblem
 
 Floats = NDArray[np.float64]
 

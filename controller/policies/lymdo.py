@@ -15,12 +15,12 @@ from controller.learning.network import actor_logits, features
 from controller.policies.drift import DriftPlusPenalty, one_of
 from controller.policies.settling import settled_queues
 from controller.seeds import Purpose, generator
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import CutArray, SlotState
-from controller.solvers.cuts import coordinate_descent, exhaustive, feasible_alone, project
-from controller.solvers.evaluation import equal_shares, evaluate
-from controller.solvers.improvement import improve
-from controller.solvers.problem import Allocation, AllocationModel, Demands, FloatArray, Objective
+from controller.solvers.allocation.chain import CutArray, SlotState
+from controller.solvers.allocation.cuts import coordinate_descent, exhaustive, feasible_alone, project
+from controller.solvers.allocation.evaluation import equal_shares, evaluate
+from controller.solvers.allocation.improvement import improve
+from controller.solvers.allocation.problem import Allocation, AllocationModel, Demands, FloatArray, Objective
+from controller.solvers.allocation.shares import allocate
 
 
 class LymdoCoordinateDescent(DriftPlusPenalty):
@@ -47,7 +47,7 @@ class Lymdo(LymdoCoordinateDescent):
 
     Candidates are the actor's most likely choice and samples, the last decision, and everything local. The best by the
     convex step changes one UE's cut at a time while that helps, the most promising change first
-    (:mod:`controller.solvers.improvement`).
+    (:mod:`controller.solvers.allocation.improvement`).
 
     Options of :class:`DriftPlusPenalty`, and
 

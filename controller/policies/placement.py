@@ -1,7 +1,8 @@
 """Model placement with online splitting, and its baselines.
 
 After J. Yan, S. Bi, Y.-J. A. Zhang, "Optimal Model Placement and Online Model Splitting for Device-Edge Co-Inference",
-IEEE Trans. Wireless Commun. 21(10), 2022 (its abstract alone was known to us; see :mod:`controller.solvers.stopping`).
+IEEE Trans. Wireless Commun. 21(10), 2022 (its abstract alone was known to us; see
+:mod:`controller.solvers.stopping.stopping`).
 
 The slow decision is how many layers each UE holds of every model version, the fast one is the UE's own: the policy
 ships a threshold per split point, and the UE compares the channel that it sees there with it.
@@ -21,8 +22,8 @@ from controller.contract import Cut, Decision, Observation, Scenario, UeScenario
 from controller.model.radio import is_coupled
 from controller.model.stage_fading import Floats, power_states
 from controller.policies.base import BasicPolicy
-from controller.solvers.split_points import SplitProblem, on_paths, split_problem
-from controller.solvers.stopping import (
+from controller.solvers.stopping.split_points import SplitProblem, on_paths, split_problem
+from controller.solvers.stopping.stopping import (
     PathCosts,
     PathRule,
     StoppingRule,

@@ -8,11 +8,11 @@ import numpy as np
 
 from controller.contract import UeScenario
 from controller.seeds import Purpose, generator
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables, CutArray, SlotState
-from controller.solvers.cuts import project
-from controller.solvers.improvement import improve
-from controller.solvers.problem import FloatArray, Limits
+from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState
+from controller.solvers.allocation.cuts import project
+from controller.solvers.allocation.improvement import improve
+from controller.solvers.allocation.problem import FloatArray, Limits
+from controller.solvers.allocation.shares import allocate
 
 _SLOTS = 300
 _COUNTED = 150  # the last so many

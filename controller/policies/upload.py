@@ -2,7 +2,7 @@
 
 After H. Yang et al., "MJOA-MU: End-to-edge collaborative computation for DNN inference based on model uploading"
 (Computer Networks 2023), of which the abstract alone was known to us: plans and shares are those of
-:mod:`controller.solvers.upload_plan` and :mod:`controller.solvers.upload_shares`, our reconstruction.
+:mod:`controller.solvers.upload.plan` and :mod:`controller.solvers.upload.shares`, our reconstruction.
 
 A policy plans from what the edge holds of each model. Under ``cache: per_query`` that is nothing, for every task. Under
 ``keep`` it plans anew when nobody has a task under way, so that a task keeps the rates that its plan was made for; and
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Decision, Observation, Scenario, UeDecision
 from controller.model.radio import is_coupled, rates
 from controller.policies.base import BasicPolicy
-from controller.solvers.upload_graph import graph_seconds, plan_graph_upload
-from controller.solvers.upload_plan import (
+from controller.solvers.upload.graph import graph_seconds, plan_graph_upload
+from controller.solvers.upload.plan import (
     Sites,
     UploadChain,
     exhaustive,
@@ -33,8 +33,8 @@ from controller.solvers.upload_plan import (
     serial_seconds,
     single_cut,
 )
-from controller.solvers.upload_problem import Rates, UploadProblem
-from controller.solvers.upload_shares import Objective, UploadUe, allocate_shares, serial
+from controller.solvers.upload.problem import Rates, UploadProblem
+from controller.solvers.upload.shares import Objective, UploadUe, allocate_shares, serial
 
 Floats = NDArray[np.float64]
 Order = Literal["pipelined", "serial"]

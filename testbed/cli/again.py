@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from testbed.runtime import rootless
-from testbed.runtime.lab_lock import lab_lock
+from testbed.runtime.netns import rootless
+from testbed.runtime.processes.lab_lock import lab_lock
 
 
 def again(arguments: Sequence[str] | None = None) -> list[str]:

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from testbed.cli import out as out_types
 from testbed.errors import InputError
-from testbed.runs.compare import ComparedRun, compare, draw, labels_of
-from testbed.runs.gap import Gap
-from testbed.runs.manifest import SIMULATOR
-from testbed.runs.report import si_seconds
+from testbed.records.manifest import SIMULATOR
+from testbed.report.compare import ComparedRun, compare, draw, labels_of
+from testbed.report.gap import Gap
+from testbed.report.html import si_seconds
 
 IMAGES = (".png", ".svg", ".pdf")
 SHOWN_CUTS = 3

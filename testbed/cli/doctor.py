@@ -12,9 +12,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from testbed.calibrate import calibrate, describe
-from testbed.doctor import examine
-from testbed.topology import load
+from testbed.lab.calibrate import calibrate, describe
+from testbed.lab.doctor import examine
+from testbed.labfile.schema import load
 
 #: p99 over median; a quiet host has 1.07 to 1.13 (docs/doctor.md).
 UNEVEN = 1.3

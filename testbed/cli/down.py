@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from testbed.errors import InputError, TestbedError
-from testbed.lab import existing, remove_labs
-from testbed.runtime.discovery import check_lab_name, state_root
-from testbed.runtime.engine import list_containers
-from testbed.runtime.identity import made_by_others
+from testbed.lab.lab import existing, remove_labs
+from testbed.runtime.docker.engine import list_containers
+from testbed.runtime.processes.discovery import check_lab_name, state_root
+from testbed.runtime.processes.identity import made_by_others
 
 
 @click.command("down")

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from testbed.lab import Lab
+from testbed.lab.lab import Lab
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

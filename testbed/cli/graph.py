@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from testbed import programs
 from testbed.cli import options
 from testbed.cli import out as out_types
-from testbed.topology import Topology
+from testbed.labfile.schema import Topology
+from testbed.runtime.host import executables
 from testbed.units import DURATION, FREQUENCY
 
 
@@ -25,7 +25,7 @@ def command(lab: options.LabChoice, imports: bool, svg: Path | None) -> None:
     if svg is None:
         click.echo(text, nl=False)
         return
-    [dot_program] = programs.require("drawing the graph", "dot")
+    [dot_program] = executables.require("drawing the graph", "dot")
     subprocess.run([dot_program, "-Tsvg", "-o", str(svg)], input=text, text=True, check=True)
     click.echo(f"wrote {svg}", err=True)
 

@@ -9,10 +9,10 @@ import click
 
 from testbed.cli.options import Quantity
 from testbed.errors import InputError
-from testbed.lab import Lab
-from testbed.links.state import link_states
-from testbed.messages import SetLink
+from testbed.lab.lab import Lab
+from testbed.protocol.messages import SetLink
 from testbed.units import BIT_RATE, DURATION, RATIO
+from testbed.wires.state import link_states
 
 
 @click.group("link")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from testbed.errors import InputError
-from testbed.lab import Lab
+from testbed.lab.lab import Lab
 
 
 @click.command("logs")

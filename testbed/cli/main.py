@@ -18,8 +18,8 @@ from testbed import folders, interrupts
 from testbed.cli import terminal
 from testbed.cli.again import again
 from testbed.errors import TestbedError, os_error_text
-from testbed.lab import ElsewhereError
-from testbed.runtime import rootless
+from testbed.lab.lab import ElsewhereError
+from testbed.runtime.netns import rootless
 
 #: verb -> module under testbed.cli that holds ``command``; several verbs may share a module (``module:attribute``)
 VERBS = {

@@ -13,9 +13,10 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from testbed import checks, lab_files
-from testbed.runtime.select import RUNTIME_CHOICES
-from testbed.topology import Topology, load
+from testbed.lab import checks
+from testbed.lab.runtimes import RUNTIME_CHOICES
+from testbed.labfile import lab_files
+from testbed.labfile.schema import Topology, load
 from testbed.units import Dimension
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -6,11 +6,11 @@ import json
 
 import click
 
-from testbed import checks
-from testbed.channels import make_traces, peak_states
 from testbed.cli import options
-from testbed.plan import make_plan
-from testbed.runtime.select import select
+from testbed.lab import checks
+from testbed.lab.plan import make_plan
+from testbed.lab.runtimes import select
+from testbed.labfile.channels import make_traces, peak_states
 
 
 @click.command("plan")

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from controller import registry
-from testbed.configs import SHARED
+from controller.policies import registry
 from testbed.errors import InputError
 from testbed.folders import open_to_others
-from testbed.lab import Lab
-from testbed.messages import SetPolicy
-from testbed.yaml_text import parse_yaml
+from testbed.lab.lab import Lab
+from testbed.labfile.yaml_text import parse_yaml
+from testbed.protocol.configs import SHARED
+from testbed.protocol.messages import SetPolicy
 
 
 @click.group("policy")

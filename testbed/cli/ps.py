@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed.cli.again import again
-from testbed.control import ControllerSilentError
 from testbed.errors import HostError, InputError, TestbedError
-from testbed.lab import ElsewhereError, Lab, LabUnreadableError, existing
-from testbed.runtime import rootless
+from testbed.lab.lab import ElsewhereError, Lab, LabUnreadableError, existing
+from testbed.protocol.client import ControllerSilentError
+from testbed.runtime.netns import rootless
 
 
 class Process(TypedDict):

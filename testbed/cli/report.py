@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from testbed.folders import refuse_links
-from testbed.runs.conclude import conclude
+from testbed.report.conclude import conclude
 
 
 @click.command("report")

@@ -12,13 +12,13 @@ from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
-from testbed.runs.execute import RUNNING, Order, execute
-from testbed.runs.fidelity_limits import NOT_MEASURED
-from testbed.runs.live import LiveTable
-from testbed.runs.placement_costs import placement_line
-from testbed.runs.report import figure_value, si_seconds
-from testbed.runs.summary import Summary, marks_of
-from testbed.runtime.select import select
+from testbed.lab.run import RUNNING, Order, execute
+from testbed.lab.runtimes import select
+from testbed.report.fidelity.limits import NOT_MEASURED
+from testbed.report.html import figure_value, si_seconds
+from testbed.report.live import LiveTable
+from testbed.report.placement_costs import placement_line
+from testbed.report.summary import Summary, marks_of
 from testbed.units import DURATION
 
 

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from testbed.topology import Topology
+from testbed.labfile.schema import Topology
 
 
 @click.command("schema")

@@ -8,14 +8,14 @@ from pathlib import Path
 import click
 import msgspec
 
-from controller.simulation.result import Mode
+from controller.simulator.result import Mode
 from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.errors import InvalidRunError
-from testbed.runs.placement_costs import placement_line
-from testbed.runs.report import si_seconds
-from testbed.runs.simulate import SimulationOrder, simulate_lab
-from testbed.runs.summary import Summary, marks_of
+from testbed.lab.simulate import SimulationOrder, simulate_lab
+from testbed.report.html import si_seconds
+from testbed.report.placement_costs import placement_line
+from testbed.report.summary import Summary, marks_of
 
 
 @click.command("simulate")

@@ -15,13 +15,13 @@ from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InputError, InvalidRunError
-from testbed.runs.execute import RUNNING, Order, execute
-from testbed.runs.live import LiveTable
-from testbed.runs.report import si_seconds
-from testbed.runs.simulate import SimulationOrder, simulate_lab
-from testbed.runs.sweep import Point, draw_points, split_values, sweep
-from testbed.runtime.select import select
-from testbed.topology import Topology
+from testbed.lab.run import RUNNING, Order, execute
+from testbed.lab.runtimes import select
+from testbed.lab.simulate import SimulationOrder, simulate_lab
+from testbed.lab.sweep import Point, draw_points, split_values, sweep
+from testbed.labfile.schema import Topology
+from testbed.report.html import si_seconds
+from testbed.report.live import LiveTable
 from testbed.units import DURATION
 
 

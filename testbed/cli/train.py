@@ -10,7 +10,7 @@ import msgspec
 from controller.learning.actor import LearningCurve
 from testbed.cli import options
 from testbed.cli import out as out_types
-from testbed.runs.train import (
+from testbed.lab.train import (
     DEFAULT_LABS,
     DEFAULT_UPDATES,
     DEFAULT_UPDATES_OF_ALL,

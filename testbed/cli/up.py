@@ -10,9 +10,9 @@ import click
 from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.cli.again import enter
-from testbed.runs.execute import Order
-from testbed.runs.serve import BRINGING_UP, serve
-from testbed.runtime.select import select
+from testbed.lab.run import Order
+from testbed.lab.runtimes import select
+from testbed.lab.up import BRINGING_UP, serve
 
 
 @click.command("up")

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 import yaml
 
-from testbed import checks, lab_files
 from testbed.cli import options
-from testbed.topology import load
+from testbed.lab import checks
+from testbed.labfile import lab_files
+from testbed.labfile.schema import load
 
 
 @click.command("validate")

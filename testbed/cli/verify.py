@@ -12,8 +12,8 @@ from rich.table import Table
 from testbed.cli import options
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
-from testbed.runs.verify import VERIFYING, Check, Order, Verification, verify
-from testbed.runtime.select import select
+from testbed.lab.runtimes import select
+from testbed.lab.verify import VERIFYING, Check, Order, Verification, verify
 from testbed.units import DURATION
 
 

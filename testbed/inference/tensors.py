@@ -18,7 +18,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from controller.contract import Codec, Cut, cut_from_label, cut_label
-from testbed.decoding import decode_frame
+from controller.decoding import decode_frame
 from testbed.inference import codec as codecs
 
 WIRE_VERSION = 1

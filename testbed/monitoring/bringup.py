@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from testbed import programs
-from testbed.configs import write_config
 from testbed.errors import HostError
 from testbed.folders import open_to_others
-from testbed.monitoring.config import EXPORTER, GRAFANA, PROMETHEUS, CommandConfig, ExporterConfig
+from testbed.protocol.configs import write_config
+from testbed.protocol.monitoring import EXPORTER, GRAFANA, PROMETHEUS, CommandConfig, ExporterConfig
 from testbed.runtime.base import ProcessSpec, Runtime
-from testbed.runtime.child import stat_fields
-from testbed.runtime.docker_build import connect, project_root
-from testbed.runtime.docker_services import Service, remove_services, restart_service, start_service
-from testbed.runtime.host import in_user_namespace
-from testbed.runtime.identity import CONTAINER_UID
-from testbed.runtime.images import ensure_grafana_image, ensure_prometheus_image
+from testbed.runtime.docker.docker_build import connect, project_root
+from testbed.runtime.docker.docker_services import Service, remove_services, restart_service, start_service
+from testbed.runtime.docker.images import ensure_grafana_image, ensure_prometheus_image
+from testbed.runtime.host import executables
+from testbed.runtime.host.facts import in_user_namespace
+from testbed.runtime.processes.child import stat_fields
+from testbed.runtime.processes.identity import CONTAINER_UID
 
 Mode = Literal["auto", "off", "required"]
 
@@ -176,7 +176,7 @@ def _start_exporter(place: _Place, scenario_path: Path) -> None:
     )
     path = place.lab_directory / "config" / f"{EXPORTER}.json"
     write_config(config, path)
-    place.runtime.start([ProcessSpec(EXPORTER, "testbed.monitoring.exporter", path)])
+    place.runtime.start([ProcessSpec(EXPORTER, "testbed.programs.exporter.exporter", path)])
 
 
 def prometheus_arguments(folder: Path, data: Path, port: int) -> tuple[str, ...]:
@@ -203,7 +203,7 @@ def _prometheus_starter(place: _Place) -> _PrometheusProgram | _PrometheusContai
 
 class _PrometheusProgram:
     def __init__(self, place: _Place) -> None:
-        [self._program] = programs.require("Prometheus was not started", "prometheus", fix="use --runtime docker")
+        [self._program] = executables.require("Prometheus was not started", "prometheus", fix="use --runtime docker")
         self._place = place
 
     def __call__(self) -> str:
@@ -276,7 +276,7 @@ def _start_grafana(place: _Place, prometheus_url: str) -> str:
     shutil.copytree(source / "provisioning", target / "provisioning", dirs_exist_ok=True)
     shutil.copytree(source / "dashboards", target / "dashboards", dirs_exist_ok=True)
     environment = grafana_environment(target / "provisioning", target / "dashboards", prometheus_url, port)
-    program = programs.find("grafana")
+    program = executables.find("grafana")
     if place.runtime.name != "docker" and program is not None:
         data = place.folder / "grafana-data"
         environment |= {"GF_PATHS_DATA": str(data), "GF_PATHS_LOGS": str(data), "GF_PATHS_PLUGINS": f"{data}/plugins"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from testbed.configs import read_config
-from testbed.monitoring.config import CommandConfig
-from testbed.runtime.identity import CONTAINER_UID
+from testbed.protocol.configs import read_config
+from testbed.protocol.monitoring import CommandConfig
+from testbed.runtime.processes.identity import CONTAINER_UID
 
 
 def main(config_path: str | Path) -> None:

@@ -34,7 +34,9 @@ class ProcessSpec:
     """A program of ours to start in (or beside) a node. ``program`` is a module with ``main(config_path)``."""
 
     node: str
-    program: str  # "testbed.agents.ue", "testbed.agents.edge", "testbed.links.player", ...
+    program: (
+        str  # "testbed.programs.ue.ue_agent", "testbed.programs.edge.edge_agent", "testbed.programs.player.player", ...
+    )
     config: Path
     #: programs that need torch are forked from the process that imported it
     needs_torch: bool = False

@@ -10,11 +10,11 @@ from pathlib import Path
 import docker
 import pytest
 
-from testbed.runtime import discovery
-from testbed.runtime import docker as docker_runtime
 from testbed.runtime.base import NodeSpec, ProcessSpec
-from testbed.runtime.docker import DockerRuntime
-from testbed.runtime.docker_build import connect
+from testbed.runtime.docker import docker_runtime
+from testbed.runtime.docker.docker_build import connect
+from testbed.runtime.docker.docker_runtime import DockerRuntime
+from testbed.runtime.processes import discovery
 from tests.emulation.conftest import Bench
 
 #: Programs by the name of their module; they are found because a user's folders on sys.path are mounted.

@@ -15,11 +15,11 @@ import docker
 import pyarrow.compute as pc
 import pytest
 
-from testbed.lab import existing
-from testbed.runs.streams import read_stream, streams_directory
-from testbed.runtime.discovery import list_owned
-from testbed.runtime.docker_nodes import LABEL_OWNER, container_name
-from testbed.runtime.engine import list_containers
+from testbed.lab.lab import existing
+from testbed.records.streams import read_stream, streams_directory
+from testbed.runtime.docker.docker_nodes import LABEL_OWNER, container_name
+from testbed.runtime.docker.engine import list_containers
+from testbed.runtime.processes.discovery import list_owned
 from tests.emulation.conftest import LABS, Bench
 
 from .conftest import wait_until

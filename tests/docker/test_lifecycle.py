@@ -8,11 +8,11 @@ import docker
 import pytest
 
 from testbed.errors import HostError, InputError, TestbedError
-from testbed.runtime import namespaces
-from testbed.runtime.docker import DockerRuntime
-from testbed.runtime.docker_gpu import device_request, wanted_device
-from testbed.runtime.docker_nodes import container_name, find, list_owned
-from testbed.runtime.images import node_tag
+from testbed.runtime.docker.docker_nodes import container_name, find, list_owned
+from testbed.runtime.docker.docker_runtime import DockerRuntime
+from testbed.runtime.docker.engine_gpu import device_request, wanted_device
+from testbed.runtime.docker.images import node_tag
+from testbed.runtime.host import namespaces
 
 from .conftest import EDGE, RADIO, UE, Start, wait_until
 
@@ -114,7 +114,7 @@ def test_a_container_that_wants_more_memory_than_it_may_have_is_told(start: Star
 
 
 def test_an_import_that_fails_is_an_error_that_says_so(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    from testbed.runtime import docker as docker_runtime
+    from testbed.runtime.docker import docker_runtime
 
     monkeypatch.setattr(docker_runtime, "IMPORTS", {"ue": ("no_such_module",)})
     with pytest.raises(TestbedError, match="no_such_module"):

@@ -10,10 +10,10 @@ import docker
 import pytest
 
 from testbed.errors import HostError
-from testbed.runtime import docker_nodes, docker_services
-from testbed.runtime.docker import DockerRuntime
-from testbed.runtime.docker_nodes import ContainerCgroup, container_name, host_tid
-from testbed.runtime.identity import host_id
+from testbed.runtime.docker import docker_nodes, docker_services
+from testbed.runtime.docker.docker_nodes import ContainerCgroup, container_name, host_tid
+from testbed.runtime.docker.docker_runtime import DockerRuntime
+from testbed.runtime.processes.identity import host_id
 
 from .conftest import EDGE, RADIO, RECORDER, UE, Start, wait_until
 

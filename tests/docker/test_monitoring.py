@@ -12,15 +12,15 @@ from pathlib import Path
 import docker
 import pytest
 
-from controller.testing import example_scenario
-from testbed.configs import write_scenario
+from controller.policies.examples import example_scenario
 from testbed.errors import HostError
 from testbed.monitoring.bringup import Monitoring, start_monitoring, stop_monitoring
-from testbed.runtime import discovery
-from testbed.runtime.docker import DockerRuntime
-from testbed.runtime.docker_nodes import container_name
-from testbed.runtime.images import GRAFANA_REFERENCE, has_image
-from testbed.runtime.netns import NetnsRuntime
+from testbed.protocol.configs import write_scenario
+from testbed.runtime.docker.docker_nodes import container_name
+from testbed.runtime.docker.docker_runtime import DockerRuntime
+from testbed.runtime.docker.images import GRAFANA_REFERENCE, has_image
+from testbed.runtime.netns.netns_runtime import NetnsRuntime
+from testbed.runtime.processes import discovery
 
 from .conftest import wait_until
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.agents.backend import task_image
 from testbed.inference.partition import load_split_model
 from testbed.inference.weights import bytes_of
+from testbed.node.backend import task_image
 from tests.emulation.conftest import Bench
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]

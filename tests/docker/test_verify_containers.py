@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from testbed.runtime.discovery import list_owned
-from testbed.runtime.engine import list_containers
-from testbed.runtime.host import facts
+from testbed.runtime.docker.engine import list_containers
+from testbed.runtime.host.facts import facts
+from testbed.runtime.processes.discovery import list_owned
 from tests.emulation.conftest import LABS, Bench
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]

@@ -16,10 +16,11 @@ from typing import Literal
 import zmq
 
 from controller.contract import Arrivals, Codec, Cut, Decision, ModelProfile, UeDecision, UeName, Uploading
-from testbed.agents import edge, ue
-from testbed.configs import EdgeConfig, EdgeUe, UeConfig, write_config
 from testbed.inference.profiles import read_profile
-from testbed.messages import (
+from testbed.programs.edge import edge_agent as edge
+from testbed.programs.ue import ue_agent as ue
+from testbed.protocol.configs import EdgeConfig, EdgeUe, UeConfig, write_config
+from testbed.protocol.messages import (
     Apply,
     Control,
     EdgeReport,

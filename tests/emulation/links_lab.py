@@ -15,13 +15,10 @@ import numpy as np
 import zmq
 
 from controller.contract import Decision, Scenario
-from controller.testing import example_scenario
-from testbed.configs import LinkConfig, PlayerConfig, write_config, write_scenario
-from testbed.links import player, plumbing
-from testbed.links.frames import FRAME_BITS
-from testbed.links.probes import Counter, Flow
-from testbed.links.wire import WireSpec
-from testbed.messages import (
+from controller.policies.examples import example_scenario
+from testbed.programs.player import player
+from testbed.protocol.configs import LinkConfig, PlayerConfig, write_config, write_scenario
+from testbed.protocol.messages import (
     Apply,
     Control,
     Event,
@@ -39,11 +36,16 @@ from testbed.messages import (
     make_folder,
     records_endpoint,
 )
-from testbed.runs.rates import AppliedRate
-from testbed.runtime import discovery, namespaces
+from testbed.report.fidelity.rates import AppliedRate
 from testbed.runtime.base import namespace_name
-from testbed.runtime.pauses import PauseProbe, Pauses
+from testbed.runtime.host import namespaces
+from testbed.runtime.host.pauses import PauseProbe, Pauses
+from testbed.runtime.processes import discovery
 from testbed.traces import Trace, write_trace
+from testbed.wires import plumbing
+from testbed.wires.frames import FRAME_BITS
+from testbed.wires.probes import Counter, Flow
+from testbed.wires.wire import WireSpec
 from tests.forked import forked
 
 
@@ -89,7 +91,7 @@ def assert_carried(
     tolerance_ratio: float = 0.01,
 ) -> None:
     """A wire that always had something to send carried what was asked, within the tolerance or two frames; less by
-    what the host's CPUs slept through (:mod:`testbed.runtime.pauses`), never more.
+    what the host's CPUs slept through (:mod:`testbed.runtime.host.pauses`), never more.
     """
     start, end, bits = counter.between(*window)
     asked = asked_bits(start, end)

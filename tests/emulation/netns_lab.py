@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from testbed.runtime import discovery
 from testbed.runtime.base import NodeSpec, ProcessSpec
-from testbed.runtime.netns import NetnsRuntime
+from testbed.runtime.netns.netns_runtime import NetnsRuntime
+from testbed.runtime.processes import discovery
 
 _FILLED: list[bytearray] = []
 PROGRAM = "tests.emulation.netns_lab"

@@ -14,11 +14,11 @@ import torch
 import zmq
 
 from controller.contract import Cut, cut_label
-from testbed.agents import ledger, wire
-from testbed.agents.backend import task_image
-from testbed.agents.transport import TaskStream
 from testbed.inference import tensors
 from testbed.inference.partition import load_split_model
+from testbed.node import ledger, task_frames
+from testbed.node.backend import task_image
+from testbed.node.transport import TaskStream
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
 
 EVENLY = [0.05 + 0.03 * number for number in range(1000)]
@@ -172,10 +172,10 @@ def test_what_the_edge_cannot_serve_is_answered_with_the_reason(tmp_path: Path) 
         ):
             header, buffers = tensors.pack(number, cut, [torch.zeros(shape)], "fp32")
             dealer.send_multipart(TaskStream(number, header, buffers).next_chunk(1 << 20))
-            ack = wire.decode_down(dealer.recv_multipart()[0])
-            result = wire.decode_down(dealer.recv_multipart()[0])
-            assert isinstance(ack, wire.Ack)
-            assert isinstance(result, wire.Result)
+            ack = task_frames.decode_down(dealer.recv_multipart()[0])
+            result = task_frames.decode_down(dealer.recv_multipart()[0])
+            assert isinstance(ack, task_frames.Ack)
+            assert isinstance(result, task_frames.Result)
             assert word in result.reason
         assert lab.processes["edge"].is_alive()
         context.destroy(linger=0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from testbed.runtime.host import facts
+from testbed.runtime.host.facts import facts
 from tests.emulation.conftest import LABS, Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.quiet]

@@ -11,14 +11,14 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from testbed.calibrate import calibrate, describe
 from testbed.cli import doctor
 from testbed.inference.calibration import calibration_of, calibration_path, read_calibration, write_calibration
 from testbed.inference.profiles import read_profile
-from testbed.runtime.cgroups import detect
-from testbed.runtime.cpusets import RESERVE_FROM_CORES
-from testbed.runtime.discovery import list_owned
-from testbed.runtime.host import facts
+from testbed.lab.calibrate import calibrate, describe
+from testbed.runtime.host.cgroups import detect
+from testbed.runtime.host.cpusets import RESERVE_FROM_CORES
+from testbed.runtime.host.facts import facts
+from testbed.runtime.processes.discovery import list_owned
 from tests.emulation.conftest import LABS, Bench
 
 pytestmark = pytest.mark.root

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.runtime.host import facts
+from testbed.runtime.host.facts import facts
 from tests.emulation.conftest import Bench
 
 pytestmark = pytest.mark.root

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.runtime.discovery import list_owned
+from testbed.runtime.processes.discovery import list_owned
 from tests.emulation.conftest import LABS, Bench
 
 pytestmark = pytest.mark.root

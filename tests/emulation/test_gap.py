@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from testbed.runtime.discovery import list_owned
+from testbed.runtime.processes.discovery import list_owned
 from tests.emulation.conftest import LABS, Bench
 
 pytestmark = pytest.mark.root

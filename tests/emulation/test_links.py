@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import HostError, TestbedError
-from testbed.links import capabilities, plumbing
-from testbed.links.impairment import Impairment
-from testbed.links.netns import batch
-from testbed.links.probes import Counter, Flow
-from testbed.links.shaping import LEAF_HANDLE, Shaper
-from testbed.links.wire import UE_INTERFACE, WireSpec
-from testbed.runtime import namespaces
-from testbed.runtime.namespaces import run_inside
-from testbed.runtime.pauses import PauseProbe
+from testbed.runtime.host import namespaces
+from testbed.runtime.host.namespaces import run_inside
+from testbed.runtime.host.pauses import PauseProbe
+from testbed.wires import capabilities, plumbing
+from testbed.wires.impairment import Impairment
+from testbed.wires.netns import batch
+from testbed.wires.probes import Counter, Flow
+from testbed.wires.shaping import LEAF_HANDLE, Shaper
+from testbed.wires.wire import UE_INTERFACE, WireSpec
 from tests.emulation.links_lab import assert_carried, wired
 
 pytestmark = pytest.mark.root

@@ -12,10 +12,10 @@ import torch
 
 from controller.contract import cut_label
 from controller.model.cuts import device_set
-from testbed.agents.backend import IMAGES, task_image
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.weights import pack
-from testbed.messages import ModelUpdate, TaskRecord
+from testbed.node.backend import IMAGES, task_image
+from testbed.protocol.messages import ModelUpdate, TaskRecord
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
 from tests.emulation.rough_wire import RoughWire
 

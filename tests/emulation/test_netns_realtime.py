@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import TestbedError
-from testbed.runtime import discovery, realtime
 from testbed.runtime.base import NodeSpec
-from testbed.runtime.netns import NetnsRuntime
+from testbed.runtime.host import realtime
+from testbed.runtime.netns.netns_runtime import NetnsRuntime
+from testbed.runtime.processes import discovery
 from tests.emulation.netns_lab import bring_up, facts, number, of_this_process, runtime
 
 pytestmark = pytest.mark.root

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InputError, TestbedError
-from testbed.runtime import discovery, namespaces
 from testbed.runtime.base import NodeSpec
-from testbed.runtime.cgroups import detect
-from testbed.runtime.netns import NetnsRuntime
+from testbed.runtime.host import namespaces
+from testbed.runtime.host.cgroups import detect
+from testbed.runtime.netns.netns_runtime import NetnsRuntime
+from testbed.runtime.processes import discovery
 from tests.emulation.netns_lab import bring_up, facts, number, of_this_process, runtime, wait_for
 
 pytestmark = pytest.mark.root

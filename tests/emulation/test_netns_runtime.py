@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InputError, TestbedError
-from testbed.runtime import discovery
 from testbed.runtime.base import NodeSpec, ProcessSpec
-from testbed.runtime.cgroups import CgroupsV1, detect
-from testbed.runtime.child import LOG_BYTES
-from testbed.runtime.netns import NetnsRuntime
-from testbed.runtime.zygote import Call
+from testbed.runtime.host.cgroups import CgroupsV1, detect
+from testbed.runtime.netns.netns_runtime import NetnsRuntime
+from testbed.runtime.processes import discovery
+from testbed.runtime.processes.child import LOG_BYTES
+from testbed.runtime.processes.zygote import Call
 from tests.emulation.netns_lab import PROGRAM, bring_up, facts, number, of_this_process, process, runtime, wait_for
 
 pytestmark = pytest.mark.root
@@ -96,7 +96,7 @@ def test_ends_are_recorded(lab: NetnsRuntime, needs_torch: bool) -> None:
 def test_what_was_started_is_known_at_once_however_slow_its_launcher(
     lab: NetnsRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = "import sys, time\ntime.sleep(0.7 * ('testbed.runtime.launch' in sys.orig_argv))\n"
+    slow = "import sys, time\ntime.sleep(0.7 * ('testbed.runtime.netns.launch' in sys.orig_argv))\n"
     (tmp_path / "sitecustomize.py").write_text(slow)
     monkeypatch.syspath_prepend(str(tmp_path))
     lab.create([UE, CONTROLLER])
@@ -107,7 +107,9 @@ def test_what_was_started_is_known_at_once_however_slow_its_launcher(
 def test_a_program_that_cannot_be_launched_is_told_with_its_reason(
     lab: NetnsRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = "import os, sys\nif 'testbed.runtime.launch' in sys.orig_argv:\n    os.write(2, b'no\\n'); os._exit(1)\n"
+    broken = (
+        "import os, sys\nif 'testbed.runtime.netns.launch' in sys.orig_argv:\n    os.write(2, b'no\\n'); os._exit(1)\n"
+    )
     (tmp_path / "sitecustomize.py").write_text(broken)
     monkeypatch.syspath_prepend(str(tmp_path))
     lab.create([UE])

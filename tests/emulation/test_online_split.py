@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from controller.contract import cut_label
-from testbed.agents.backend import task_image
 from testbed.inference.partition import load_split_model
-from testbed.links.sight import Look, Seen, SightServer, Tune, Tuned
+from testbed.node.backend import task_image
+from testbed.node.sight import Look, Seen, SightServer, Tune, Tuned
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
 
 EVENLY = [0.05 + 0.06 * number for number in range(1000)]

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from testbed.runtime.pauses import PauseProbe, Pauses
+from testbed.runtime.host.pauses import PauseProbe, Pauses
 
 HOG_SECONDS = 0.05
 

@@ -16,14 +16,14 @@ import pytest
 from controller.contract import Decision, UeDecision
 from controller.model.channel import Channel
 from controller.model.radio import rates
-from controller.testing import example_scenario
-from testbed.links.netlink import QdiscStatistics
-from testbed.links.probes import Flow
-from testbed.links.shaping import Shaper
-from testbed.links.wire import WireSpec
-from testbed.messages import Apply, ChannelDrops, Reply, SetLink
-from testbed.runtime.namespaces import run_inside
+from controller.policies.examples import example_scenario
+from testbed.protocol.messages import Apply, ChannelDrops, Reply, SetLink
+from testbed.runtime.host.namespaces import run_inside
 from testbed.traces import Trace, generate, read_mahimahi
+from testbed.wires.netlink import QdiscStatistics
+from testbed.wires.probes import Flow
+from testbed.wires.shaping import Shaper
+from testbed.wires.wire import WireSpec
 from tests.emulation.links_lab import PlayerRun, WiredLab, play_on_full_wires, rate_scenario, wired
 
 pytestmark = pytest.mark.root

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from benchmarks._as_user import USER, command_as_user, environment
-from testbed.runtime import discovery, host, rootless
+from testbed.runtime.host import facts as host
+from testbed.runtime.netns import rootless
+from testbed.runtime.processes import discovery
 from tests.signals import heard
 
 # both files' labs are one user's, who sees all of them
@@ -29,7 +31,7 @@ LAB = "rootless-a"
 VERB = """
 import json, os, sys, time
 from pathlib import Path
-from testbed.runtime import discovery, host, rootless
+from testbed.runtime.processes import discovery, host, rootless
 from testbed.runtime.base import NodeSpec
 verb, lab_name = sys.argv[1:3]
 if rootless.needed():

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks._as_user import USER, command_as_user, environment
-from testbed.runtime import host
+from testbed.runtime.host import facts as host
 from tests.emulation.conftest import LABS
 from tests.emulation.test_rootless import STATE
 from tests.signals import heard

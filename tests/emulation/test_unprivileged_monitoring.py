@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from controller.testing import example_scenario
-from testbed import programs
-from testbed.configs import write_scenario
+from controller.policies.examples import example_scenario
 from testbed.monitoring.bringup import start_monitoring, stop_monitoring
-from testbed.runtime import discovery
-from testbed.runtime.identity import CONTAINER_UID
-from testbed.runtime.netns import NetnsRuntime
+from testbed.protocol.configs import write_scenario
+from testbed.runtime.host import executables
+from testbed.runtime.netns.netns_runtime import NetnsRuntime
+from testbed.runtime.processes import discovery
+from testbed.runtime.processes.identity import CONTAINER_UID
 
 pytestmark = pytest.mark.root
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_prometheus_of_root_is_an_ordinary_user(tmp_path: Path, umask: int) -> None:
-    if programs.find("prometheus") is None:
+    if executables.find("prometheus") is None:
         pytest.skip("needs Prometheus: apt-get install prometheus")
     lab = f"um{os.getpid()}"
     runtime = NetnsRuntime(lab, discovery.state_root() / lab, "run-1")

@@ -14,12 +14,14 @@ import torch
 import zmq
 
 from controller.contract import CodecTimes, ModelProfile, ReferenceCore, Uploading
-from testbed.agents import ledger, upload_wire, wire
-from testbed.agents.backend import IMAGES, task_image
-from testbed.agents.upload_layers import Layers
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.profiles import write_profile
-from testbed.messages import SegmentRecord, TaskRecord, UploadRecord
+from testbed.mechanisms.uploading import upload_frames
+from testbed.mechanisms.uploading.upload_layers import Layers
+from testbed.node import ledger
+from testbed.node import task_frames as wire
+from testbed.node.backend import IMAGES, task_image
+from testbed.protocol.messages import SegmentRecord, TaskRecord, UploadRecord
 from tests.emulation.agents_lab import SEED, AgentsLab
 from tests.emulation.rough_wire import RoughWire
 
@@ -231,21 +233,21 @@ def test_what_is_no_part_of_the_conversation_is_answered_and_survived(tmp_path: 
         def answer(*frames: bytes) -> object:
             dealer.send_multipart(frames)
             assert dealer.poll(5000)
-            return upload_wire.decode_down(dealer.recv_multipart()[0])
+            return upload_frames.decode_down(dealer.recv_multipart()[0])
 
-        begin = upload_wire.encode(upload_wire.Begin(0, ("wide",), False))
+        begin = upload_frames.encode(upload_frames.Begin(0, ("wide",), False))
         layers = Layers(split())
-        assert answer(b"\xc1garbage") == upload_wire.Broken()
-        foreign = upload_wire.Model((upload_wire.Layer("wide", layers.blocks["deep"][0]),), 0)
-        dealer.send_multipart([upload_wire.encode(foreign)])
-        assert answer(begin) == upload_wire.Failed(0, "edge: the model of ue0 is another than the edge's: wide")
-        dealer.send_multipart([upload_wire.encode(layers.manifest())])
-        assert answer(begin) == upload_wire.Ready(0, True, (), (), ())
-        assert answer(upload_wire.encode(upload_wire.Begin(1, ("nothing",), False))) == upload_wire.Broken()
-        start = upload_wire.encode(upload_wire.LayerStart(0, "wide", 100))
+        assert answer(b"\xc1garbage") == upload_frames.Broken()
+        foreign = upload_frames.Model((upload_frames.Layer("wide", layers.blocks["deep"][0]),), 0)
+        dealer.send_multipart([upload_frames.encode(foreign)])
+        assert answer(begin) == upload_frames.Failed(0, "edge: the model of ue0 is another than the edge's: wide")
+        dealer.send_multipart([upload_frames.encode(layers.manifest())])
+        assert answer(begin) == upload_frames.Ready(0, True, (), (), ())
+        assert answer(upload_frames.encode(upload_frames.Begin(1, ("nothing",), False))) == upload_frames.Broken()
+        start = upload_frames.encode(upload_frames.LayerStart(0, "wide", 100))
         dealer.send_multipart([wire.encode(wire.Chunk(1, 0)), start, b"x" * 1000])
-        lost = upload_wire.decode_down(dealer.recv_multipart()[0])
-        assert isinstance(lost, upload_wire.Verdict)
+        lost = upload_frames.decode_down(dealer.recv_multipart()[0])
+        assert isinstance(lost, upload_frames.Verdict)
         assert (lost.status, lost.reason) == ("lost", "they go on at 100, and 0 bytes are here")
         assert lab.processes["edge"].is_alive()
         dealer.close(linger=0)

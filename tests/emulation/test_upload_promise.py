@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.runs.compare import compare
+from testbed.report.compare import compare
 from tests.emulation.conftest import Bench
 
 pytestmark = [pytest.mark.root, pytest.mark.quiet]

@@ -14,12 +14,12 @@ from scipy.stats import binom
 
 from controller.contract import Scenario
 from testbed.errors import HostError, TestbedError
-from testbed.links import capabilities, plumbing, vde
-from testbed.links.impairment import GilbertElliott, Impairment
-from testbed.links.wire import WireSpec
-from testbed.messages import Reply, SetLink
-from testbed.runtime import discovery
+from testbed.protocol.messages import Reply, SetLink
+from testbed.runtime.processes import discovery
 from testbed.traces import Kind, Trace
+from testbed.wires import capabilities, plumbing, vde
+from testbed.wires.impairment import GilbertElliott, Impairment
+from testbed.wires.wire import WireSpec
 from tests.emulation.links_lab import PlayerRun, WiredLab, rate_scenario, wired
 from tests.netem.guest_tests.probes import Packets, send_train
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from testbed.links import selftest
-from testbed.links.impairment import Impairment
-from testbed.links.selftest import Arrivals, Direction
-from testbed.links.wire import WireSpec
-from testbed.runs.verify import loss_check
-from testbed.runtime import namespaces
+from testbed.lab.verify import loss_check
 from testbed.runtime.base import namespace_name
-from testbed.runtime.discovery import list_owned
+from testbed.runtime.host import namespaces
+from testbed.runtime.processes.discovery import list_owned
+from testbed.wires import selftest
+from testbed.wires.impairment import Impairment
+from testbed.wires.selftest import Arrivals, Direction
+from testbed.wires.wire import WireSpec
 from tests.emulation.conftest import LABS, Bench
 from tests.emulation.links_lab import wired
 
@@ -73,7 +73,7 @@ def test_a_wire_that_carries_less_than_it_was_told_is_found() -> None:
 
 @pytest.mark.quiet
 def test_delay_and_loss_of_each_direction_are_told_apart() -> None:
-    from testbed.links import capabilities
+    from testbed.wires import capabilities
 
     if capabilities.probe().delayer is None:
         pytest.skip("needs sch_netem or vde2")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from testbed import checks
 from testbed.errors import InputError
-from testbed.topology import load
+from testbed.lab import checks
+from testbed.labfile.schema import load
 
 HERE = Path(__file__).parent
 CASES: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "broken.yaml").read_text())

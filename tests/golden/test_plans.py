@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed.channels import make_traces, peak_states
-from testbed.plan import RuntimeName, make_plan
-from testbed.topology import load
+from testbed.lab.plan import RuntimeName, make_plan
+from testbed.labfile.channels import make_traces, peak_states
+from testbed.labfile.schema import load
 
 HERE = Path(__file__).parent
 CASES: dict[str, tuple[RuntimeName, list[str]]] = {

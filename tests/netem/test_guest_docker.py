@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testbed.runtime.docker_build import code_files, connect, has_image, project_root
-from testbed.runtime.images import NODE_PACKAGES, PYTHON_REFERENCE, base_tag
+from testbed.runtime.docker.docker_build import code_files, connect, has_image, project_root
+from testbed.runtime.docker.images import NODE_PACKAGES, PYTHON_REFERENCE, base_tag
 from tests.netem import uml
 
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.guest]

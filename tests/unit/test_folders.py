@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from controller.solvers import compiled
+from controller import compiled
 from testbed import folders
 from testbed.cli import main
 from testbed.errors import HostError
 from testbed.inference.vouching import Voucher
-from testbed.runtime import discovery
+from testbed.runtime.processes import discovery
 
 #: That no passwd entry has.
 UID = 54321

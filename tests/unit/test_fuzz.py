@@ -6,10 +6,12 @@ import msgspec
 import pytest
 
 from benchmarks.fuzz import Protocol, fuzz, protocols
-from testbed import messages
-from testbed.agents import updates_wire, upload_wire, wire
 from testbed.inference import tensors, weights
 from testbed.inference.tensors import MalformedFrame
+from testbed.mechanisms.retraining import update_frames
+from testbed.mechanisms.uploading import upload_frames
+from testbed.node import task_frames
+from testbed.protocol import messages
 
 #: ``options`` of a policy may hold anything, and so may a key that nobody knows.
 NESTED = [b"\x81\xa7unknown" + nest * 5000 for nest in (b"\x91", b"\x81\xa1a")]
@@ -36,8 +38,9 @@ def test_nesting_without_end_is_malformed(frame: bytes) -> None:
     for decode in (messages.decode_control, messages.decode_record):
         with pytest.raises(msgspec.DecodeError):
             decode(frame)
-    for decode_wire in (wire.decode_chunk, wire.decode_down, upload_wire.decode_up, upload_wire.decode_start,
-                        updates_wire.decode_up, updates_wire.decode_down, tensors.decode_header):  # fmt: skip
+    for decode_wire in (task_frames.decode_chunk, task_frames.decode_down, upload_frames.decode_up,
+                        upload_frames.decode_start, update_frames.decode_up, update_frames.decode_down,
+                        tensors.decode_header):  # fmt: skip
         with pytest.raises(MalformedFrame):
             decode_wire(frame)
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from testbed import checks
 from testbed.cli.validate import command as validate
 from testbed.errors import HostError
 from testbed.inference.calibration import Calibration, Spread, calibration_path, write_calibration
 from testbed.inference.profiles import read_profile
-from testbed.prepare import prepare
-from testbed.runtime.host import facts
-from testbed.topology import Topology, load
+from testbed.lab import checks
+from testbed.lab.prepare import prepare
+from testbed.labfile.schema import Topology, load
+from testbed.runtime.host.facts import facts
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 MODEL = "torchvision:mobilenet_v2"

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from testbed.arrival_files import doubts, mean_rate_per_second, read_arrivals
-from testbed.channels import make_traces
 from testbed.cli.validate import command as validate
 from testbed.errors import InputError
-from testbed.lab_files import check_files, check_policy
-from testbed.runs.simulate import channel_states, require_bounded
-from testbed.scenario import arrivals_of
-from testbed.topology import ArrivalsSpec, Topology, load
+from testbed.lab.simulate import channel_states, require_bounded
+from testbed.labfile.arrival_files import doubts, mean_rate_per_second, read_arrivals
+from testbed.labfile.channels import make_traces
+from testbed.labfile.lab_files import check_files, check_policy
+from testbed.labfile.scenario import arrivals_of
+from testbed.labfile.schema import ArrivalsSpec, Topology, load
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 PROFILE = f"profile={TOPOLOGIES / 'profiles' / 'mobilenet_v2.json'}"
@@ -271,7 +271,7 @@ def test_channels_that_memory_would_not_hold(tmp_path: Path) -> None:
 def test_names_that_make_the_path_of_a_socket_too_long_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from testbed import prepare
+    from testbed.lab import prepare
 
     topology = lab(tmp_path, "name=a-lab", f"ues.0.name={'u' * 28}")
     monkeypatch.setattr(prepare, "state_root", lambda: Path("/run/user/1000/testbed"))

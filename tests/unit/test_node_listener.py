@@ -15,8 +15,8 @@ import pytest
 import zmq
 
 from controller.contract import STAGES, UeDecision, UeName
-from testbed import messages, roles
-from testbed.node_listener import Limits, NodeListener
+from controller.service.node_listener import Limits, NodeListener
+from testbed.protocol import messages, roles
 
 LIMITS = Limits(message_bytes=10_000, bytes_per_second=1e9, burst_bytes=1e9)
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x00NULL".ljust(24, b"\0") + bytes(32)

@@ -16,16 +16,16 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from controller import registry
-from controller.simulation.result import SimulationResult
-from controller.simulator import simulate as run_simulator
+from controller.policies import registry
+from controller.simulator.result import SimulationResult
+from controller.simulator.simulate import simulate as run_simulator
 from testbed.cli.trace import command as trace
 from testbed.cli.validate import command as validate
 from testbed.errors import TestbedError
-from testbed.prepare import gather
-from testbed.runs.simulate import channel_states, require_bounded
-from testbed.scenario import arrivals_of
-from testbed.topology import load
+from testbed.lab.prepare import gather
+from testbed.lab.simulate import channel_states, require_bounded
+from testbed.labfile.scenario import arrivals_of
+from testbed.labfile.schema import load
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 PROFILE = str(TOPOLOGIES / "profiles" / "mobilenet_v2.json")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from testbed import programs
 from testbed.errors import HostError
-from testbed.links import capabilities
-from testbed.runtime import launch
+from testbed.runtime.host import executables as programs
+from testbed.runtime.netns import launch
+from testbed.wires import capabilities
 
 #: What Debian's /etc/profile gives a user who is not root.
 USER_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"

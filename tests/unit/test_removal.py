@@ -10,11 +10,12 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from testbed import lab as labs
 from testbed.cli import down, ps
 from testbed.errors import HostError, TestbedError
-from testbed.lab import LabState, remove_labs
-from testbed.runtime import discovery, lab_lock, rootless
+from testbed.lab import lab as labs
+from testbed.lab.lab import LabState, remove_labs
+from testbed.runtime.netns import rootless
+from testbed.runtime.processes import discovery, lab_lock
 
 STATE = LabState("x", "r", "netns", "edge-only", "/tmp/none", "", {"edge": {"gpu": "off"}}, ())
 #: What lab.json holds, and what `ps` calls the lab.

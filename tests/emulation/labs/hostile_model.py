@@ -19,10 +19,10 @@ import zmq
 from tiny_model import make as _make
 from torch import nn
 
-from testbed import messages
-from testbed.agents import wire
-from testbed.agents.transport import TaskStream
-from testbed.agents.ue import UeAgent
+from testbed.node import task_frames
+from testbed.node.transport import TaskStream
+from testbed.programs.ue.ue_agent import UeAgent
+from testbed.protocol import messages
 
 NODE = "mallory"
 HOG = "oscar"
@@ -247,7 +247,7 @@ def _say_another_name_on_the_wire(folder: Path) -> str:
         sock.set(zmq.LINGER, 500)
         sock.set(zmq.IDENTITY, VICTIM.encode())
         sock.connect(f"tcp://{address}:{port}")
-        sock.send_multipart([wire.encode(wire.Chunk(1, 0)), b"header", b"payload"])
+        sock.send_multipart([task_frames.encode(task_frames.Chunk(1, 0)), b"header", b"payload"])
         return "was answered" if sock.poll(1000) else "no answer"
 
 
@@ -269,8 +269,8 @@ def _send_wrong_shapes(folder: Path) -> str:
                 header, buffers = tensors.pack(number, ("first",), [tensor], "fp32")
                 sock.send_multipart(TaskStream(number, header, buffers).next_chunk(1 << 20))
                 while sock.poll(300):
-                    message = wire.decode_down(sock.recv_multipart()[0])
-                    if isinstance(message, wire.Result):
+                    message = task_frames.decode_down(sock.recv_multipart()[0])
+                    if isinstance(message, task_frames.Result):
                         said[-1] = message.reason
                 if said[-1] != "no answer":
                     break

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from testbed.runtime.images import node_tag
+from testbed.runtime.docker.images import node_tag
 
 DATA = "/run/docker-data"  # in memory, as all that the guest writes; overlay2 does not work on the guest's own overlay
 START_SECONDS = 60.0

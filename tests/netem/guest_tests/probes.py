@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.runtime.namespaces import run_inside
+from testbed.runtime.host.namespaces import run_inside
 
 _STAMP = struct.Struct("=qqi")  # when it was sent, its number, padding
 _TIMESPEC = struct.Struct("=qq")

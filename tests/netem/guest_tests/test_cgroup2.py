@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import HostError, InputError
-from testbed.runtime import discovery
 from testbed.runtime.base import NodeSpec
-from testbed.runtime.cgroups import CgroupsV2, detect
-from testbed.runtime.netns import NetnsRuntime
+from testbed.runtime.host.cgroups import CgroupsV2, detect
+from testbed.runtime.netns.netns_runtime import NetnsRuntime
+from testbed.runtime.processes import discovery
 from tests.emulation.netns_lab import bring_up, facts, number, runtime
 
 pytestmark = [pytest.mark.root, pytest.mark.netem]

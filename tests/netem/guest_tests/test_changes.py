@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testbed.links.impairment import Impairment
-from testbed.links.shaping import Shaper
-from testbed.links.wire import WireSpec
-from testbed.messages import ChannelDrops, Reply, SetLink
+from testbed.protocol.messages import ChannelDrops, Reply, SetLink
 from testbed.traces import Kind, Trace
+from testbed.wires.impairment import Impairment
+from testbed.wires.shaping import Shaper
+from testbed.wires.wire import WireSpec
 from tests.emulation.links_lab import PlayerRun, WiredLab, rate_scenario, wired
 from tests.netem.guest_tests.probes import Packets, send_train
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from testbed.runtime.discovery import list_owned
+from testbed.runtime.processes.discovery import list_owned
 from tests.emulation.conftest import LABS, Bench, bench
 
 __all__ = ["bench"]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from controller.model.channel import Channel
-from controller.testing import example_scenario
-from testbed.links.impairment import Impairment
-from testbed.links.wire import WireSpec
-from testbed.runtime.pauses import PauseProbe
+from controller.policies.examples import example_scenario
+from testbed.runtime.host.pauses import PauseProbe
 from testbed.traces import Trace, generate, read_mahimahi
+from testbed.wires.impairment import Impairment
+from testbed.wires.wire import WireSpec
 from tests.emulation.links_lab import PlayerRun, play_on_full_wires, rate_scenario, wired
 from tests.emulation.test_player import TRACE, decision
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.links import selftest
-from testbed.links.impairment import GilbertElliott, Impairment
-from testbed.links.plumbing import link_backend
-from testbed.links.wire import WireSpec
-from testbed.runs.verify import delay_checks, rate_checks
+from testbed.lab.verify import delay_checks, rate_checks
+from testbed.wires import selftest
+from testbed.wires.impairment import GilbertElliott, Impairment
+from testbed.wires.plumbing import link_backend
+from testbed.wires.wire import WireSpec
 from tests.emulation.links_lab import wired
 
 pytestmark = [pytest.mark.root, pytest.mark.netem]

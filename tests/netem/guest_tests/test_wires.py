@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from testbed.links import capabilities, plumbing
-from testbed.links.impairment import GilbertElliott, Impairment
-from testbed.links.probes import measure_rate
-from testbed.links.shaping import LEAF_HANDLE, Shaper
-from testbed.links.wire import WireSpec
-from testbed.runtime.namespaces import run_inside
+from testbed.runtime.host.namespaces import run_inside
+from testbed.wires import capabilities, plumbing
+from testbed.wires.impairment import GilbertElliott, Impairment
+from testbed.wires.probes import measure_rate
+from testbed.wires.shaping import LEAF_HANDLE, Shaper
+from testbed.wires.wire import WireSpec
 from tests.emulation.links_lab import WiredLab, wired
 from tests.netem.guest_tests.probes import Packets, echo, round_trips, send_train
 

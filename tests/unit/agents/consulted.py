@@ -12,10 +12,10 @@ from types import TracebackType
 import zmq
 
 from controller.contract import Scenario
-from testbed import messages
-from testbed.agents.consult import Adviser, Consultation
-from testbed.agents.control_port import ControlPort
-from testbed.roles import said_to_controller
+from testbed.mechanisms.delegation.consult import Adviser, Consultation
+from testbed.programs.controller.control_port import ControlPort
+from testbed.protocol import messages
+from testbed.protocol.roles import said_to_controller
 
 #: Whether the n-th message that a UE receives or sends gets lost.
 Loses = Callable[[int], bool]

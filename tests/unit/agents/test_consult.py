@@ -10,7 +10,7 @@ from consulted import Consulting
 
 from controller.contract import Decision, Scenario, UeDecision, UeName, UeObservation
 from controller.policies.dds import Dds
-from controller.testing import example_observation, example_scenario
+from controller.policies.examples import example_observation, example_scenario
 
 pytestmark = pytest.mark.quiet  # an answer that does not come in time counts as none
 

@@ -13,22 +13,22 @@ import pytest
 import torch
 
 from controller.contract import ALL_ON_EDGE, Codec, Cut, ModelProfile
-from testbed.agents import devices
-from testbed.agents.backend import CpuBackend, Tail, task_image
-from testbed.agents.control import DecisionBox
-from testbed.agents.device_backend import ANSWER_TOLERANCE, DeviceBackend, DeviceUsage, UnfitDeviceError
-from testbed.agents.devices import CudaStream, HostStream, Mark, Stream, cuda_missing
-from testbed.agents.edge_backends import load_backends, usage_of
-from testbed.agents.edge_compute import ComputeThread
-from testbed.agents.pacing import DeadlineThread
-from testbed.agents.times import StageTimes
-from testbed.agents.transport import ReceivedTask
-from testbed.agents.wire import Result
-from testbed.configs import EdgeConfig, EdgeUe
 from testbed.errors import HostError
 from testbed.inference import tensors
 from testbed.inference.partition import load_split_model
 from testbed.inference.profiles import read_profile
+from testbed.node import devices
+from testbed.node.backend import CpuBackend, Tail, task_image
+from testbed.node.control import DecisionBox
+from testbed.node.device_backend import ANSWER_TOLERANCE, DeviceBackend, DeviceUsage, UnfitDeviceError
+from testbed.node.devices import CudaStream, HostStream, Mark, Stream, cuda_missing
+from testbed.node.pacing import DeadlineThread
+from testbed.node.task_frames import Result
+from testbed.node.times import StageTimes
+from testbed.node.transport import ReceivedTask
+from testbed.programs.edge.edge_backends import load_backends, usage_of
+from testbed.programs.edge.edge_compute import ComputeThread
+from testbed.protocol.configs import EdgeConfig, EdgeUe
 
 ROOT = Path(__file__).parents[3]
 TINY = ("tests.emulation.labs.tiny_model:make", ROOT / "tests" / "emulation" / "labs" / "tiny_profile.json")

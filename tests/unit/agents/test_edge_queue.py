@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from controller.contract import Decision, UeDecision, UeName
-from testbed import messages
-from testbed.agents import edge_compute, wire
-from testbed.agents.backend import CpuBackend
-from testbed.agents.control import DecisionBox
-from testbed.agents.edge_compute import ComputeThread
-from testbed.agents.pacing import DeadlineThread
-from testbed.agents.transport import Assembler, ReceivedTask, TaskStream
-from testbed.agents.wire import Result
 from testbed.inference import tensors
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.partition import load_split_model
+from testbed.node import task_frames
+from testbed.node.backend import CpuBackend
+from testbed.node.control import DecisionBox
+from testbed.node.pacing import DeadlineThread
+from testbed.node.task_frames import Result
+from testbed.node.transport import Assembler, ReceivedTask, TaskStream
+from testbed.programs.edge import edge_compute
+from testbed.programs.edge.edge_compute import ComputeThread
+from testbed.protocol import messages
 
 MODEL = "tests.emulation.labs.tiny_model:make"
 CUT = ("input",)
@@ -136,14 +137,14 @@ def test_the_first_chunk_says_until_when_the_answer_is_wanted(edge: Edge) -> Non
     stream = TaskStream(3, header, buffers, expires_seconds=61.5)
     assembler = Assembler(lambda _: None)
     first = [memoryview(frame) for frame in stream.next_chunk(1448)]
-    opening = wire.decode_chunk(first[0])
-    assert isinstance(opening, wire.Opening)
+    opening = task_frames.decode_chunk(first[0])
+    assert isinstance(opening, task_frames.Opening)
     assert (opening.task, opening.offset, opening.expires_seconds) == (3, 0, 61.5)
     assembler.feed(first, 1.0)
     done = None
     while not stream.finished:
         frames = [memoryview(frame) for frame in stream.next_chunk(1448)]
-        assert type(wire.decode_chunk(frames[0])) is wire.Chunk, "later chunks do not pay for it"
+        assert type(task_frames.decode_chunk(frames[0])) is task_frames.Chunk, "later chunks do not pay for it"
         done = assembler.feed(frames, 2.0)[1]
     assert done is not None
     assert done.expires_seconds == 61.5

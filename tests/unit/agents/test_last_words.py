@@ -17,29 +17,29 @@ import torch
 import zmq
 
 from controller.contract import Cut, Decision, UeDecision, UeName
-from testbed import messages
-from testbed.agents.backend import CpuBackend
-from testbed.agents.control import DecisionBox
-from testbed.agents.edge_compute import ComputeThread
-from testbed.agents.ledger import Task
-from testbed.agents.pacing import DeadlineThread
-from testbed.agents.threads import AgentThread, Wakeup
-from testbed.agents.transport import ReceivedTask
-from testbed.agents.ue_stage import StageThread
-from testbed.agents.wire import Result
-from testbed.configs import UeConfig
 from testbed.inference import tensors
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.partition import load_split_model
-from testbed.links.sight import Sight
-from testbed.messages import Event, decode_record, make_folder, records_endpoint
+from testbed.node.backend import CpuBackend
+from testbed.node.control import DecisionBox
+from testbed.node.ledger import Task
+from testbed.node.pacing import DeadlineThread
+from testbed.node.sight import Sight
+from testbed.node.task_frames import Result
+from testbed.node.threads import AgentThread, Wakeup
+from testbed.node.transport import ReceivedTask
+from testbed.programs.edge.edge_compute import ComputeThread
+from testbed.programs.ue.ue_stage import StageThread
+from testbed.protocol import messages
+from testbed.protocol.configs import UeConfig
+from testbed.protocol.messages import Event, decode_record, make_folder, records_endpoint
 
 MODEL = "tests.emulation.labs.tiny_model:make"
 
 PROGRAM = """
 import signal, sys, threading, time
-from testbed.agents.last_words import accounted
-from testbed.agents.pacing import DeadlineThread
+from testbed.node.last_words import accounted
+from testbed.node.pacing import DeadlineThread
 
 def broken(*_):
     {raises}

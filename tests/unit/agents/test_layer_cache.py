@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.agents.layer_cache import Key, LayerCache, OutOfMemoryError
 from testbed.inference.weights import Contents, contents_of
+from testbed.mechanisms.uploading.layer_cache import Key, LayerCache, OutOfMemoryError
 
 WORDS = 100
 SIZE_BYTES = 4 * WORDS

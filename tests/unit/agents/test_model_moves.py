@@ -11,12 +11,12 @@ import zmq
 
 from controller.contract import UeDecision, UeName, cut_label
 from controller.model.cuts import device_set
-from testbed.agents.model_store import ModelStore, _Holder
-from testbed.agents.model_updates import DeviceWeights, ModelUpdates
-from testbed.agents.threads import Wakeup
-from testbed.agents.updates_wire import Fetch, Gone, Offer, Piece, Published, Want, decode_up, encode
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.weights import Contents, pack
+from testbed.mechanisms.retraining.model_store import ModelStore, _Holder
+from testbed.mechanisms.retraining.model_updates import DeviceWeights, ModelUpdates
+from testbed.mechanisms.retraining.update_frames import Fetch, Gone, Offer, Piece, Published, Want, decode_up, encode
+from testbed.node.threads import Wakeup
 
 MODEL = "tests.emulation.labs.tiny_model:make"
 SEED = 5
@@ -185,8 +185,8 @@ def test_a_task_is_cut_no_deeper_than_what_is_placed() -> None:
     chain = split.graph.chain_cuts
     labels = [cut_label(cut) for cut in chain]
     label, contents, block = version_block(1, 2)
-    from testbed.agents.model_updates import Placed
     from testbed.inference.weights import unpack
+    from testbed.mechanisms.retraining.model_updates import Placed
 
     deep = decision(split, -1, stop_rule=tuple((name, 1.0) for name in labels[:-1]))
     assert weights.fit(deep) is deep

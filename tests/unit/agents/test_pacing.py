@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from testbed.agents.pacing import DeadlineThread
-from testbed.agents.threads import Wakeup
+from testbed.node.pacing import DeadlineThread
+from testbed.node.threads import Wakeup
 
 
 def test_deadlines_are_released_in_order_and_never_early() -> None:

@@ -11,15 +11,15 @@ import pytest
 
 from controller.contract import STAGES, Arrivals, Decision, ModelProfile
 from controller.model.arrivals import ArrivalProcess
-from testbed.agents import ledger
-from testbed.agents.arrivals import ArrivalSchedule
-from testbed.agents.control import DecisionBox
-from testbed.agents.ledger import Task
-from testbed.agents.times import StageTimes
-from testbed.agents.ue_stage import DECISION_WAIT_SECONDS, decision_wait_seconds
-from testbed.agents.wire import Result
 from testbed.inference.profiles import read_profile
-from testbed.messages import Apply, Start
+from testbed.node import ledger
+from testbed.node.control import DecisionBox
+from testbed.node.ledger import Task
+from testbed.node.task_frames import Result
+from testbed.node.times import StageTimes
+from testbed.programs.ue.arrivals import ArrivalSchedule
+from testbed.programs.ue.ue_stage import DECISION_WAIT_SECONDS, decision_wait_seconds
+from testbed.protocol.messages import Apply, Start
 
 PROFILE = Path(__file__).parents[3] / "topologies" / "profiles" / "resnet18.json"
 

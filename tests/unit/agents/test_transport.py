@@ -10,8 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.agents import wire
-from testbed.agents.transport import (
+from testbed.inference import tensors
+from testbed.inference.tensors import MalformedFrame
+from testbed.node import task_frames
+from testbed.node.transport import (
     MAX_CHUNK_BYTES,
     Assembler,
     CreditSender,
@@ -20,8 +22,6 @@ from testbed.agents.transport import (
     RefusedTaskError,
     TaskStream,
 )
-from testbed.inference import tensors
-from testbed.inference.tensors import MalformedFrame
 
 
 def packed(task: int, sizes: list[int], seed: int = 0) -> tuple[bytes, list[memoryview]]:
@@ -46,7 +46,7 @@ def deliver(stream: TaskStream, assembler: Assembler, limits: list[int]) -> Rece
     while True:
         message = stream.next_chunk(limits[count % len(limits)])
         ack, done = assembler.feed(frames_of(message), float(count))
-        assert ack == wire.Ack(stream.task, stream.offset, float(count))
+        assert ack == task_frames.Ack(stream.task, stream.offset, float(count))
         assert (done is not None) == stream.finished
         count += 1
         if done is not None:
@@ -78,15 +78,15 @@ def test_chunks_fill_whole_segments() -> None:
     header, buffers = packed(1, [100_000])
     stream = TaskStream(1, header, buffers)
     for _ in range(3):
-        message = stream.next_chunk(6 * wire.SEGMENT_BYTES)
-        assert wire.stream_bytes(len(frame) for frame in message) == 6 * wire.SEGMENT_BYTES
+        message = stream.next_chunk(6 * task_frames.SEGMENT_BYTES)
+        assert task_frames.stream_bytes(len(frame) for frame in message) == 6 * task_frames.SEGMENT_BYTES
 
 
 def test_layer_2_bytes_count_every_segments_frame() -> None:
-    assert wire.layer2_bytes(1448) == 1514
-    assert wire.layer2_bytes(1449) == 1449 + 2 * 66
-    assert wire.message_layer2_bytes([b"x" * 255]) == 257 + 66
-    assert wire.message_layer2_bytes([b"x" * 256]) == 265 + 66
+    assert task_frames.layer2_bytes(1448) == 1514
+    assert task_frames.layer2_bytes(1449) == 1449 + 2 * 66
+    assert task_frames.message_layer2_bytes([b"x" * 255]) == 257 + 66
+    assert task_frames.message_layer2_bytes([b"x" * 256]) == 265 + 66
 
 
 def test_a_chunk_that_was_not_sent_is_made_again() -> None:
@@ -172,7 +172,7 @@ def test_credit_bounds_what_is_unacknowledged_and_a_lost_connection_frees_it() -
     stream = TaskStream(1, *packed(1, [500_000]))
     while sender.may_send:
         message = stream.next_chunk(sender.chunk_stream_bytes)
-        sender.sent(stream, wire.message_layer2_bytes(message))
+        sender.sent(stream, task_frames.message_layer2_bytes(message))
     assert 8e6 / 8 * 0.02 < sender.outstanding_bytes <= sender.window_bytes
     assert sender.window_bytes <= 8e6 / 8 * (0.02 + 2 * 10e-3) + 2 * 1514
     sender.reset()

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import zmq
 
-from testbed.agents import ue_sockets
-from testbed.agents.ue_sockets import MOST_PARTS, UeSockets
+from testbed.node import ue_sockets
+from testbed.node.ue_sockets import MOST_PARTS, UeSockets
 from tests.unit.test_node_listener import HELLO, open_descriptors
 
 ADDRESSES = {"ue1": "127.0.0.1", "ue2": "127.0.0.2"}

@@ -9,9 +9,9 @@ import pytest
 import torch
 import zmq
 
-from testbed.agents.ledger import Task
-from testbed.agents.ue_uplink import Uplink
 from testbed.inference import tensors
+from testbed.node.ledger import Task
+from testbed.programs.ue.ue_uplink import Uplink
 
 SECONDS = 20.0
 

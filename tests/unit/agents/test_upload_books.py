@@ -8,11 +8,12 @@ import random
 import pytest
 
 from controller.contract import GraphNode, UeDecision, UeName
-from testbed.agents import ledger, upload_books
-from testbed.agents.ledger import Task
-from testbed.agents.timeline import WAKE_UP_SECONDS, Awaited, Timeline
-from testbed.agents.upload_run import Arrival, Flow, Run
-from testbed.agents.upload_sender import Transfer
+from testbed.mechanisms.uploading import upload_books
+from testbed.mechanisms.uploading.timeline import WAKE_UP_SECONDS, Awaited, Timeline
+from testbed.mechanisms.uploading.upload_run import Arrival, Flow, Run
+from testbed.mechanisms.uploading.upload_sender import Transfer
+from testbed.node import ledger
+from testbed.node.ledger import Task
 
 NODES = 5
 OUT, BACK, QUEUED, ARRIVAL, START = 0.03, 0.02, 0.005, 99.5, 100.0

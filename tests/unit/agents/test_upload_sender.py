@@ -8,12 +8,12 @@ import time
 import pytest
 import torch
 
-from testbed.agents import wire
-from testbed.agents.upload_sender import PrioritySender, Sink, StreamReader, Transfer, ValueSink
-from testbed.agents.upload_wire import Start, ValueStart
 from testbed.inference import tensors
 from testbed.inference.tensors import MalformedFrame
 from testbed.inference.weights import Arriving, contents_of
+from testbed.mechanisms.uploading.upload_frames import Start, ValueStart
+from testbed.mechanisms.uploading.upload_sender import PrioritySender, Sink, StreamReader, Transfer, ValueSink
+from testbed.node import task_frames
 
 Frames = list[bytes | memoryview]
 
@@ -34,7 +34,7 @@ class Pipe:
 
     def _take(self, frames: Frames) -> bool:
         if self.open:
-            self.streams.append(wire.decode_chunk(bytes(frames[0])).task)
+            self.streams.append(task_frames.decode_chunk(bytes(frames[0])).task)
             self.messages.append([bytes(frame) for frame in frames])
         return self.open
 
@@ -58,7 +58,7 @@ class Pipe:
     def deliver(self) -> Transfer | None:
         """The oldest message arrives and is acknowledged."""
         frames = self.messages.pop(0)
-        chunk = wire.decode_chunk(frames[0])
+        chunk = task_frames.decode_chunk(frames[0])
         ack, _ = self.reader.feed(chunk, [memoryview(frame) for frame in frames[1:]], time.monotonic())
         done = self.sender.acknowledged(ack)
         self.sender.pump()
@@ -71,7 +71,7 @@ def test_a_value_goes_before_all_parameters_that_are_not_under_way() -> None:
     pipe.sender.pump()
     for _ in range(5):
         pipe.deliver()
-    ahead = sum(wire.message_layer2_bytes(frames) for frames in pipe.messages)
+    ahead = sum(task_frames.message_layer2_bytes(frames) for frames in pipe.messages)
     assert 0 < ahead <= pipe.sender.model_chunk_bytes
     value, start = pipe.value("relu")
     pipe.sender.add_value(value, start)
@@ -97,7 +97,7 @@ def test_the_link_stays_busy_with_parameters_but_never_with_more_than_a_chunk() 
     pipe.sender.pump()
     done = None
     while done is None:
-        under_way = sum(wire.message_layer2_bytes(frames) for frames in pipe.messages)
+        under_way = sum(task_frames.message_layer2_bytes(frames) for frames in pipe.messages)
         assert under_way <= pipe.sender.model_chunk_bytes
         left = transfer.stream.total - transfer.stream.offset if transfer.stream else 0
         assert len(pipe.messages) >= 2 or not left
@@ -181,6 +181,6 @@ def test_nobody_puts_more_into_a_stream_than_was_announced() -> None:
         sink.write(memoryview(bytes(buffers[0]) + b"x"))
     reader = StreamReader(lambda start: sink)
     with pytest.raises(MalformedFrame):
-        reader.feed(wire.Chunk(1, 0), [memoryview(b"\xc1")], 0.0)
-    ack, done = reader.feed(wire.Chunk(7, 300), [memoryview(b"late")], 1.0)
-    assert (ack, done) == (wire.Ack(7, 304, 1.0), None)
+        reader.feed(task_frames.Chunk(1, 0), [memoryview(b"\xc1")], 0.0)
+    ack, done = reader.feed(task_frames.Chunk(7, 300), [memoryview(b"late")], 1.0)
+    assert (ack, done) == (task_frames.Ack(7, 304, 1.0), None)

@@ -14,11 +14,11 @@ from types import MappingProxyType, TracebackType
 import zmq
 
 from controller.contract import STAGES, Scenario
-from controller.testing import example_scenario
-from testbed.agents.consult import Adviser
-from testbed.configs import ControllerConfig, write_config, write_scenario
-from testbed.control import ControlClient
-from testbed.messages import (
+from controller.policies.examples import example_scenario
+from testbed.mechanisms.delegation.consult import Adviser
+from testbed.protocol.client import ControlClient
+from testbed.protocol.configs import ControllerConfig, write_config, write_scenario
+from testbed.protocol.messages import (
     Apply,
     Control,
     Delegation,
@@ -95,7 +95,7 @@ class FakeLab:
             [
                 sys.executable,
                 "-c",
-                "import sys; from testbed.agents.controller import main; main(sys.argv[1])",
+                "import sys; from testbed.programs.controller.controller import main; main(sys.argv[1])",
                 str(directory / "controller.json"),
             ],
             env={**os.environ, "PYTHONPATH": str(POLICIES)},

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from testbed.control import ControlClient, ControllerSilentError
-from testbed.messages import OPERATOR, control_endpoint, make_folder
+from testbed.protocol.client import ControlClient, ControllerSilentError
+from testbed.protocol.messages import OPERATOR, control_endpoint, make_folder
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from controller.contract import (
     Uploading,
 )
 from controller.model.decision import MIN_SPEED_RATIO, InvalidDecisionError, bootstrap_decision, enforce
-from controller.testing import example_scenario
+from controller.policies.examples import example_scenario
 
 
 def _decision(shares: list[float], cuts: list[tuple[str, ...]], speed: float = 0.1) -> Decision:

@@ -11,7 +11,7 @@ import pytest
 from controller.contract import STAGES, Scenario
 from controller.model.delay import chain_work, predict_stages, wire_bits
 from controller.model.energy import compute_watts, predict_task_joules
-from controller.testing import example_scenario
+from controller.policies.examples import example_scenario
 
 
 def _with_delay() -> Scenario:

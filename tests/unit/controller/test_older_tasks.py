@@ -16,9 +16,9 @@ from controller.model.older_tasks import DRAIN_RATIO, LARGEST_PART, STRAY_PART, 
 from controller.model.radio import rates
 from controller.policies.base import BasicPolicy
 from controller.policies.drift import DriftPlusPenalty
+from controller.policies.examples import example_observation, example_scenario
 from controller.policies.lymdo import LymdoCoordinateDescent, LymdoEqualShares
-from controller.simulator import simulate
-from controller.testing import example_observation, example_scenario
+from controller.simulator.simulate import simulate
 
 OFFLOADED = ("block3",)
 

@@ -11,9 +11,9 @@ import zmq
 from fake_lab import FakeLab
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE
-from controller.testing import example_scenario
+from controller.policies.examples import example_scenario
 from testbed.errors import TestbedError
-from testbed.messages import (
+from testbed.protocol.messages import (
     OPERATOR,
     Apply,
     Drain,

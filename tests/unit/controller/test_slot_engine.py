@@ -8,13 +8,13 @@ import msgspec
 import pytest
 from fake_lab import edge_report, player_report, ue_report
 
-from controller.clock import SlotClock
 from controller.contract import ALL_ON_EDGE, Decision, Knowledge, Observation
 from controller.model.knowledge import Observer
+from controller.policies.examples import example_scenario
 from controller.policies.static import EdgeOnly
-from controller.service import SILENT_AFTER_SLOTS, SlotEngine, collect_seconds
-from controller.testing import example_scenario
-from controller.worker import Answer
+from controller.service.clock import SlotClock
+from controller.service.engine import SILENT_AFTER_SLOTS, SlotEngine, collect_seconds
+from controller.service.worker import Answer
 
 SCENARIO = example_scenario(2)
 NAMES = ["ue0", "ue1"]

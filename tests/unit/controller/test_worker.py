@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 from controller.contract import Decision, Observation, Scenario, SlotOutcome
+from controller.policies.examples import example_observation, example_scenario
 from controller.policies.static import EdgeOnly
-from controller.testing import example_observation, example_scenario
-from controller.worker import Answer, PolicyWorker
+from controller.service.worker import Answer, PolicyWorker
 
 SCENARIO = example_scenario(2)
 

@@ -61,7 +61,7 @@ def test_profile_files_need_no_torch() -> None:
 def test_a_model_is_made_and_cut_without_torchs_compiler() -> None:
     """Its import takes a second, of every process that computes."""
     code = (
-        "import sys; from testbed.agents.preload import preload; preload('branching:Branching', 3, sys.argv[1]); "
+        "import sys; from testbed.node.preload import preload; preload('branching:Branching', 3, sys.argv[1]); "
         "sys.exit(any(name in sys.modules for name in ('torch._dynamo', 'torch._inductor')))"
     )
     subprocess.run([sys.executable, "-c", code, str(HERE)], check=True)

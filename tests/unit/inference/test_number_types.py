@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from controller.contract import Codec, GraphNode, ModelProfile
-from testbed.agents.backend import CpuBackend
-from testbed.agents.device_backend import DeviceBackend
-from testbed.agents.devices import HostStream
 from testbed.errors import InputError
 from testbed.inference import codec as codecs
 from testbed.inference import tensors
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.partition import SplitModel
+from testbed.node.backend import CpuBackend
+from testbed.node.device_backend import DeviceBackend
+from testbed.node.devices import HostStream
 
 CODECS: tuple[Codec, ...] = ("fp32", "fp16", "uint8")
 MODELS = ("bfloat16", "half", "double", "Spectral", "int8", "int8_logits")
@@ -95,7 +95,7 @@ def test_same_class_and_checksum_at_every_cut_and_the_bytes_foretold(
     model: str, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = load(f"number_types:{model}")
-    monkeypatch.setattr("testbed.agents.backend.split_model", lambda *_: split)
+    monkeypatch.setattr("testbed.node.backend.split_model", lambda *_: split)
     profile = _profile(split)
     backend = CpuBackend("number_types", 7, profile)
     answer = split.model.answer
@@ -120,7 +120,7 @@ def test_same_class_and_checksum_at_every_cut_and_the_bytes_foretold(
 @pytest.mark.parametrize("model", ["bfloat16", "double"])
 def test_an_accelerator_answers_in_the_models_type_too(model: str, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     split = load(f"number_types:{model}")
-    monkeypatch.setattr("testbed.agents.backend.split_model", lambda *_: split)
+    monkeypatch.setattr("testbed.node.backend.split_model", lambda *_: split)
     profile = _profile(split)
     backend = DeviceBackend("number_types", 7, profile, HostStream())
     backend.prepare_tails(profile.chain_cuts)

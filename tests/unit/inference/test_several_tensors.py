@@ -14,7 +14,6 @@ from controller.contract import Codec, Cut, GraphNode, cut_label
 from controller.model.cut_times import estimated_seconds
 from controller.model.cuts import canonical_cut
 from controller.model.delay import stage_work
-from testbed.agents.backend import CpuBackend
 from testbed.cli.profile import command
 from testbed.errors import InputError
 from testbed.inference import tensors
@@ -22,6 +21,7 @@ from testbed.inference.cut_profiling import measure_cuts
 from testbed.inference.partition import SplitModel
 from testbed.inference.profiles import read_profile, write_profile
 from testbed.inference.profiling import Effort, profile_split
+from testbed.node.backend import CpuBackend
 
 Load = Callable[[str], SplitModel]
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def test_bytes_are_what_policies_count_with(codec: Codec, load: Load) -> None:
 
 def test_a_backend_serves_a_cut_that_it_was_not_prepared_for(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     split = load("families:InceptionLike")
-    monkeypatch.setattr("testbed.agents.backend.split_model", lambda *_: split)
+    monkeypatch.setattr("testbed.node.backend.split_model", lambda *_: split)
     profile = profile_split(split, reference_fraction=0.5, effort=QUICK, progress=lambda text, ratio: None)
     backend = CpuBackend(profile.model, 7, profile)
     for cut in random_cuts(split.graph.nodes, 5, 3):

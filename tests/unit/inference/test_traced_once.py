@@ -8,12 +8,12 @@ import msgspec
 import pytest
 import torch
 
-from testbed import checks
 from testbed.errors import InputError
 from testbed.inference import partition, vouching
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.profiles import profile_cache_path, write_profile
-from testbed.topology import Topology, load
+from testbed.lab import checks
+from testbed.labfile.schema import Topology, load
 
 HERE = Path(__file__).parent
 LAB = """

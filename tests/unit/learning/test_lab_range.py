@@ -16,12 +16,12 @@ from controller.learning.checkpoint import CheckpointMismatchError, load_checkpo
 from controller.learning.cut_network import FEATURES, cut_features, cut_scores
 from controller.learning.imitation import CutActor, Exam, ImitationConfig, imitate
 from controller.learning.lab_range import LAB_RANGE, draw_lab, outside, ranges_of
+from controller.policies.examples import example_observation, example_scenario
 from controller.policies.lymdo import SOURCES, Lymdo, LymdoEqualShares
-from controller.simulator import simulate
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables, SlotState
-from controller.solvers.cuts import project
-from controller.testing import example_observation, example_scenario
+from controller.simulator.simulate import simulate
+from controller.solvers.allocation.chain import ChainTables, SlotState
+from controller.solvers.allocation.cuts import project
+from controller.solvers.allocation.shares import allocate
 
 QUICK = ImitationConfig(labs=60, slots=12, evaluate_every=60, test_labs=12, test_slots=4)
 

@@ -18,11 +18,11 @@ from controller.learning.levels import LEVELS, SPEED_RATIOS, decided
 from controller.learning.network import FEATURES, actor_logits, shapes
 from controller.learning.ppo import PpoConfig, train_ppo
 from controller.policies.everything import PpoEverything
+from controller.policies.examples import example_observation, example_scenario
 from controller.policies.lymdo import Lymdo, LymdoEqualShares
-from controller.registry import create
-from controller.simulation.channels import ChannelStates
-from controller.simulator import simulate
-from controller.testing import example_observation, example_scenario
+from controller.policies.registry import create
+from controller.simulator.channels import ChannelStates
+from controller.simulator.simulate import simulate
 
 QUICK = PpoConfig(updates=12, environments=64, rollout_slots=16, evaluate_every=6, final_slots=20)
 

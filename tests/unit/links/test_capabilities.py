@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from testbed.errors import HostError
-from testbed.links.capabilities import Capabilities
+from testbed.wires.capabilities import Capabilities
 
 EVERYTHING = Capabilities(True, True, True, True, True, True, True, ("cubic",))
 

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from testbed.errors import TestbedError
-from testbed.links.playback import _require_possible
-from testbed.messages import SetLink
+from testbed.programs.player.playback import _require_possible
+from testbed.protocol.messages import SetLink
 
 
 @pytest.mark.parametrize("loss", [5.0, 1.01, -0.1, math.nan, math.inf])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from testbed.links.frames import FRAME_BITS, OUTAGE_FRAME_SECONDS, Course, leading_over, service
+from testbed.wires.frames import FRAME_BITS, OUTAGE_FRAME_SECONDS, Course, leading_over, service
 
 STEP_SECONDS = 0.1
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from controller.model.radio import LinkRates
-from testbed.links.outlook import Channel, Outlook
+from testbed.programs.player.outlook import Channel, Outlook
 from testbed.traces import AtEnd, State, Trace
 
 IN_FORCE = State(0.0, 0.0)

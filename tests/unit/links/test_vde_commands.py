@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.links.impairment import GilbertElliott, Impairment
-from testbed.links.vde import commands, emulated_delay_seconds
+from testbed.wires.impairment import GilbertElliott, Impairment
+from testbed.wires.vde import commands, emulated_delay_seconds
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from ipaddress import ip_network
 
 import pytest
 
-from testbed.links.impairment import Impairment
-from testbed.links.shaping import burst_bytes
-from testbed.links.wire import MAXIMUM_WIRES, WireSpec
+from testbed.wires.impairment import Impairment
+from testbed.wires.shaping import burst_bytes
+from testbed.wires.wire import MAXIMUM_WIRES, WireSpec
 
 
 def wire(index: int, **more: float) -> WireSpec:

@@ -10,11 +10,11 @@ import pytest
 
 from controller.contract import Arrivals, Knowledge, Observation, Scenario
 from controller.model.knowledge import Observer
+from controller.policies.examples import example_observation, example_scenario
 from controller.policies.static import EdgeOnly
-from controller.simulation.channels import ChannelStates
-from controller.simulator import simulate
-from controller.testing import example_observation, example_scenario
-from testbed.runs.simulated_tables import Watched
+from controller.simulator.channels import ChannelStates
+from controller.simulator.simulate import simulate
+from testbed.lab.simulated_tables import Watched
 
 
 def lab(**knowledge: Any) -> Scenario:

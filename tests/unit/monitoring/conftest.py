@@ -20,11 +20,11 @@ import zmq
 from imagined_run import records_of_slot
 
 from controller.contract import Scenario
-from controller.testing import example_scenario
-from testbed.configs import write_config, write_scenario
-from testbed.messages import encode, live_endpoint, make_folder
+from controller.policies.examples import example_scenario
 from testbed.monitoring.bringup import free_port, prometheus_arguments
-from testbed.monitoring.config import ExporterConfig
+from testbed.protocol.configs import write_config, write_scenario
+from testbed.protocol.messages import encode, live_endpoint, make_folder
+from testbed.protocol.monitoring import ExporterConfig
 
 ROOT = Path(__file__).parents[3]
 
@@ -91,7 +91,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         make_folder(live_endpoint(folder))
         records.bind(live_endpoint(folder))
         processes = [
-            subprocess.Popen([sys.executable, "-m", "testbed.monitoring.exporter", str(folder / "exporter.json")]),
+            subprocess.Popen(
+                [sys.executable, "-m", "testbed.programs.exporter.exporter", str(folder / "exporter.json")]
+            ),
             subprocess.Popen([program, *prometheus_arguments(folder, folder / "data", port)]),
         ]
         try:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from controller.contract import Arrivals, Scenario
+from controller.policies.examples import example_scenario
 from controller.policies.static import Fixed
-from controller.simulation.channels import ChannelStates
-from controller.simulator import simulate
-from controller.testing import example_scenario
+from controller.simulator.channels import ChannelStates
+from controller.simulator.simulate import simulate
 
 TASKS = 40_000
 RATE = 2.0

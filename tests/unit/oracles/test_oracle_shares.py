@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from controller.solvers.upload_shares import UploadUe, allocate_shares, serial
+from controller.solvers.upload.shares import UploadUe, allocate_shares, serial
 
 BANDWIDTH, CAPACITY, GRID = 4e6, 20.0, 16
 

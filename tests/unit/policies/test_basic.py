@@ -7,9 +7,9 @@ import pytest
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Cut, Observation, Scenario, cut_label
 from controller.model.decision import enforce
 from controller.model.radio import shannon_bits_per_second
+from controller.policies.examples import example_observation, example_scenario
 from controller.policies.neurosurgeon import Neurosurgeon
 from controller.policies.static import DeviceOnly, EdgeOnly, Fixed, Random
-from controller.testing import example_observation, example_scenario
 
 
 def _with_gain(scenario: Scenario, gain: float) -> Observation:

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from controller.check import PolicyError, check_policy
 from controller.contract import Decision, Observation, Scenario, SlotOutcome, UeDecision
 from controller.policies.base import BasicPolicy
+from controller.policies.check import PolicyError, check_policy
+from controller.policies.examples import example_scenario
 from controller.policies.static import EdgeOnly
-from controller.testing import example_scenario
 
 
 class _Changed(EdgeOnly):

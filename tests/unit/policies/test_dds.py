@@ -11,20 +11,20 @@ import pytest
 
 from benchmarks.dds import LINKS
 from benchmarks.dds import setting as suite_setting
-from controller import registry
-from controller.check import check_policy
 from controller.contract import Decision, Edge, Observation, Scenario, UeName
 from controller.model.cuts import check_cut
 from controller.model.decision import enforce
 from controller.model.delay import stage_work, wire_bits
+from controller.policies import registry
+from controller.policies.check import check_policy
 from controller.policies.dag import DagUe
 from controller.policies.dds import Dds, in_steps
 from controller.policies.dds_baselines import Dads, NeurosurgeonDag, Optimum
-from controller.simulation.channels import ChannelStates
-from controller.simulator import simulate
-from controller.solvers import game
-from controller.solvers.game import Signal
-from controller.testing import example_observation, example_scenario
+from controller.policies.examples import example_observation, example_scenario
+from controller.simulator.channels import ChannelStates
+from controller.simulator.simulate import simulate
+from controller.solvers.dag import game
+from controller.solvers.dag.game import Signal
 from testbed.inference.profiles import read_profile
 
 PROFILES = Path(__file__).parents[3] / "topologies" / "profiles"

@@ -24,8 +24,8 @@ def test_the_example_package_is_found_checked_and_created_with_its_options(tmp_p
         check=True,
     )
     program = (
-        "from controller import registry\n"
-        "from controller.check import check_policy\n"
+        "from controller.policies import registry\n"
+        "from controller.policies.check import check_policy\n"
         "policy = registry.create('threshold', {'ratio': 0.5})\n"
         "check_policy(policy)\n"
         "check_policy(registry.create('frugal'), slots=11)\n"

@@ -11,16 +11,16 @@ import pytest
 
 from benchmarks.lymdo.labs import SimulatedLab, simulated_lab
 from benchmarks.lymdo.options import PricedAsPoisson
-from controller import registry
-from controller.check import check_policy
 from controller.contract import Arrivals, Scenario
+from controller.learning.batch import SlotBatch
+from controller.policies import registry
+from controller.policies.check import check_policy
+from controller.policies.examples import example_observation, example_scenario
 from controller.policies.lymdo import LymdoCoordinateDescent
-from controller.simulation.batch import SlotBatch
-from controller.simulation.channels import ChannelStates
-from controller.simulator import simulate
-from controller.solvers.chain import ChainTables
-from controller.solvers.problem import Objective
-from controller.testing import example_observation, example_scenario
+from controller.simulator.channels import ChannelStates
+from controller.simulator.simulate import simulate
+from controller.solvers.allocation.chain import ChainTables
+from controller.solvers.allocation.problem import Objective
 
 
 def uneven(rates: tuple[float, ...] = (0.4, 0.4, 3.2)) -> Scenario:

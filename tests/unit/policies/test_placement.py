@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from controller import registry
-from controller.check import check_policy
 from controller.contract import Scenario, cut_label
-from controller.testing import example_observation, example_scenario
+from controller.policies import registry
+from controller.policies.check import check_policy
+from controller.policies.examples import example_observation, example_scenario
 
 
 def lab(refresh: str) -> Scenario:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from controller import registry
-from controller.check import check_policy
 from controller.contract import Policy
+from controller.policies import registry
+from controller.policies.check import check_policy
 
 BASIC = ("device-only", "edge-only", "fixed", "neurosurgeon", "random")
 

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.check import check_policy
 from controller.contract import Decision, Observation, Scenario, Uploading
 from controller.model.decision import enforce
+from controller.policies.check import check_policy
+from controller.policies.examples import example_observation, example_scenario
+from controller.policies.registry import create
 from controller.policies.upload import UploadPolicy
-from controller.registry import create
-from controller.testing import example_observation, example_scenario
 
 NAMES = (
     "mjoa-mu", "mjoa-mu-serial", "pipelined-equal", "serial-upload", "serial-ara", "full-upload",

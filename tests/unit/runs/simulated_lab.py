@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from controller.simulation.result import Mode
-from testbed.runs.simulate import SimulationOrder, simulate_lab
-from testbed.runs.summary import Summary
-from testbed.topology import load
+from controller.simulator.result import Mode
+from testbed.lab.simulate import SimulationOrder, simulate_lab
+from testbed.labfile.schema import load
+from testbed.report.summary import Summary
 
 LAB = Path(__file__).resolve().parents[3] / "topologies" / "lymdo.yaml"
 

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import zmq
 
-from testbed.configs import RecorderConfig, write_config
-from testbed.messages import (
+from testbed.protocol.configs import RecorderConfig, write_config
+from testbed.protocol.messages import (
     OPERATOR,
     ChannelDrops,
     EdgeHealth,
@@ -36,9 +36,9 @@ from testbed.messages import (
     encode,
     records_endpoint,
 )
-from testbed.runs.manifest import MANIFEST_VERSION, Manifest, UeFacts, write_manifest
-from testbed.runs.rates import AppliedRate
-from testbed.runs.streams import read_stream, streams_directory
+from testbed.records.manifest import MANIFEST_VERSION, Manifest, UeFacts, write_manifest
+from testbed.records.streams import read_stream, streams_directory
+from testbed.report.fidelity.rates import AppliedRate
 
 ORIGIN = 1000.0
 SLOT = 0.5
@@ -313,7 +313,7 @@ def recording(directory: Path) -> Iterator[RunningRecorder]:
     config = directory / "recorder.json"
     write_config(RecorderConfig("synthetic", "run-1", "recorder", str(lab_directory), str(run), ues=Lab().ues), config)
     process = subprocess.Popen(
-        [sys.executable, "-m", "testbed.runs.recorder", str(config)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "testbed.programs.recorder.recorder", str(config)], stderr=subprocess.PIPE, text=True
     )
     with zmq.Context() as context:
         recorder = RunningRecorder(process, context, run, lab_directory)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from synthetic_run import ORIGIN, Lab, manifest, quiet_host, simulate
 from test_finalise import write_streams
 
-from testbed.messages import (
+from testbed.labfile.schema import LinkSpec
+from testbed.protocol.messages import (
     ChannelDrops,
     HostHealth,
     LinkStep,
@@ -18,10 +19,9 @@ from testbed.messages import (
     SlotRecord,
     TaskRecord,
 )
-from testbed.runs.fidelity import Fidelity, assess
-from testbed.runs.fidelity_links import burst_length_of, loss_fidelity
-from testbed.runs.rates import AppliedRate
-from testbed.topology import LinkSpec
+from testbed.report.fidelity.fidelity import Fidelity, assess
+from testbed.report.fidelity.link_figures import burst_length_of, loss_fidelity
+from testbed.report.fidelity.rates import AppliedRate
 
 
 def assessed(run: Path, lab: Lab, records: list[Message], *, realtime: bool = True) -> Fidelity:

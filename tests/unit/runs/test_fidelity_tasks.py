@@ -13,7 +13,7 @@ import pytest
 from synthetic_run import ORIGIN, Lab, manifest, quiet_host, simulate
 from test_finalise import summary_of, write_streams
 
-from testbed.messages import (
+from testbed.protocol.messages import (
     EdgeHealth,
     Event,
     HostHealth,
@@ -24,13 +24,13 @@ from testbed.messages import (
     TaskRecord,
     TaskTotals,
 )
-from testbed.runs.conclude import conclude
-from testbed.runs.fidelity import Fidelity, assess, write_fidelity
-from testbed.runs.fidelity_tasks import Backlog, backlog_of
-from testbed.runs.finalise import RunTables
-from testbed.runs.manifest import Manifest, write_manifest
-from testbed.runs.streams import SCHEMAS, to_batch
-from testbed.runs.summary import marks_of
+from testbed.records.manifest import Manifest, write_manifest
+from testbed.records.streams import SCHEMAS, to_batch
+from testbed.records.tables import RunTables
+from testbed.report.conclude import conclude
+from testbed.report.fidelity.fidelity import Fidelity, assess, write_fidelity
+from testbed.report.fidelity.task_figures import Backlog, backlog_of
+from testbed.report.summary import marks_of
 
 LAB = Lab(duration=5)
 

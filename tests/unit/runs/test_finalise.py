@@ -9,13 +9,13 @@ from synthetic_run import Lab, manifest, quiet_host, simulate
 
 from controller.contract import STAGES
 from testbed.errors import InputError
-from testbed.messages import Event, HostHealth, Message, TaskArrived, TaskRecord
-from testbed.runs.conclude import conclude
-from testbed.runs.fidelity import assess
-from testbed.runs.finalise import STAGE_COLUMNS, TABLE_VERSION, RunTables, column, finalise
-from testbed.runs.manifest import write_manifest
-from testbed.runs.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
-from testbed.runs.summary import Summary, summarise
+from testbed.protocol.messages import Event, HostHealth, Message, TaskArrived, TaskRecord
+from testbed.records.manifest import write_manifest
+from testbed.records.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
+from testbed.records.tables import STAGE_COLUMNS, TABLE_VERSION, RunTables, column, finalise
+from testbed.report.conclude import conclude
+from testbed.report.fidelity.fidelity import assess
+from testbed.report.summary import Summary, summarise
 
 
 def write_streams(run: Path, records: list[Message]) -> RunTables:

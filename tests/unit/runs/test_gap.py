@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from simulated_lab import simulated
 
 from testbed.cli.compare import command
-from testbed.runs.compare import compare
-from testbed.runs.finalise import STAMPS, column, read_tables, with_stages, write_tables
-from testbed.runs.gap import find_simulation, gap_of
-from testbed.runs.manifest import read_manifest, write_manifest
-from testbed.runs.summary import read_summary, write_summary
+from testbed.records.manifest import read_manifest, write_manifest
+from testbed.records.tables import STAMPS, column, read_tables, with_stages, write_tables
+from testbed.report.compare import compare
+from testbed.report.gap import find_simulation, gap_of
+from testbed.report.summary import read_summary, write_summary
 
 START = 1000.0  # of the measured side's clock
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from testbed.runs.host_health import HostSampler, describe, of_lab
-from testbed.runtime.child import stat_fields
-from testbed.runtime.discovery import LAB_VARIABLE
+from testbed.programs.recorder.host_health import HostSampler, describe, of_lab
+from testbed.runtime.processes.child import stat_fields
+from testbed.runtime.processes.discovery import LAB_VARIABLE
 
 SPIN = "import time\nend = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from testbed.runs.intervals import binomial_quantile, ratio_interval, student_quantile
+from testbed.report.fidelity.intervals import binomial_quantile, ratio_interval, student_quantile
 
 
 @pytest.mark.parametrize("trials", [1, 2, 10, 50, 1000, 10**6])

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from synthetic_run import ORIGIN, Lab, recording, simulate
 
-from testbed.messages import Message, SlotRecord, TaskArrived, TaskRecord
-from testbed.runs.live import LiveTable
+from testbed.protocol.messages import Message, SlotRecord, TaskArrived, TaskRecord
+from testbed.report.live import LiveTable
 
 
 def shown(table: LiveTable) -> str:

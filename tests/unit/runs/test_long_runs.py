@@ -9,10 +9,10 @@ import pytest
 from synthetic_run import Lab, simulate
 from test_finalise import write_streams
 
-from testbed.messages import TaskArrived
-from testbed.runs import figures
-from testbed.runs.finalise import RunTables
-from testbed.runs.streams import MERGED_BATCHES, StreamWriter, read_stream
+from testbed.protocol.messages import TaskArrived
+from testbed.records.streams import MERGED_BATCHES, StreamWriter, read_stream
+from testbed.records.tables import RunTables
+from testbed.report import figures
 
 
 def test_a_stream_of_many_small_batches_is_read_into_few(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from controller.testing import example_scenario
+from controller.policies.examples import example_scenario
 from testbed.errors import InputError
-from testbed.runs.execute import Order, bring_up
-from testbed.runs.manifest import Manifest, describe_run, read_manifest, require_unused, write_manifest
-from testbed.runs.simulate import SimulationOrder, simulate_lab
-from testbed.topology import load
+from testbed.lab.run import Order, bring_up
+from testbed.lab.simulate import SimulationOrder, simulate_lab
+from testbed.labfile.schema import load
+from testbed.records.manifest import Manifest, describe_run, read_manifest, require_unused, write_manifest
 
 LAB = Path(__file__).resolve().parents[3] / "topologies" / "lymdo.yaml"
 
@@ -65,7 +65,8 @@ def test_equal_profiles_have_equal_hashes(tmp_path: Path) -> None:
 
 
 def test_torch_is_not_imported_for_its_version() -> None:
-    code = "import sys, testbed.runs.conclude, testbed.runs.recorder, testbed.runs.live; print('torch' in sys.modules)"
+    modules = "testbed.report.conclude, testbed.programs.recorder.recorder, testbed.report.live"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.configs import RecorderConfig, read_config, write_config
-from testbed.runs.node_health import NodeSampler
+from testbed.programs.recorder.node_health import NodeSampler
+from testbed.protocol.configs import RecorderConfig, read_config, write_config
 
 V1 = "nr_periods 900\nnr_throttled 12\nthrottled_time 2500000000\n"
 V2 = "usage_usec 7\nuser_usec 5\nsystem_usec 2\nnr_periods 900\nnr_throttled 12\nthrottled_usec 2500000\n"

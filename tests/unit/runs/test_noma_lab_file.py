@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from controller import registry
 from controller.contract import Scenario
-from controller.simulation.channels import ChannelStates
-from controller.simulator import simulate
-from testbed.prepare import gather
-from testbed.runs.simulate import channel_states
-from testbed.topology import load
+from controller.policies import registry
+from controller.simulator.channels import ChannelStates
+from controller.simulator.simulate import simulate
+from testbed.lab.prepare import gather
+from testbed.lab.simulate import channel_states
+from testbed.labfile.schema import load
 
 LABS = Path(__file__).parents[3] / "topologies"
 SLOTS = 6

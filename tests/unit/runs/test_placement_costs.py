@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from testbed.runs.placement_costs import placement_line
-from testbed.runs.simulate import SimulationOrder, simulate_lab
-from testbed.topology import load
+from testbed.lab.simulate import SimulationOrder, simulate_lab
+from testbed.labfile.schema import load
+from testbed.report.placement_costs import placement_line
 
 LAB = Path(__file__).parents[3] / "topologies" / "placement.yaml"
 

@@ -10,12 +10,12 @@ import pytest
 
 from controller.contract import ShadowingLaw
 from controller.policies.placement import StaticSplit
-from testbed.channels import make_traces
 from testbed.errors import InputError
-from testbed.lab_files import check_policy
-from testbed.plan import STAGE_PEAK, wire_of
-from testbed.prepare import gather
-from testbed.topology import load
+from testbed.lab.plan import STAGE_PEAK, wire_of
+from testbed.lab.prepare import gather
+from testbed.labfile.channels import make_traces
+from testbed.labfile.lab_files import check_policy
+from testbed.labfile.schema import load
 
 LAB = Path(__file__).parents[3] / "topologies" / "placement.yaml"
 

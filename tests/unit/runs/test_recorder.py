@@ -12,12 +12,12 @@ import pytest
 import zmq
 from synthetic_run import Lab, manifest, recording, simulate
 
-from testbed.configs import RecorderConfig, write_config
-from testbed.messages import Event, Message, TaskArrived, TaskRecord, encode, live_endpoint, records_endpoint
-from testbed.runs.conclude import conclude
-from testbed.runs.finalise import column, finalise
-from testbed.runs.manifest import write_manifest
-from testbed.runs.streams import SCHEMAS, StreamWriter, read_stream, streams_directory
+from testbed.protocol.configs import RecorderConfig, write_config
+from testbed.protocol.messages import Event, Message, TaskArrived, TaskRecord, encode, live_endpoint, records_endpoint
+from testbed.records.manifest import write_manifest
+from testbed.records.streams import SCHEMAS, StreamWriter, read_stream, streams_directory
+from testbed.records.tables import column, finalise
+from testbed.report.conclude import conclude
 
 
 def of(kind: type, records: list[Message]) -> list[Message]:
@@ -134,7 +134,7 @@ def on_a_small_disk(directory: Path, *, patience_seconds: float) -> Iterator[sub
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
-    main = "import sys; from testbed.runs import recorder; recorder.FULL_SECONDS = float(sys.argv[2]); "
+    main = "import sys; from testbed.programs.recorder import recorder; recorder.FULL_SECONDS = float(sys.argv[2]); "
     process = subprocess.Popen(
         [sys.executable, "-c", main + "recorder.main(sys.argv[1])", str(config), str(patience_seconds)],
         stderr=subprocess.PIPE,

@@ -14,13 +14,13 @@ from synthetic_run import Lab, manifest
 from testbed.cli.compare import command as compare_command
 from testbed.cli.report import command as report_command
 from testbed.errors import InputError
-from testbed.runs.compare import batch_means_half_width, compare, draw, labels_of
-from testbed.runs.conclude import conclude
-from testbed.runs.figures import achieved_rates, link_rates
-from testbed.runs.finalise import read_tables
-from testbed.runs.manifest import close_manifest, read_manifest, write_manifest
-from testbed.runs.report import si_seconds
-from testbed.runs.summary import Summary
+from testbed.records.manifest import close_manifest, read_manifest, write_manifest
+from testbed.records.tables import read_tables
+from testbed.report.compare import batch_means_half_width, compare, draw, labels_of
+from testbed.report.conclude import conclude
+from testbed.report.figures import achieved_rates, link_rates
+from testbed.report.html import si_seconds
+from testbed.report.summary import Summary
 
 
 @pytest.fixture

@@ -17,15 +17,15 @@ from testbed.cli.compare import command as compare_command
 from testbed.cli.simulate import command
 from testbed.cli.validate import command as validate
 from testbed.errors import InputError, InvalidRunError
-from testbed.runs.compare import compare
-from testbed.runs.conclude import conclude
-from testbed.runs.fidelity_limits import NOT_MEASURED
-from testbed.runs.finalise import column, read_tables
-from testbed.runs.manifest import read_manifest
-from testbed.runs.simulate import channel_states
-from testbed.runs.streams import SCHEMAS
-from testbed.runs.summary import Summary, read_summary
-from testbed.topology import load
+from testbed.lab.simulate import channel_states
+from testbed.labfile.schema import load
+from testbed.records.manifest import read_manifest
+from testbed.records.streams import SCHEMAS
+from testbed.records.tables import column, read_tables
+from testbed.report.compare import compare
+from testbed.report.conclude import conclude
+from testbed.report.fidelity.limits import NOT_MEASURED
+from testbed.report.summary import Summary, read_summary
 from testbed.traces.trace import Trace
 
 
@@ -197,7 +197,7 @@ class _Falters(EdgeOnly):
 
 
 def test_a_policy_that_raises_leaves_events_and_an_invalid_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("testbed.runs.simulate.create", lambda *_: _Falters())
+    monkeypatch.setattr("testbed.lab.simulate.create", lambda *_: _Falters())
     summary = simulated(tmp_path / "run")
     assert not summary.valid
     events = read_tables(tmp_path / "run").events.to_pylist()

@@ -12,7 +12,7 @@ from simulated_lab import LAB
 
 from testbed.cli.sweep import command
 from testbed.errors import InputError
-from testbed.runs.sweep import Point, draw_points, split_values
+from testbed.lab.sweep import Point, draw_points, split_values
 
 PNG = b"\x89PNG"
 

@@ -14,8 +14,8 @@ from controller.learning.checkpoint import load_checkpoint
 from controller.learning.levels import LEVELS
 from testbed.cli.train import command
 from testbed.errors import InputError
-from testbed.runs.train import TrainingSummary, read_curve, training_channel
-from testbed.topology import load
+from testbed.lab.train import TrainingSummary, read_curve, training_channel
+from testbed.labfile.schema import load
 
 
 def trained(out: Path, *arguments: str) -> TrainingSummary:

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from controller import registry
 from controller.contract import Scenario
+from controller.policies import registry
 from controller.policies.upload import UploadPolicy
-from controller.simulator import simulate
+from controller.simulator.simulate import simulate
 from testbed.cli.compare import command
-from testbed.prepare import gather
-from testbed.runs.compare import compare
-from testbed.runs.finalise import column, read_tables
-from testbed.runs.predicted import predictions
-from testbed.runs.simulate import SimulationOrder, simulate_lab
-from testbed.topology import load
+from testbed.lab.prepare import gather
+from testbed.lab.simulate import SimulationOrder, simulate_lab
+from testbed.labfile.schema import load
+from testbed.records.tables import column, read_tables
+from testbed.report.compare import compare
+from testbed.report.predicted import predictions
 
 LAB = Path(__file__).parents[3] / "topologies" / "upload.yaml"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from test_finalise import write_streams
 
-from testbed.messages import LinkStep, Message, UploadRecord
-from testbed.runs.rates import applied_rates
-from testbed.runs.uplink import transfers_of, uplink_of
+from testbed.protocol.messages import LinkStep, Message, UploadRecord
+from testbed.report.fidelity.rates import applied_rates
+from testbed.report.fidelity.uplink import transfers_of, uplink_of
 
 RATE = 10e6
 DELAY = 0.004

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from testbed.doctor import examine
 from testbed.errors import HostError, InputError
-from testbed.runtime import cgroups as cgroup_module
-from testbed.runtime import realtime
+from testbed.lab.doctor import examine
 from testbed.runtime.base import NodeSpec
-from testbed.runtime.cgroups import (
+from testbed.runtime.host import cgroups as cgroup_module
+from testbed.runtime.host import realtime
+from testbed.runtime.host.cgroups import (
     CgroupsV1,
     CgroupsV2,
     NoCgroups,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.runtime.cpusets import Mode, assign, kernel_list
+from testbed.runtime.host.cpusets import Mode, assign, kernel_list
 
 
 @pytest.mark.parametrize(

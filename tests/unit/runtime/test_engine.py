@@ -18,11 +18,11 @@ import pytest
 from docker.credentials.errors import StoreError
 from docker.errors import APIError, DockerException
 
-from testbed import doctor
 from testbed.errors import HostError, InputError, TestbedError
-from testbed.runtime import docker as docker_runtime
-from testbed.runtime import docker_nodes, docker_services, engine, select
-from testbed.runtime.docker_build import build, connect, engine_errors
+from testbed.lab import doctor
+from testbed.lab import runtimes as select
+from testbed.runtime.docker import docker_nodes, docker_runtime, docker_services, engine
+from testbed.runtime.docker.docker_build import build, connect, engine_errors
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_what_listens_and_is_no_engine(listener: Path, monkeypatch: pytest.Monke
 @pytest.mark.root
 def test_an_engine_outside_of_this_container_is_refused(listener: Path) -> None:
     """Its process has no number in a process namespace of our own."""
-    code = "from testbed.runtime.engine import require_local; require_local()"
+    code = "from testbed.runtime.docker.engine import require_local; require_local()"
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", code],
         env={**os.environ, "DOCKER_HOST": f"unix://{listener}"},
@@ -179,7 +179,7 @@ def test_containers_on_engines_that_remap_users_or_label_files(
 
 def test_a_rootless_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr("testbed.runtime.docker_build.connect", lambda: Recording("seccomp", "rootless"))
+    monkeypatch.setattr("testbed.runtime.docker.docker_build.connect", lambda: Recording("seccomp", "rootless"))
     with pytest.raises(HostError, match="a rootless one"):
         engine.require()
 

@@ -8,7 +8,7 @@ import docker
 import pytest
 
 from testbed.errors import TestbedError
-from testbed.runtime.docker_nodes import answering, find
+from testbed.runtime.docker.docker_nodes import answering, find
 
 
 def test_an_engine_that_goes_away_is_told_in_words(tmp_path: Path) -> None:

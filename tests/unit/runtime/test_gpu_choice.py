@@ -11,8 +11,8 @@ import pytest
 
 from testbed.cli import main
 from testbed.errors import HostError
-from testbed.runtime import gpu
-from testbed.runtime.docker_gpu import device_request
+from testbed.runtime.docker.engine_gpu import device_request
+from testbed.runtime.host import gpu
 
 TINY = Path(__file__).parents[2] / "emulation" / "labs" / "tiny.yaml"
 
@@ -68,7 +68,7 @@ def test_a_host_without_device_is_told_apart_from_one_without_cuda(
 
 def test_the_build_of_torch_is_known_without_importing_it() -> None:
     code = (
-        "import sys; from testbed.runtime.gpu import torch_has_cuda; before = torch_has_cuda(); "
+        "import sys; from testbed.runtime.host.gpu import torch_has_cuda; before = torch_has_cuda(); "
         "assert 'torch' not in sys.modules; import torch; assert before == (torch.version.cuda is not None), before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,7 +7,7 @@ import os
 import psutil
 import pytest
 
-from testbed.runtime.host_load import TICKS_PER_SECOND, cpu_ticks, running_tasks
+from testbed.runtime.host.host_load import TICKS_PER_SECOND, cpu_ticks, running_tasks
 
 
 def test_cpu_time_by_kind_is_what_psutil_says() -> None:

@@ -16,7 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from testbed.cli import down
-from testbed.runtime import discovery, docker_nodes, identity
+from testbed.runtime.docker import docker_nodes
+from testbed.runtime.processes import discovery, identity
 
 LAB = f"id{os.getpid()}"
 
@@ -59,7 +60,7 @@ def test_behind_sudo_the_person_is_who_called_it(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.root
 def test_in_a_lab_without_root_the_person_is_its_user() -> None:
     """Who is root in there, and may have been called by somebody else's sudo -u."""
-    code = "from testbed.runtime.identity import person; print(person())"
+    code = "from testbed.runtime.processes.identity import person; print(person())"
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", sys.executable, "-c", code],
         env={**os.environ, "SUDO_UID": "1234"},

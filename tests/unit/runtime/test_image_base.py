@@ -6,7 +6,7 @@ import platform
 
 import pytest
 
-from testbed.runtime.docker_build import base_for, host_codename
+from testbed.runtime.docker.docker_build import base_for, host_codename
 
 
 @pytest.mark.parametrize(

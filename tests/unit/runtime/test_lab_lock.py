@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import InputError
-from testbed.runtime import lab_lock as locks
-from testbed.runtime.lab_lock import LabBusyError, handed_on, lab_lock
+from testbed.runtime.processes import lab_lock as locks
+from testbed.runtime.processes.lab_lock import LabBusyError, handed_on, lab_lock
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_a_second_command_is_told_who_does_what(root: Path) -> None:
 
 def test_the_lock_goes_with_a_killed_command(root: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from testbed.runtime import lab_lock as locks\n"
+        "import sys, time; from pathlib import Path; from testbed.runtime.processes import lab_lock as locks\n"
         f"locks.state_root = lambda: Path({str(root)!r})\n"
         "with locks.lab_lock('a', 'running this lab'):\n    print('locked', flush=True); time.sleep(60)\n"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.runtime.child import LOG_BYTES, cap_log
+from testbed.runtime.processes.child import LOG_BYTES, cap_log
 
 LINE = b"%09d of the log\n"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testbed.configs import RecorderConfig, read_config, write_config
 from testbed.errors import TestbedError
-from testbed.runtime.docker_entry import UNREADABLE, Order, order_path, program_of
+from testbed.protocol.configs import RecorderConfig, read_config, write_config
+from testbed.runtime.docker.docker_entry import UNREADABLE, Order, order_path, program_of
 
 
 @pytest.mark.parametrize("size", [0, 1, 30])
@@ -27,8 +27,8 @@ def test_a_container_whose_order_was_torn_has_a_program(tmp_path: Path) -> None:
     path = order_path(tmp_path, "ue1")
     path.parent.mkdir(parents=True)
     assert program_of(tmp_path, "ue1") == ""
-    path.write_bytes(msgspec.json.encode(Order("testbed.agents.ue", "/c.json")))
-    assert program_of(tmp_path, "ue1") == "testbed.agents.ue"
+    path.write_bytes(msgspec.json.encode(Order("testbed.programs.ue.ue_agent", "/c.json")))
+    assert program_of(tmp_path, "ue1") == "testbed.programs.ue.ue_agent"
     for torn in (path.read_bytes()[:20], b"", b"\xff\xfe"):
         path.write_bytes(torn)
         assert program_of(tmp_path, "ue1") == UNREADABLE

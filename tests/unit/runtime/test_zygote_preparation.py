@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from testbed.runtime.netns import ONE_THREAD
+from testbed.runtime.netns.netns_runtime import ONE_THREAD
 
 SOURCES = Path(__file__).parents[3]
 
@@ -14,7 +14,7 @@ SOURCES = Path(__file__).parents[3]
 def prepare(code: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     (tmp_path / "zygote_probe.py").write_text(code)
     script = (
-        "from testbed.runtime.zygote import Call, Preparation, prepare\n"
+        "from testbed.runtime.processes.zygote import Call, Preparation, prepare\n"
         "prepare(Preparation((), (Call('zygote_probe:load', ('name', 3)),)))\n"
     )
     return subprocess.run(

@@ -11,19 +11,19 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from controller.contract import ALL_ON_EDGE, Arrivals, Cut, Decision, Knowledge, Observation, Scenario, SlotOutcome
+from controller.learning.batch import SlotBatch, run_fixed_cuts
+from controller.learning.environment import SplitInferenceEnv
 from controller.model.channel import Channel, Shadowing, mean_gain
 from controller.model.delay import chain_work
 from controller.policies.base import BasicPolicy
 from controller.policies.convex import DeviceOnlyConvex, EdgeOnlyConvex, FixedConvex, NeurosurgeonConvex, RandomConvex
+from controller.policies.examples import example_scenario
 from controller.policies.lymdo import DelayOnly, Exhaustive, LymdoCoordinateDescent, Myopic
 from controller.policies.static import DeviceOnly, EdgeOnly
-from controller.simulation.batch import SlotBatch, run_fixed_cuts
-from controller.simulation.channels import ChannelStates
-from controller.simulation.environment import SplitInferenceEnv
-from controller.simulator import Mode, simulate
-from controller.solvers.chain import ChainTables
-from controller.testing import example_scenario
-from testbed.agents.times import StageTimes
+from controller.simulator.channels import ChannelStates
+from controller.simulator.simulate import Mode, simulate
+from controller.solvers.allocation.chain import ChainTables
+from testbed.node.times import StageTimes
 
 SLOTS = 300
 

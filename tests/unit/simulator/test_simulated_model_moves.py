@@ -12,10 +12,10 @@ from controller.contract import Decision, Observation, Scenario
 from controller.model.cuts import device_set
 from controller.model.delay import wire_bits
 from controller.policies.base import BasicPolicy
-from controller.simulation.channels import ChannelStates
-from controller.simulation.result import SimulationResult
-from controller.simulator import simulate
-from controller.testing import example_scenario
+from controller.policies.examples import example_scenario
+from controller.simulator.channels import ChannelStates
+from controller.simulator.result import SimulationResult
+from controller.simulator.simulate import simulate
 
 DOWNLINK_BITS_PER_SECOND = 4e6
 INTERVAL = 5.0

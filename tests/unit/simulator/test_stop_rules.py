@@ -12,12 +12,12 @@ from controller.contract import Decision, Observation, Policy, Scenario, Shadowi
 from controller.model.channel import Channel, Shadowing, mean_shadowing
 from controller.model.delay import chain_work
 from controller.model.stage_fading import power_states, stage_gains
+from controller.policies.examples import example_scenario
 from controller.policies.placement import GreedySplit, ModelPlacement, StaticSplit
 from controller.policies.static import Fixed
-from controller.simulation.channels import ChannelStates
-from controller.simulator import simulate
-from controller.solvers.stopping import genie_cost
-from controller.testing import example_scenario
+from controller.simulator.channels import ChannelStates
+from controller.simulator.simulate import simulate
+from controller.solvers.stopping.stopping import genie_cost
 
 SLOTS = 20
 

@@ -17,12 +17,12 @@ from controller.contract import (
 )
 from controller.model.queueing import tandem_delay_seconds
 from controller.policies.base import BasicPolicy
+from controller.policies.examples import example_scenario
 from controller.policies.static import Fixed
-from controller.simulation import tandem
-from controller.simulation.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
-from controller.simulator import SimulationResult, simulate
-from controller.solvers.chain import ChainTables
-from controller.testing import example_scenario
+from controller.simulator import tandem
+from controller.simulator.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
+from controller.simulator.simulate import SimulationResult, simulate
+from controller.solvers.allocation.chain import ChainTables
 
 
 def with_arrivals(scenario: Scenario, arrivals: Arrivals, **changes: object) -> Scenario:

@@ -12,13 +12,13 @@ from uploading_lab import uploading_lab
 from controller.model.uploading import INPUT, UploadWork
 from controller.policies.static import DeviceOnly, EdgeOnly
 from controller.policies.upload import FullUpload, Ionn, MjoaMu, MjoaMuSerial, SerialUpload, UploadPolicy
-from controller.simulation.result import SimulationResult
-from controller.simulation.upload_task import Capacities, UploadTask, task_seconds
-from controller.simulator import simulate
-from controller.solvers.upload_graph import graph_seconds
-from controller.solvers.upload_plan import pipelined_seconds, plan_upload, serial_seconds
-from controller.solvers.upload_problem import Rates, UploadProblem
-from testbed.runs.simulated_tables import Watched
+from controller.simulator.result import SimulationResult
+from controller.simulator.simulate import simulate
+from controller.simulator.upload_task import Capacities, UploadTask, task_seconds
+from controller.solvers.upload.graph import graph_seconds
+from controller.solvers.upload.plan import pipelined_seconds, plan_upload, serial_seconds
+from controller.solvers.upload.problem import Rates, UploadProblem
+from testbed.lab.simulated_tables import Watched
 
 CHAINS = 300
 

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from controller.contract import Scenario, Uploading
-from controller.testing import example_scenario
+from controller.policies.examples import example_scenario
 
 
 def uploading_lab(

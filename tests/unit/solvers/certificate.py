@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import nnls
 
-from controller.solvers.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
+from controller.solvers.allocation.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
 
 #: Loads this near to a UE's highest count as tied.
 TIE = 1e-5

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from controller.contract import GraphNode
-from controller.solvers.mincut import Bools, CutCosts
+from controller.solvers.dag.mincut import Bools, CutCosts
 
 
 def node(name: str, *inputs: str) -> GraphNode:

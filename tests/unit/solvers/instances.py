@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from controller.solvers.problem import Demands, Limits, UeConstants
+from controller.solvers.allocation.problem import Demands, Limits, UeConstants
 
 
 def random_instances(

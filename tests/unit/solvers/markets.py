@@ -7,9 +7,9 @@ import functools
 import numpy as np
 from dags import random_graph
 
-from controller.solvers.envelope import DemandCosts, envelope
-from controller.solvers.game import Device, Market
-from controller.solvers.mincut import CutGraph
+from controller.solvers.dag.envelope import DemandCosts, envelope
+from controller.solvers.dag.game import Device, Market
+from controller.solvers.dag.mincut import CutGraph
 
 
 def random_costs(rng: np.random.Generator, size: int) -> DemandCosts:

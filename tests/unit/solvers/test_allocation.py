@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from instances import random_instances
 
-from controller.solvers.allocation import allocate
-from controller.solvers.evaluation import evaluate
-from controller.solvers.general import allocate_general
-from controller.solvers.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
+from controller.solvers.allocation.evaluation import evaluate
+from controller.solvers.allocation.general import allocate_general
+from controller.solvers.allocation.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
+from controller.solvers.allocation.shares import allocate
 
 TOLERANCE: dict[AllocationModel, float] = {"indep": 1e-8, "exact": 1e-6}
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from controller.contract import Scenario
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables, SlotState, useful_cuts
-from controller.solvers.cuts import coordinate_descent, exhaustive, feasible_alone, project
-from controller.testing import example_scenario
+from controller.policies.examples import example_scenario
+from controller.solvers.allocation.chain import ChainTables, SlotState, useful_cuts
+from controller.solvers.allocation.cuts import coordinate_descent, exhaustive, feasible_alone, project
+from controller.solvers.allocation.shares import allocate
 
 
 def lab(ues: int) -> Scenario:

@@ -9,8 +9,8 @@ import pytest
 from dags import device_sets, random_graph
 from markets import random_costs
 
-from controller.solvers.envelope import best_line, envelope, line_of
-from controller.solvers.mincut import CutGraph
+from controller.solvers.dag.envelope import best_line, envelope, line_of
+from controller.solvers.dag.mincut import CutGraph
 
 
 def test_holds_the_best_cut_at_every_demand() -> None:

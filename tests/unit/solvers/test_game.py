@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from markets import random_device, random_market
 
-from controller.solvers import game
-from controller.solvers.game import Device, Market, Settlement, Signal, best_response, potential, settle
+from controller.solvers.dag import game
+from controller.solvers.dag.game import Device, Market, Settlement, Signal, best_response, potential, settle
 
 COUNTS = (4, 10, 30)
 SEEDS = range(10)

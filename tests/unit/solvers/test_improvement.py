@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from test_cut_search import lab, random_state, row
 
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables, CutArray, SlotState
-from controller.solvers.cuts import coordinate_descent, exhaustive, project
-from controller.solvers.improvement import improve
-from controller.solvers.problem import Limits
+from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState
+from controller.solvers.allocation.cuts import coordinate_descent, exhaustive, project
+from controller.solvers.allocation.improvement import improve
+from controller.solvers.allocation.problem import Limits
+from controller.solvers.allocation.shares import allocate
 
 
 def local_start(ues: int, seed: int, slots: int) -> tuple[ChainTables, Limits, SlotState, CutArray]:

@@ -12,18 +12,18 @@ import torch
 
 from benchmarks.noma import cell as benchmark_cell
 from benchmarks.noma import comparison
-from controller import registry
-from controller.check import check_policy
 from controller.contract import ALL_ON_DEVICE, Scenario
 from controller.model.channel import subchannel_ratios
 from controller.model.decision import enforce
 from controller.model.radio import rates
 from controller.model.sic import interference_weights
+from controller.policies import registry
+from controller.policies.check import check_policy
+from controller.policies.examples import example_observation, example_scenario
 from controller.policies.li_gd import LiGd, LiGdOfdma, alone_costs, local_costs
-from controller.solvers.descent import PER_SLOT, THOROUGH, descend
-from controller.solvers.li_gd import chain, evaluate_seats, solve
-from controller.solvers.relaxation import DOWN, TABLES, UP, Relaxation, SplitProblem
-from controller.testing import example_observation, example_scenario
+from controller.solvers.noma.descent import PER_SLOT, THOROUGH, descend
+from controller.solvers.noma.li_gd import chain, evaluate_seats, solve
+from controller.solvers.noma.relaxation import DOWN, TABLES, UP, Relaxation, SplitProblem
 
 replace = msgspec.structs.replace
 

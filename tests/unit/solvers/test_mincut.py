@@ -11,8 +11,8 @@ from dags import chain, device_sets, node, random_blocks, random_costs, random_g
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, GraphNode
 from controller.model.cuts import canonical_cut, check_cut
-from controller.solvers.mincut import CutCosts, CutGraph
-from controller.solvers.runs import Runs
+from controller.solvers.dag.mincut import CutCosts, CutGraph
+from controller.solvers.dag.runs import Runs
 
 
 def literal_cost(nodes: tuple[GraphNode, ...], costs: CutCosts, inside: np.ndarray) -> float:

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.solvers.allocation import allocate
-from controller.solvers.chain import ChainTables, SlotState
-from controller.solvers.cuts import coordinate_descent, project
-from controller.solvers.envelope import Line
-from controller.solvers.evaluation import equal_shares, evaluate
-from controller.solvers.game import Device, Market, Signal, best_response, settle
-from controller.solvers.newton import device_speed
-from controller.solvers.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
-from controller.testing import example_scenario
+from controller.policies.examples import example_scenario
+from controller.solvers.allocation.chain import ChainTables, SlotState
+from controller.solvers.allocation.cuts import coordinate_descent, project
+from controller.solvers.allocation.evaluation import equal_shares, evaluate
+from controller.solvers.allocation.newton import device_speed
+from controller.solvers.allocation.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
+from controller.solvers.allocation.shares import allocate
+from controller.solvers.dag.envelope import Line
+from controller.solvers.dag.game import Device, Market, Signal, best_response, settle
 
 UES = 3
 NUMBERS = st.sampled_from([0.0, 1e-12, 1.0, 1e3, 1e12])

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from controller.solvers.stopping import (
+from controller.solvers.stopping.stopping import (
     PathCosts,
     StoppingCosts,
     StoppingRule,

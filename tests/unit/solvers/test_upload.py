@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from controller.solvers.upload_graph import UploadGraph, graph_seconds, plan_graph_upload
-from controller.solvers.upload_plan import (
+from controller.solvers.upload.graph import UploadGraph, graph_seconds, plan_graph_upload
+from controller.solvers.upload.plan import (
     UploadChain,
     exhaustive,
     ionn_plans,
@@ -19,13 +19,7 @@ from controller.solvers.upload_plan import (
     serial_seconds,
     single_cut,
 )
-from controller.solvers.upload_shares import (
-    UploadUe,
-    allocate_shares,
-    equal_shares,
-    proportional_shares,
-    serial,
-)
+from controller.solvers.upload.shares import UploadUe, allocate_shares, equal_shares, proportional_shares, serial
 
 EPSILON = 1e-12
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testbed.channels import make_link_traces, write_link_traces
 from testbed.errors import InputError
-from testbed.topology import load
+from testbed.labfile.channels import make_link_traces, write_link_traces
+from testbed.labfile.schema import load
 from testbed.traces import read_trace
 
 LAB = Path(__file__).parents[2] / "golden" / "base.yaml"

@@ -1,1 +1,0 @@
-"""The programs that run inside nodes: the UE and the edge."""

@@ -1,0 +1,121 @@
+"""What computes in a node. One class per kind of device; this one is a CPU core."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from controller.contract import Codec, Cut, GraphNode, ModelProfile
+from testbed.inference import tensors
+from testbed.inference.models import random_image
+from testbed.inference.partition import SplitModel
+from testbed.node.preload import split_model
+
+#: On the host. A tail gives way to one with an earlier target at the end of each segment.
+SEGMENT_SECONDS = 2e-3
+#: Images per UE; its task n gets number n modulo this. Drawing one anew for every task would cost more than it shows.
+IMAGES = 16
+
+
+def task_image(shape: tuple[int, int, int], seed: int, ue_index: int, task: int) -> Tensor:
+    """The input of a task, uint8 (1, C, H, W): the same in every run with the same seed."""
+    return random_image(shape, seed, ue_index, task % IMAGES)
+
+
+class Tail:
+    """A tail under way, segment by segment."""
+
+    def __init__(self, steps: Sequence[Callable[[], None]], answer: Callable[[], Tensor]) -> None:
+        self._steps = steps
+        self._answer = answer
+        self._next = 0
+
+    @property
+    def finished(self) -> bool:
+        return self._next == len(self._steps)
+
+    def step(self) -> None:
+        self._steps[self._next]()
+        self._next += 1
+
+    def logits(self) -> memoryview:
+        """Bytes of the answer, in the model's own type."""
+        return tensors.raw(self._answer())
+
+
+class CpuBackend:
+    """One model on one core of the host. Heads and tails are built when first asked for, or by :meth:`prepare`."""
+
+    def __init__(self, model: str, seed: int, profile: ModelProfile, lab_folder: str = "") -> None:
+        self.split: SplitModel = split_model(model, seed, lab_folder)
+        self.profile = profile
+        self._nodes: dict[str, GraphNode] | None = None
+        self._segment_seconds = SEGMENT_SECONDS / profile.reference_core.fraction
+        if tuple(node.name for node in self.split.graph.nodes) != tuple(node.name for node in profile.nodes):
+            raise ValueError(f"the profile of {profile.model} is not of the graph of {model}: measure it again")
+
+    def check(self, cut: Cut) -> None:
+        """Raises ValueError for a cut that is not canonical."""
+        self.split.partition(cut)
+
+    def check_tensors(self, cut: Cut, headers: Sequence[tensors.TensorHeader]) -> None:
+        """Raises ValueError where what comes is not of the values of ``cut``: another shape, another type."""
+        if self._nodes is None:
+            self._nodes = {node.name: node for node in self.split.graph.nodes}
+        for name, header in zip(cut, headers, strict=True):
+            node = self._nodes[name]
+            shape, order = list(header.shape), header.order
+            if order and sorted(order) == list(range(len(shape))):
+                shape = [shape[order.index(axis)] for axis in range(len(shape))]
+            dtype = "u8" if name == "input" else node.dtype
+            if tuple(shape) != node.output_shape or header.dtype != dtype:
+                raise ValueError(
+                    f"{name} is {dtype} of shape {node.output_shape}, not {header.dtype[:16]} of {tuple(shape)}"
+                )
+
+    def prepare_heads(self, cuts: Sequence[Cut]) -> None:
+        """Build now, and run once: a first use costs 3-30 ms more than the next."""
+        image = self.split.model.probe
+        for cut in cuts:
+            if cut != ("input",):
+                _ = self.split.partition(cut).head_module
+        self.head(0, (), "fp32", image)
+
+    def prepare_tails(self, cuts: Sequence[Cut]) -> None:
+        for cut in cuts:
+            if cut:
+                self.split.partition(cut).tail_segments(self._segment_seconds, self.profile.node_seconds)
+        header, buffers = self.head(0, ("input",), "fp32", self.split.model.probe)
+        tail = self.tail(tensors.decode_header(header), buffers)
+        while not tail.finished:
+            tail.step()
+
+    def head(self, task: int, cut: Cut, codec: Codec, image: Tensor) -> tuple[bytes, list[memoryview]]:
+        """Header and buffers that cross the wire; for ``()`` the logits' bytes are the one buffer."""
+        return self.pack(task, cut, (image,) if cut == ("input",) else self.split.partition(cut).head(image), codec)
+
+    def pack(self, task: int, cut: Cut, values: Sequence[Tensor], codec: Codec) -> tuple[bytes, list[memoryview]]:
+        """The tensors of a cut, encoded."""
+        with torch.inference_mode():
+            return tensors.pack(task, cut, values, codec if cut else "fp32", self.split.weights.active)
+
+    def answer_of(self, logits: memoryview) -> tuple[int, int]:
+        """(class, checksum) of an answer's bytes. Raises ValueError for another number of them."""
+        answer = self.split.model.answer
+        if len(logits) != answer.numel() * answer.element_size():
+            raise ValueError(f"the answer has {len(logits)} bytes")
+        return tensors.largest(logits, answer.dtype), zlib.crc32(logits)
+
+    def tail(self, header: tensors.FrameHeader, buffers: Sequence[memoryview]) -> Tail:
+        """Decode, and what remains to be done. Raises MalformedFrame."""
+        with torch.inference_mode():
+            frame = tensors.unpack(header, buffers)
+        partition = self.split.partition(frame.cut)
+        state = partition.start(frame.tensors)
+        segments = partition.tail_segments(self._segment_seconds, self.profile.node_seconds)
+        answer = self.split.graph.answer
+        return Tail([functools.partial(segment, state) for segment in segments], lambda: state[answer])

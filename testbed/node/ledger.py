@@ -1,0 +1,164 @@
+"""A UE's books: every arrived task from its stamps to its one record, and the sums of a slot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from controller.contract import STAGES, Cut, cut_label
+from testbed.node.task_frames import Result
+from testbed.node.transport import TaskStream
+from testbed.protocol import messages
+
+NAN = math.nan
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One task. Filled by the stage thread until its head ends, by the I/O thread afterwards. Times are seconds."""
+
+    number: int
+    arrival_seconds: float
+    cut: Cut | None = None  # None: its head never started
+    codec: str = ""
+    decision_sequence: int = -1
+    speed: float = 0.0
+    transmit_watts: float = 0.0
+    head_start_seconds: float = NAN
+    head_end_seconds: float = NAN
+    head_target_seconds: float = 0.0
+    head_compute_seconds: float = 0.0
+    head_overrun: bool = False  # its computation ended after its target
+    compute_joules: float = 0.0
+    boundary_bytes: int = 0
+    header: bytes = b""
+    buffers: list[memoryview] = field(default_factory=list)
+    answer: int = -1
+    answer_checksum: int = 0
+    model_version: int = 0
+    failure: str = ""  # why the stage thread gave it up
+    stream: TaskStream | None = None
+    wire_bytes: int = 0
+    acknowledged_bytes: int = 0  # of the encoded tensors
+    transfer_start_seconds: float = NAN
+    received_seconds: float = NAN
+    transmit_joules: float = 0.0
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        return self.boundary_bytes - self.acknowledged_bytes
+
+
+def completed(
+    task: Task, ue: str, result: Result | None, result_received: float, result_wire_bytes: int
+) -> messages.TaskRecord:
+    """The record of a task whose answer is there; ``result`` is None for a local one."""
+    end = task.head_end_seconds
+    return messages.TaskRecord(
+        ue=ue,
+        task=task.number,
+        status="completed",
+        reason="",
+        cut=cut_label(task.cut or ()),
+        codec=task.codec,
+        decision_sequence=task.decision_sequence,
+        speed=task.speed,
+        share=0.0 if result is None else result.share,
+        arrival_seconds=task.arrival_seconds,
+        head_start_seconds=task.head_start_seconds,
+        head_end_seconds=end,
+        transfer_start_seconds=end if result is None else task.transfer_start_seconds,
+        received_seconds=end if result is None else task.received_seconds,
+        tail_start_seconds=end if result is None else result.tail_start_seconds,
+        tail_end_seconds=end if result is None else result.tail_end_seconds,
+        result_received_seconds=end if result is None else result_received,
+        head_target_seconds=task.head_target_seconds,
+        tail_target_seconds=0.0 if result is None else result.tail_target_seconds,
+        head_compute_seconds=task.head_compute_seconds,
+        tail_compute_seconds=0.0 if result is None else result.tail_compute_seconds,
+        boundary_bytes=task.boundary_bytes,
+        wire_bytes=task.wire_bytes,
+        result_wire_bytes=result_wire_bytes,
+        compute_joules=task.compute_joules,
+        transmit_joules=task.transmit_joules,
+        answer=task.answer,
+        model_version=task.model_version,
+        answer_checksum=task.answer_checksum,
+    )
+
+
+def failed(task: Task, ue: str, reason: str) -> messages.TaskRecord:
+    """The record of a task that ends without an answer."""
+    return messages.TaskRecord(
+        ue=ue,
+        task=task.number,
+        status="failed",
+        reason=reason,
+        cut="" if task.cut is None else cut_label(task.cut),
+        codec=task.codec,
+        decision_sequence=task.decision_sequence,
+        speed=task.speed,
+        share=0.0,
+        arrival_seconds=task.arrival_seconds,
+        head_start_seconds=task.head_start_seconds,
+        head_end_seconds=task.head_end_seconds,
+        transfer_start_seconds=task.transfer_start_seconds,
+        received_seconds=task.received_seconds,
+        tail_start_seconds=NAN,
+        tail_end_seconds=NAN,
+        result_received_seconds=NAN,
+        head_target_seconds=task.head_target_seconds,
+        tail_target_seconds=0.0,
+        head_compute_seconds=task.head_compute_seconds,
+        tail_compute_seconds=0.0,
+        boundary_bytes=task.boundary_bytes,
+        wire_bytes=task.wire_bytes,
+        result_wire_bytes=0,
+        compute_joules=task.compute_joules,
+        transmit_joules=task.transmit_joules,
+        answer=-1,
+        model_version=task.model_version,
+    )
+
+
+def stage_seconds(record: messages.TaskRecord) -> dict[str, float]:
+    """A completed task's stages, by :data:`controller.contract.STAGES`; they sum to its end-to-end delay."""
+    stamps = (
+        record.arrival_seconds,
+        record.head_start_seconds,
+        record.head_end_seconds,
+        record.transfer_start_seconds,
+        record.received_seconds,
+        record.tail_start_seconds,
+        record.tail_end_seconds,
+        record.result_received_seconds,
+    )
+    return {name: stamps[i + 1] - stamps[i] for i, name in enumerate(STAGES)}
+
+
+@dataclass(slots=True)
+class SlotSums:
+    """What one slot brought; a new one starts at every slot boundary."""
+
+    arrivals: int = 0
+    completions: int = 0
+    failures: int = 0
+    heads: int = 0
+    head_overruns: int = 0
+    acked_bytes: int = 0
+    delay_seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    compute_joules: float = 0.0
+    transmit_joules: float = 0.0
+
+    def head_ended(self, task: Task) -> None:
+        if task.head_target_seconds > 0:
+            self.heads += 1
+            self.head_overruns += task.head_overrun
+            self.compute_joules += task.compute_joules
+
+    def completed(self, record: messages.TaskRecord) -> None:
+        self.completions += 1
+        self.delay_seconds += record.result_received_seconds - record.arrival_seconds
+        for name, seconds in stage_seconds(record).items():
+            self.stages[name] += seconds
