@@ -39,11 +39,12 @@ test-netem: setup-test
 test-pythons: setup-test
 	@scripts/test-pythons -m '$(UNIT)' tests/unit tests/golden
 
-## lint: ruff and mypy
+## lint: ruff, mypy, and that every import points the right way
 lint: setup-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports
 
 ## bench: the figures of docs/figures.md, as JSON under build/benchmarks
 bench: setup-test

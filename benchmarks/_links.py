@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from controller.contract import Decision, Scenario, UeDecision
+from controller.frames import FRAME_BITS
 from controller.policies.examples import example_scenario
 from testbed.programs.player.playback import Playback
 from testbed.programs.player.realtime import sleep_until
@@ -26,13 +27,12 @@ from testbed.traces import Trace
 from testbed.traces.trace import AtEnd
 from testbed.wires import plumbing
 from testbed.wires.probes import Counter, Flow
-from testbed.wires.shaping import FRAME_BYTES, Shaper
+from testbed.wires.shaping import Shaper
 from testbed.wires.wire import WireSpec
 
 T = TypeVar("T")
 
 LAB = "bench-links"
-FRAME_BITS = FRAME_BYTES * 8
 #: TCP has filled the leaf by then.
 SETTLE_SECONDS = 1.0
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from testbed.runtime.base import NodeSpec, ProcessSpec
+from testbed.runtime.host.state import state_root
 from testbed.runtime.netns.netns_runtime import NetnsRuntime
 from testbed.runtime.processes import discovery
 
@@ -32,7 +33,7 @@ def measure(nodes: int) -> dict[str, float]:
     """Seconds per step; ``up`` is all of them but ``down``."""
     sys.path.insert(0, str(Path(__file__).parent))
     discovery.remove(LAB)
-    runtime = NetnsRuntime(LAB, discovery.state_root() / LAB, "bench")
+    runtime = NetnsRuntime(LAB, state_root() / LAB, "bench")
     names = [f"ue{index}" for index in range(nodes)]
     seconds: dict[str, float] = {}
     start = begin = time.monotonic()

@@ -25,7 +25,7 @@ from pathlib import Path
 import click
 
 from testbed.errors import TestbedError
-from testbed.runtime.docker.docker_build import connect
+from testbed.runtime.docker.client import connect
 from testbed.runtime.docker.images import ensure_node_image
 
 QUICKSTART = Path(__file__).parents[1] / "topologies" / "quickstart.yaml"

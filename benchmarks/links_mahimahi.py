@@ -16,10 +16,12 @@ from typing import Any
 from unittest import mock
 
 from benchmarks._links import Played, equal_spectrum, play, rate_scenario, row, undisturbed, wires
+from controller.frames import FRAME_BITS
+from controller.model.outage import OUTAGE_BITS_PER_SECOND
 from testbed.programs.player import playback
 from testbed.programs.player.realtime import be_punctual
 from testbed.traces import Trace, read_mahimahi
-from testbed.wires.frames import FRAME_BITS, OUTAGE_BITS_PER_SECOND, Course
+from testbed.wires.frames import Course
 
 SHIPPED = Path(__file__).parents[1] / "topologies" / "traces" / "drive.up"
 WINDOW_SECONDS = 5.0

@@ -29,8 +29,8 @@ from benchmarks._as_user import USER
 from benchmarks._labs import ROOT, add_options, alone, figures_of, read, run
 from benchmarks._links import row
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, read_profile
-from testbed.lab.checks import JUDGED_STAGE_SECONDS
 from testbed.records.tables import column, read_tables
+from testbed.report.fidelity.limits import JUDGED_STAGE_SECONDS
 
 PARTS = ("netns", "docker", "rootless", "plain")
 #: A cut in the first half, where neither part is short.
@@ -172,7 +172,7 @@ class Plain:
 
 
 def plain(seconds: float, place: Place) -> list[dict[str, Any]]:
-    from testbed.runtime.docker.docker_build import connect
+    from testbed.runtime.docker.client import connect
     from testbed.runtime.docker.images import ensure_node_image
 
     image = ensure_node_image(connect(), "cpu", lambda line: print(line, file=sys.stderr))

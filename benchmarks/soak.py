@@ -28,7 +28,8 @@ from scipy import stats
 
 from benchmarks._labs import ROOT, read
 from testbed.labfile.schema import load
-from testbed.runtime.processes.discovery import processes, state_root
+from testbed.runtime.host.state import state_root
+from testbed.runtime.processes.discovery import processes
 
 QUICKSTART = ROOT / "topologies" / "quickstart.yaml"
 PERIOD_SECONDS = 10.0

@@ -12,6 +12,8 @@ from typing import Any, Literal, NewType, Protocol, runtime_checkable
 
 import msgspec
 
+from controller.frames import FRAMING_RATIO
+
 CONTRACT_VERSION = 1
 
 UeName = NewType("UeName", str)
@@ -247,7 +249,7 @@ class Scenario(Struct, frozen=True):
     edge: Edge  # what computes tails
     ues: tuple[UeScenario, ...]  # in the order of everything that has a UE per entry
     #: layer-2 bytes sent per payload byte (TCP/IP/Ethernet framing)
-    framing_ratio: float = 1514 / 1448
+    framing_ratio: float = FRAMING_RATIO
     header_bytes: int = 160  # sent with each task and each result
     uploading: Uploading | None = None  # None: the edge holds every model from the start
     retraining_interval_seconds: float | None = None  # between versions of the models; None: there is one

@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
 #: Of these, what the tests that were collected have imported.
-PROGRAMS = ("testbed.programs.edge.edge_agent", "testbed.programs.ue.ue_agent", "testbed.programs.player.player")
+PROGRAMS = ("testbed.programs.edge.main", "testbed.programs.ue.main", "testbed.programs.player.player")
 
 
 def forked(target: Callable[[str], object], argument: str) -> BaseProcess:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.chaos.scene import TOKEN, is_alive
-from testbed.runtime.processes.discovery import state_root
+from testbed.runtime.host.state import state_root
 
 #: What torch keeps there for all programs of a user.
 CACHES = ("torchinductor_",)

@@ -18,6 +18,7 @@ from benchmarks._labs import ROOT
 from benchmarks.chaos.relay import Relay
 from testbed.lab.expected import expected_tasks
 from testbed.labfile.schema import load
+from testbed.runtime.host.state import state_root
 from testbed.runtime.processes import discovery
 from testbed.runtime.processes.child import stat_fields
 
@@ -130,7 +131,7 @@ class Scene:
         return found
 
     def state_directory(self) -> Path:
-        return discovery.state_root() / self.name
+        return state_root() / self.name
 
     def expected_arrivals(self) -> dict[str, int]:
         """Tasks of each UE, from the law of its arrivals alone."""

@@ -13,7 +13,7 @@ from controller.contract import Scenario
 from controller.learning.network import features
 from controller.simulator.channels import ChannelStates
 from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState
-from controller.solvers.allocation.cuts import _gather, _project_one, feasible_alone, project
+from controller.solvers.allocation.cuts import feasible_alone, gather_cuts, project, project_one
 from controller.solvers.allocation.newton import SPECTRUM, service_derivatives
 from controller.solvers.allocation.problem import (
     OVERLOAD_DELAY_SECONDS,
@@ -157,8 +157,8 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
         for t in range(slots):
             chosen[:] = cuts[e]
             if convex:
-                _project_one(chosen, rates[t], quality[t], head, bits, tail, counts, max_speed, linear, spectrum, cpus, scratch[0], scratch[1], pair)  # fmt: skip  # noqa: E501
-                _gather(chosen, rates[t], downlink[t], head, bits, tail, constant, down_bits, work)
+                project_one(chosen, rates[t], quality[t], head, bits, tail, counts, max_speed, linear, spectrum, cpus, scratch[0], scratch[1], pair)  # fmt: skip  # noqa: E501
+                gather_cuts(chosen, rates[t], downlink[t], head, bits, tail, constant, down_bits, work)
                 feasible = allocate_slot(
                     False, rates[t], work[0], work[1], work[2], quality[t], queue[e], work[3], work[4], max_speed,
                     kappa, watts, linear, variability, price[t], spectrum, cpus, slot, 0.0, result[0],
@@ -166,7 +166,7 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
                 )[1]  # fmt: skip
             else:
                 feasible = True
-                _gather(chosen, rates[t], downlink[t], head, bits, tail, constant, down_bits, work)
+                gather_cuts(chosen, rates[t], downlink[t], head, bits, tail, constant, down_bits, work)
                 for i in range(n):
                     result[0, i], result[1, i], result[2, i] = max_speed[i], spectrum / n, cpus / n
             overloaded[e] += not feasible

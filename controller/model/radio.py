@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from controller.contract import Decision, Radio, Scenario, UeDecision, UeScenario
+from controller.model.outage import OUTAGE_BITS_PER_SECOND
 from controller.model.sic import superposed_rates
 
 Floats = NDArray[np.float64]
@@ -24,10 +25,6 @@ Direction = Literal["up", "down"]
 
 #: Channel states (steps x UEs x UEs x subchannels) that are worked on at once.
 _BLOCK_ELEMENTS = 1 << 21
-
-
-#: What a wire carries in an outage whose end is not in sight (``outage: hold``): its rate cannot be 0.
-OUTAGE_BITS_PER_SECOND = 16e3
 
 
 class LinkRates(NamedTuple):

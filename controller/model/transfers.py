@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.compiled import compiled
-from controller.simulator.channels import FORESIGHT_SECONDS
-from controller.simulator.tandem import transmit
+from controller.model.outage import FORESIGHT_SECONDS, transmit
 
 FloatArray = NDArray[np.float64]
 

@@ -10,17 +10,9 @@ from numpy.typing import NDArray
 
 from controller.contract import Scenario
 from controller.model.channel import Channel, gain_series
-from controller.model.radio import OUTAGE_BITS_PER_SECOND
 from controller.solvers.allocation.chain import ChainTables
 
-__all__ = ["FORESIGHT_SECONDS", "FRAME_BITS", "OUTAGE_BITS_PER_SECOND", "ChannelStates"]
-
 FloatArray = NDArray[np.float64]
-
-#: An end of an outage that is nearer than this after the step is in sight: nothing leaves until then ...
-FORESIGHT_SECONDS = 10.0
-#: ... but one packet that finds the wire empty.
-FRAME_BITS = 1514 * 8.0
 
 
 @dataclass(frozen=True)

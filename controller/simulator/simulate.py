@@ -34,13 +34,14 @@ from controller.model.decision import bootstrap_decision
 from controller.model.delay import ChainWork, chain_work, cut_codec, stage_work, wire_bits
 from controller.model.knowledge import Observer
 from controller.model.older_tasks import tail_share
+from controller.model.outage import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND
 from controller.model.queueing import stage_waits_seconds
 from controller.model.radio import idle_bits_per_second, is_coupled, rates_over
 from controller.model.stage_fading import stage_gain_tables
 from controller.service.engine import Notice, decision_of
 from controller.service.worker import ask, attempt
 from controller.simulator import tandem
-from controller.simulator.channels import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND, ChannelStates
+from controller.simulator.channels import ChannelStates
 from controller.simulator.model_moves import ModelMoves
 from controller.simulator.result import Mode, SimulationResult, tasks_of
 from controller.simulator.uploading import UploadingLab

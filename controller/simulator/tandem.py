@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.compiled import compiled
-from controller.simulator.channels import FORESIGHT_SECONDS, FRAME_BITS, OUTAGE_BITS_PER_SECOND
+from controller.frames import FRAME_BITS
+from controller.model.outage import FORESIGHT_SECONDS, carried_rate, outage_end, transmit
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-LN2 = np.log(2.0)
 
 # rows of Tandem.tasks
 ARRIVAL, HEAD_START, HEAD_END, TX_START, RECEIVED, TAIL_START, TAIL_END, DONE = range(8)
@@ -82,65 +81,6 @@ class InForce(NamedTuple):
     power_ratio: FloatArray  # transmit power over its nominal value
     column: IntArray  # of the decided cut in its chain, for channels that are drawn per stage
     points: StopPoints
-
-
-@compiled
-def _planned(quality: float, power: float, linear: bool, spectrum: float, most: float) -> float:
-    """bit/s before the outage floor."""
-    return min(spectrum * quality if linear else spectrum * np.log1p(quality * power / spectrum) / LN2, most)
-
-
-@compiled
-def _rate(quality: float, power: float, linear: bool, spectrum: float, most: float, floor: float) -> float:
-    rate = _planned(quality, power, linear, spectrum, most)
-    return rate if rate >= floor else OUTAGE_BITS_PER_SECOND
-
-
-@compiled
-def _outage_end(number, quality, power, column, linear, spectrum, most, floor, step_seconds, foresight_seconds):  # type: ignore[no-untyped-def]
-    """When the outage that step ``number`` is in ends, at this spectrum; inf if that is not in sight."""
-    if foresight_seconds <= 0.0:
-        return np.inf
-    steps = quality.shape[0]
-    for ahead in range(1, 2 + int(foresight_seconds / step_seconds + 1e-9)):
-        if _planned(quality[(number + ahead) % steps, column], power, linear, spectrum, most) >= floor:
-            return (number + ahead) * step_seconds
-    return np.inf
-
-
-@compiled
-def transmit(  # type: ignore[no-untyped-def]
-    start, end, bits, held, quality, power, column, linear, spectrum, most, floor, step_seconds, foresight_seconds,
-):  # fmt: skip
-    """Send ``bits`` from ``start`` until ``end`` at most, over the trace or, where it is not nan, at the quality
-    ``held``. Returns (time reached, bits left)."""
-    if held == held:
-        rate = _rate(held, power, linear, spectrum, most, floor)
-        if start + bits / rate <= end:
-            return start + bits / rate, 0.0
-        return end, bits - rate * max(end - start, 0.0)
-    steps = quality.shape[0]
-    number = int(start / step_seconds + 1e-9)
-    now = start
-    while now < end and bits > 0.0:
-        until = min(end, (number + 1) * step_seconds)
-        rate = _planned(quality[number % steps, column], power, linear, spectrum, most)
-        if rate < floor:
-            rate = OUTAGE_BITS_PER_SECOND
-            back = _outage_end(
-                number, quality, power, column, linear, spectrum, most, floor, step_seconds, foresight_seconds
-            )
-            if back < np.inf:
-                now = min(end, back)
-                number = int(now / step_seconds + 1e-9)
-                continue
-        needed = bits / rate
-        if now + needed <= until:
-            return now + needed, 0.0
-        bits -= rate * max(until - now, 0.0)
-        now = until
-        number += 1
-    return now, bits
 
 
 @compiled
@@ -308,7 +248,7 @@ def _advance(  # type: ignore[no-untyped-def]
                     start += free[ue, HELD_SECONDS]
                 number = int(start / step_seconds + 1e-9)
                 if min(downlink[number % steps, ue] * down_ratio[ue], most_down[ue]) < floor[ue]:
-                    back = _outage_end(
+                    back = outage_end(
                         number,
                         downlink,
                         1.0,
@@ -364,7 +304,7 @@ def _advance(  # type: ignore[no-untyped-def]
         number = int(begin / step_seconds + 1e-9)
         count = 0
         while number * step_seconds < end - 1e-9 or count == 0:
-            out[ue, RATE] += _rate(
+            out[ue, RATE] += carried_rate(
                 quality[number % steps, ue], power[ue], linear[ue], spectrum[ue], most_up[ue], floor[ue]
             )
             number += 1

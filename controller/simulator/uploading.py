@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from controller.contract import Decision, Observation, Scenario, UeDecision, cut_label
 from controller.model.older_tasks import tail_share
+from controller.model.outage import OUTAGE_BITS_PER_SECOND
 from controller.model.radio import rates
 from controller.model.uploading import UploadWork, edge_nodes, uploads_of
 from controller.simulator import tandem
-from controller.simulator.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
+from controller.simulator.channels import ChannelStates
 from controller.simulator.result import SimulatedTasks
 from controller.simulator.upload_task import Capacities, UploadTask
 

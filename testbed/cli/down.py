@@ -6,8 +6,9 @@ import click
 
 from testbed.errors import InputError, TestbedError
 from testbed.lab.lab import existing, remove_labs
-from testbed.runtime.docker.engine import list_containers
-from testbed.runtime.processes.discovery import check_lab_name, state_root
+from testbed.runtime.docker.presence import list_containers
+from testbed.runtime.host.state import state_root
+from testbed.runtime.processes.discovery import check_lab_name
 from testbed.runtime.processes.identity import made_by_others
 
 

@@ -8,7 +8,7 @@ import json
 import click
 
 from testbed.runtime.docker import images
-from testbed.runtime.docker.docker_build import connect
+from testbed.runtime.docker.client import connect
 
 
 @click.group("images")

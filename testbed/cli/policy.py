@@ -13,8 +13,8 @@ from testbed.errors import InputError
 from testbed.folders import open_to_others
 from testbed.lab.lab import Lab
 from testbed.labfile.yaml_text import parse_yaml
-from testbed.protocol.configs import SHARED
 from testbed.protocol.messages import SetPolicy
+from testbed.runtime.base import SHARED
 
 
 @click.group("policy")

@@ -25,7 +25,7 @@ from testbed.lab.plan import STAGE_PRIORITY
 from testbed.runtime.host import realtime
 from testbed.runtime.host.cgroups import detect
 from testbed.runtime.host.facts import facts
-from testbed.runtime.processes.discovery import system_lock
+from testbed.runtime.host.state import system_lock
 
 
 def calibrate(

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import msgspec
 
 from controller.contract import ModelProfile, cut_label
 from testbed.errors import HostError, InputError
@@ -24,6 +21,8 @@ from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_pa
 from testbed.inference.vouching import Voucher
 from testbed.labfile.scenario import profile_for
 from testbed.labfile.schema import ExpandedUe, Topology
+from testbed.records.manifest import HostRecord
+from testbed.report.fidelity.limits import JUDGED_STAGE_SECONDS
 from testbed.runtime.host import cpusets
 from testbed.runtime.host.cpusets import Cpusets
 from testbed.runtime.host.facts import facts
@@ -35,8 +34,6 @@ from testbed.wires.vde import emulated_delay_seconds
 HOST_LOAD_LIMIT = 0.9
 #: A host is too slow for a stage when this times its 99th percentile exceeds the target.
 SAFETY = 1.25
-#: Stages with shorter targets are not judged: the same as in a run's fidelity report.
-JUDGED_STAGE_SECONDS = 0.005
 
 
 def check_models(topology: Topology, where: str, folder: Path, *, traced: bool = False) -> None:
@@ -321,17 +318,6 @@ def _mean_rate(rate: float | None, rates: tuple[float, float] | None) -> float |
 
 
 # --------------------------------------------------------------------------------------------------------- the manifest
-
-
-class HostRecord(msgspec.Struct, frozen=True):
-    """What a run's manifest says of the host that carried it."""
-
-    calibration: Calibration | Literal["not_measured"]
-    calibration_reason: str  # why it was not measured; empty if it was
-    load_ratio: float  # host_load
-    tightest: list[str]  # the stages with least to spare, worst first; empty if unknown
-    cpusets: Mapping[str, str]  # "ue", "edge", "steering": cores as the kernel writes them; empty: all of them
-    cpusets_reason: str  # why cores are shared; empty if they are not
 
 
 def host_record(topology: Topology) -> HostRecord:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from testbed.errors import HostError
 from testbed.inference.calibration import calibration_of
 from testbed.lab.calibrate import describe
-from testbed.runtime.docker import engine
+from testbed.runtime.docker import client
 from testbed.runtime.host import executables, gpu, realtime
 from testbed.runtime.host.cpusets import RESERVE_FROM_CORES
 from testbed.runtime.host.facts import HostFacts, facts
@@ -165,11 +165,11 @@ def _programs() -> list[Finding]:
 def _docker() -> tuple[str, str]:
     """What `--runtime docker` would meet, and what to do about it."""
     try:
-        client = engine.require()
+        engine = client.require()
     except HostError as error:
         install = "" if executables.find("dockerd") else "Install docker.io. "
         return error.text, install + error.fix
     try:
-        return f"Engine {client.version()['Version']}", ""
+        return f"Engine {engine.version()['Version']}", ""
     finally:
-        client.close()
+        engine.close()

@@ -36,23 +36,27 @@ from testbed.lab.plan import (
     RuntimeName,
     StartPrograms,
 )
-from testbed.lab.prepare import Ingredients, Notify
+from testbed.lab.prepare import Ingredients
 from testbed.labfile.channels import peak_states
+from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology, Wanted
 from testbed.protocol.client import ControlClient, ControllerSilentError
-from testbed.protocol.configs import SHARED, RecorderConfig, read_config, write_config, write_scenario
-from testbed.protocol.messages import OPERATOR, Message, Status, encode, records_endpoint
+from testbed.protocol.configs import RecorderConfig, read_config, write_config, write_scenario
+from testbed.protocol.messages import Message, Status, encode, records_endpoint
 from testbed.protocol.monitoring import MONITORING_NODES
-from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, Runtime
-from testbed.runtime.docker.engine import list_containers, may_answer, remove_containers
+from testbed.runtime.base import OPERATOR, SHARED, NodeSpec, ProcessSpec, ProcessStatus, Runtime
+from testbed.runtime.docker.engine import may_answer
+from testbed.runtime.docker.presence import list_containers, remove_containers
 from testbed.runtime.host.gpu import check_host
 from testbed.runtime.host.realtime import unlimited
+from testbed.runtime.host.state import state_root
 from testbed.runtime.netns import rootless
 from testbed.runtime.netns.netns_runtime import NetnsRuntime
 from testbed.runtime.netns.rootless import Holder
-from testbed.runtime.processes.discovery import check_lab_name, list_owned, remove, state_root
+from testbed.runtime.processes.discovery import check_lab_name, list_owned, remove
 from testbed.runtime.processes.lab_lock import lab_lock
 from testbed.runtime.processes.zygote import Call
+from testbed.runtime.programs import AGENT_MODULES
 from testbed.traces.files import load_trace
 from testbed.wires.plumbing import connect
 
@@ -62,12 +66,6 @@ if TYPE_CHECKING:
 
 STATE_FILE = "lab.json"
 RESTART_SECONDS = 30.0
-#: What the agents import is imported once, before they are forked.
-AGENT_IMPORTS = (
-    "testbed.programs.ue.ue_agent",
-    "testbed.programs.edge.edge_agent",
-    "testbed.programs.controller.controller",
-)
 
 
 class LabState(msgspec.Struct, frozen=True):
@@ -471,7 +469,7 @@ def _agent_imports(topology: Topology) -> tuple[str, ...]:
     """With the policy's module, where a part of the policy runs in the UEs: half a second that their first answer has
     not to wait for."""
     policy = registry.create(topology.policy.name, topology.policy.options)
-    return (*AGENT_IMPORTS, type(policy).__module__) if isinstance(policy, DecentralisedPolicy) else AGENT_IMPORTS
+    return (*AGENT_MODULES, type(policy).__module__) if isinstance(policy, DecentralisedPolicy) else AGENT_MODULES
 
 
 def _preload(topology: Topology, folder: Path) -> list[Call]:

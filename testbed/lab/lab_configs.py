@@ -15,7 +15,6 @@ from testbed.labfile.scenario import arrivals_of, profile_key, uploading_of
 from testbed.labfile.schema import ExpandedUe
 from testbed.protocol.configs import (
     DATA_PORT,
-    SHARED,
     UPDATES_PORT,
     Config,
     ControllerConfig,
@@ -26,6 +25,7 @@ from testbed.protocol.configs import (
     RecorderConfig,
     UeConfig,
 )
+from testbed.runtime.base import SHARED
 from testbed.wires.wire import WireSpec
 
 #: A decision that takes longer than this part of the slot is late: the last one stays in force.

@@ -14,6 +14,7 @@ from testbed.labfile.channels import subchannel_ratios_of
 from testbed.labfile.schema import ExpandedUe, LinkSpec, Topology
 from testbed.runtime.base import NodeSpec, Role
 from testbed.runtime.host.cpusets import SHARED, Cpusets
+from testbed.runtime.programs import PROGRAMS
 from testbed.wires.impairment import GilbertElliott, Impairment
 from testbed.wires.wire import WireSpec
 
@@ -184,13 +185,11 @@ def make_plan(
         NodeSpec(name="player", role="player", network=False),
         NodeSpec(name="recorder", role="recorder", network=False),
     ]
-    programs = [
-        Program("recorder", "recorder", "testbed.programs.recorder.recorder", needs_torch=False),
-        Program("controller", "controller", "testbed.programs.controller.controller", needs_torch=True),
-        Program("player", "player", "testbed.programs.player.player", needs_torch=False),
-        Program("edge", "edge", "testbed.programs.edge.edge_agent", needs_torch=True),
-        *(Program(ue.name, "ue", "testbed.programs.ue.ue_agent", needs_torch=True) for ue in ues),
-    ]
+    steering: tuple[Role, ...] = ("recorder", "controller", "player", "edge")
+    programs = (
+        *(Program(role, role, *PROGRAMS[role]) for role in steering),
+        *(Program(ue.name, "ue", *PROGRAMS["ue"]) for ue in ues),
+    )
     stages = ("edge", *(ue.name for ue in ues))
     return Plan(
         lab=topology.name,
@@ -198,7 +197,7 @@ def make_plan(
         actions=(
             CreateNodes(tuple(dataclasses.replace(node, cpu_list=cpusets.of(node.role)) for node in nodes)),
             CreateWires("radio", tuple(wire_of(topology, ue, peak_states[ue.name]) for ue in ues)),
-            StartPrograms(tuple(programs)),
+            StartPrograms(programs),
             AwaitReady(("player", *stages), timeout_seconds=60.0),
             MakeRealtime(("player",), PLAYER_PRIORITY),
             MakeRealtime(stages, STAGE_PRIORITY),

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from controller.contract import ModelProfile, Policy, Scenario
-from controller.policies import registry
-from controller.user_code import told
+from controller.contract import ModelProfile, Scenario
 from testbed.errors import InputError, os_error_text
 from testbed.inference.profiles import profile_cache_path, read_profile, write_profile
 from testbed.lab import checks
@@ -25,13 +23,12 @@ from testbed.labfile.channels import (
     write_link_traces,
     write_traces,
 )
+from testbed.labfile.policy import Notify, make_policy
 from testbed.labfile.scenario import collect_profiles, scenario_of
 from testbed.labfile.schema import Topology
 from testbed.protocol.messages import socket_path
-from testbed.runtime.processes.discovery import state_root
+from testbed.runtime.host.state import state_root
 from testbed.traces.trace import Trace
-
-Notify = Callable[[str], None]
 
 LONGEST_SOCKET_PATH_BYTES = 107
 
@@ -74,36 +71,6 @@ def gather(topology: Topology, where: str, folder: Path, duration_seconds: float
     profiles = collect_profiles(topology, where, lambda model: _measured(model, folder, topology.seed, notify))
     traces = make_traces(topology, duration_seconds)
     return Conditions(profiles, traces, scenario_of(topology, profiles, mean_states(topology, traces)))
-
-
-def make_policy(topology: Topology, scenario: Scenario, where: str, notify: Notify) -> Policy:
-    """The lab's policy, reset for it: what does not fit (a checkpoint, a cut) shows before anything is started.
-
-    Raises InputError.
-    """
-    name = topology.policy.name
-    notify(f"trying policy {name} on this lab (its first use on a host may compile for some seconds)")
-    try:
-        policy = registry.create(name, topology.policy.options)
-        policy.reset(scenario, topology.seed)
-        warnings = policy_warnings(name, policy)
-    except ValueError as error:
-        raise InputError(
-            f"key 'policy': {name} does not fit this lab: {str(error).rstrip('.')}", where=where
-        ) from error
-    except (Exception, SystemExit) as error:  # a user's policy can raise anything
-        raise InputError(f"key 'policy': {name} failed in reset: {told(error)}", where=where) from error
-    for warning in warnings:
-        notify(f"warning: {warning}")
-    return policy
-
-
-def policy_warnings(name: str, policy: Policy) -> list[str]:
-    """What of the lab lies outside of what a policy's checkpoint was trained on, as the policy says itself."""
-    outside = policy.checkpoint_info().get("outside", [])
-    if not outside:
-        return []
-    return [f"the lab lies outside of what the checkpoint of {name} was trained on: {'; '.join(map(str, outside))}"]
 
 
 def prepare(

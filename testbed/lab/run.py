@@ -17,7 +17,8 @@ from testbed.lab.expected import expected_tasks
 from testbed.lab.idle_round_trips import record_round_trips
 from testbed.lab.lab import Lab, check_gpu, existing, runtime_of
 from testbed.lab.plan import CreateWires, RuntimeName
-from testbed.lab.prepare import Ingredients, Notify, prepare
+from testbed.lab.prepare import Ingredients, prepare
+from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
 from testbed.protocol.client import ControllerSilentError
 from testbed.protocol.messages import TaskTotals

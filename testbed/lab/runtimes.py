@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from testbed.errors import HostError
 from testbed.lab.plan import RuntimeName
-from testbed.runtime.docker.engine import require
+from testbed.runtime.docker.client import require
 
 RUNTIME_CHOICES = ("auto", "docker", "netns")
 

@@ -15,9 +15,10 @@ from controller.simulator.channels import ChannelStates
 from controller.simulator.result import Mode, SimulationResult
 from controller.simulator.simulate import simulate
 from testbed.errors import InputError, TestbedError
-from testbed.lab.prepare import Notify, gather, make_policy, new_run_id, write_profiles
+from testbed.lab.prepare import gather, new_run_id, write_profiles
 from testbed.lab.simulated_tables import Watched, tables_of
 from testbed.labfile.channels import write_traces
+from testbed.labfile.policy import Notify, make_policy
 from testbed.labfile.scenario import arrivals_of
 from testbed.labfile.schema import Topology
 from testbed.records.manifest import SIMULATOR, Manifest, close_manifest, describe_run, require_unused, write_manifest

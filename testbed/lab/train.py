@@ -24,8 +24,9 @@ from controller.policies import registry
 from controller.seeds import Purpose, integer
 from controller.simulator.channels import ChannelStates
 from testbed.errors import InputError
-from testbed.lab.prepare import Notify, gather
+from testbed.lab.prepare import gather
 from testbed.labfile.channels import channel_of, make_traces
+from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
 from testbed.report.figures import colour, styled
 from testbed.traces.trace import Trace

@@ -8,11 +8,11 @@ from typing import Any
 from testbed.errors import InputError, TestbedError
 from testbed.lab.lab import Lab, LabUnreadableError, existing, remove_lab
 from testbed.lab.plan import STAGE_PRIORITY, CreateWires, make_plan
-from testbed.lab.prepare import Notify
 from testbed.lab.run import Order, bring_up
+from testbed.labfile.policy import Notify
 from testbed.protocol.client import ControllerSilentError
 from testbed.report.fidelity.limits import DRAIN_SECONDS
-from testbed.runtime.docker.engine import list_containers
+from testbed.runtime.docker.presence import list_containers
 from testbed.runtime.processes.discovery import processes
 from testbed.runtime.processes.lab_lock import lab_lock
 from testbed.wires.plumbing import repair

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import zmq
 
+from controller.frames import FRAME_BYTES
 from testbed import interrupts
 from testbed.errors import InputError, TestbedError
 from testbed.inference.calibration import calibration_of, spread_of
@@ -25,8 +26,8 @@ from testbed.inference.profiles import REFERENCE_CORE_FRACTION
 from testbed.lab import checks
 from testbed.lab.lab import existing, runtime_of
 from testbed.lab.plan import STAGE_PRIORITY, CreateNodes, CreateWires, RuntimeName, make_plan
-from testbed.lab.prepare import Notify
 from testbed.labfile.channels import make_traces, peak_states
+from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
 from testbed.programs.selftest import selftest as agent
 from testbed.protocol.configs import write_config
@@ -35,16 +36,15 @@ from testbed.report.fidelity.intervals import ratio_interval
 from testbed.report.fidelity.limits import ORDINARY, REALTIME, Limits
 from testbed.runtime.base import NodeSpec, ProcessSpec, Runtime
 from testbed.runtime.host.facts import facts
-from testbed.runtime.processes.discovery import state_root
+from testbed.runtime.host.state import state_root
 from testbed.runtime.processes.lab_lock import lab_lock
+from testbed.runtime.programs import PROGRAMS
 from testbed.wires import selftest
 from testbed.wires.plumbing import connect, link_backend
 from testbed.wires.selftest import Arrivals, Direction
-from testbed.wires.shaping import FRAME_BYTES
 
 #: What others are told meanwhile.
 VERIFYING = "verifying this lab"
-PROGRAM = "testbed.programs.selftest.selftest"
 READY_SECONDS = 60.0
 #: Of the measuring time: small packets, full queues, stages.
 _PARTS = (0.2, 0.4, 0.4)
@@ -133,7 +133,7 @@ def _verify(order: Order, notify: Notify) -> Verification:
     runtime = runtime_of(order.runtime, topology.name, f"verify-{secrets.token_hex(4)}", notify=notify)
     try:
         notify(f"creating {len(nodes)} nodes and {len(wires)} wires")
-        runtime.prewarm((PROGRAM,))
+        runtime.prewarm((PROGRAMS["selftest"].module,))
         runtime.create(nodes)
         connect(wires, runtime.netns_name)
         with zmq.Context() as context:
@@ -290,7 +290,7 @@ def _start(
     for node in nodes:
         path = directory / "config" / f"{node.name}.json"
         write_config(agent.SelfTestConfig(lab, "verify", node.name, str(directory)), path)
-        specs.append(ProcessSpec(node.name, PROGRAM, path, needs_torch=True))
+        specs.append(ProcessSpec(node.name, PROGRAMS["selftest"].module, path, needs_torch=True))
     runtime.start(specs)
     stations = [_Station(node, directory, context) for node in nodes]
     deadline = time.monotonic() + READY_SECONDS

@@ -9,9 +9,9 @@ from controller.model.channel import mean_gain
 from controller.model.radio import shannon_bits_per_second
 from testbed.errors import InputError
 from testbed.inference.profiles import profile_cache_path, read_profile
-from testbed.lab.prepare import make_policy, policy_warnings
 from testbed.labfile import arrival_files
 from testbed.labfile.channels import channel_of, channel_trace, link_trace
+from testbed.labfile.policy import make_policy, policy_warnings
 from testbed.labfile.scenario import collect_profiles, profile_key, scenario_of
 from testbed.labfile.schema import ExpandedUe, Topology, UeSpec
 from testbed.traces.doubts import doubts, outage

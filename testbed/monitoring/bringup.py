@@ -19,13 +19,15 @@ from testbed.folders import open_to_others
 from testbed.protocol.configs import write_config
 from testbed.protocol.monitoring import EXPORTER, GRAFANA, PROMETHEUS, CommandConfig, ExporterConfig
 from testbed.runtime.base import ProcessSpec, Runtime
-from testbed.runtime.docker.docker_build import connect, project_root
+from testbed.runtime.docker.client import connect
+from testbed.runtime.docker.docker_build import project_root
 from testbed.runtime.docker.docker_services import Service, remove_services, restart_service, start_service
 from testbed.runtime.docker.images import ensure_grafana_image, ensure_prometheus_image
 from testbed.runtime.host import executables
 from testbed.runtime.host.facts import in_user_namespace
 from testbed.runtime.processes.child import stat_fields
 from testbed.runtime.processes.identity import CONTAINER_UID
+from testbed.runtime.programs import PROGRAMS
 
 Mode = Literal["auto", "off", "required"]
 
@@ -176,7 +178,7 @@ def _start_exporter(place: _Place, scenario_path: Path) -> None:
     )
     path = place.lab_directory / "config" / f"{EXPORTER}.json"
     write_config(config, path)
-    place.runtime.start([ProcessSpec(EXPORTER, "testbed.programs.exporter.exporter", path)])
+    place.runtime.start([ProcessSpec(EXPORTER, PROGRAMS["exporter"].module, path)])
 
 
 def prometheus_arguments(folder: Path, data: Path, port: int) -> tuple[str, ...]:

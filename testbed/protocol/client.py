@@ -13,7 +13,6 @@ import zmq
 
 from testbed.errors import TestbedError, first_line
 from testbed.protocol.messages import (
-    OPERATOR,
     Begin,
     Control,
     Reply,
@@ -23,6 +22,7 @@ from testbed.protocol.messages import (
     decode_control,
     encode,
 )
+from testbed.runtime.base import OPERATOR
 
 Answer = TypeVar("Answer", Reply, Status)
 

@@ -17,8 +17,6 @@ from testbed.errors import TestbedError, first_line
 from testbed.wires.impairment import UNIMPAIRED, Impairment
 
 DATA_PORT = 5555
-#: Folder of a lab's directory with profiles, scenario and files of policy options: every node may read it.
-SHARED = "shared"
 #: Model versions move on a connection of their own.
 UPDATES_PORT = DATA_PORT + 1
 

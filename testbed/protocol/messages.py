@@ -23,6 +23,7 @@ import msgspec
 
 from controller.contract import Decision, Scenario, UeDecision, UeObservation
 from controller.decoding import decode_frame
+from testbed.runtime.base import OPERATOR
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -540,10 +541,6 @@ def decode_record(frame: bytes) -> Record:
     """Raises msgspec.DecodeError for anything malformed."""
     record: Record = decode_frame(_record_decoder, frame)
     return record
-
-
-#: Where the command line, and what watches a lab, is heard. No node has a dot in its name.
-OPERATOR = ".operator"
 
 
 def socket_path(lab_directory: str | Path, node: str, name: str) -> Path:

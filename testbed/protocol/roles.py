@@ -17,7 +17,6 @@ from controller.contract import STAGES
 from controller.decoding import decode_frame
 from controller.service.node_listener import Limits
 from testbed.protocol.messages import (
-    OPERATOR,
     Begin,
     ChannelDrops,
     Control,
@@ -43,6 +42,7 @@ from testbed.protocol.messages import (
     UploadRecord,
     socket_path,
 )
+from testbed.runtime.base import OPERATOR
 
 Speaker = Literal["ue", "edge", "player", "controller", "operator", "service"]
 

@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from controller.contract import Scenario
 from testbed.errors import InputError
+from testbed.inference.calibration import Calibration
 from testbed.inference.profiles import host_cpu
-from testbed.lab.checks import HostRecord
 from testbed.protocol.messages import TaskTotals
 
 #: 2: says when the run ended and how many tasks the controller was told of, so that records can be held against it.
@@ -238,3 +238,14 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return revision.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+class HostRecord(msgspec.Struct, frozen=True):
+    """What a run's manifest says of the host that carried it."""
+
+    calibration: Calibration | Literal["not_measured"]
+    calibration_reason: str  # why it was not measured; empty if it was
+    load_ratio: float  # host_load
+    tightest: list[str]  # the stages with least to spare, worst first; empty if unknown
+    cpusets: Mapping[str, str]  # "ue", "edge", "steering": cores as the kernel writes them; empty: all of them
+    cpusets_reason: str  # why cores are shared; empty if they are not

@@ -34,9 +34,7 @@ class ProcessSpec:
     """A program of ours to start in (or beside) a node. ``program`` is a module with ``main(config_path)``."""
 
     node: str
-    program: (
-        str  # "testbed.programs.ue.ue_agent", "testbed.programs.edge.edge_agent", "testbed.programs.player.player", ...
-    )
+    program: str  # a module, see testbed.runtime.programs
     config: Path
     #: programs that need torch are forked from the process that imported it
     needs_torch: bool = False
@@ -115,3 +113,11 @@ class Runtime(Protocol):
 def namespace_name(lab: str, node: str) -> str:
     """``tb.LAB.NODE``: lab and node names have no dots, so a prefix ``tb.LAB.`` is unambiguous."""
     return f"tb.{lab}.{node}"
+
+
+#: Folder of a lab's directory with profiles, scenario and files of policy options: every node may read it.
+SHARED = "shared"
+
+
+#: Where the command line, and what watches a lab, is heard. No node has a dot in its name.
+OPERATOR = ".operator"

@@ -13,15 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from testbed.wires.shaping import FRAME_BYTES
+from controller.frames import FRAME_BITS
+from controller.model.outage import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND
 
-FRAME_BITS = FRAME_BYTES * 8
-#: What a wire lets through in an outage whose end is not in sight: a packet of 1514 bytes holds HTB up for 0.76 s, and
-#: that is the longest that the wire may still stand still when the outage is over.
-OUTAGE_BITS_PER_SECOND = 16e3
 OUTAGE_FRAME_SECONDS = FRAME_BITS / OUTAGE_BITS_PER_SECOND
-#: An end of an outage that is nearer is in sight. HTB forgets what is owed for more than a minute.
-FORESIGHT_SECONDS = 10.0
 #: Changes before a step are at whole multiples of this from it, so that those of several wires fall together ...
 _GRID_SECONDS = 1e-3
 #: ... and on one wire not closer than this.

@@ -12,15 +12,10 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.frames import FRAMING_RATIO
 from testbed.errors import TestbedError
 from testbed.runtime.host.namespaces import run_inside
-from testbed.wires.shaping import FRAME_BYTES
-from testbed.wires.wire import MTU_BYTES
 
-#: TCP payload of a full frame: 20 bytes of IP, 20 of TCP, 12 of timestamps
-SEGMENT_BYTES = MTU_BYTES - 52
-#: layer-2 bytes per byte of TCP payload, full frames
-FRAMING_RATIO = FRAME_BYTES / SEGMENT_BYTES
 _CHUNK = bytes(1 << 16)
 _CONNECT_SECONDS = 10.0
 #: Reading counters takes some tens of microseconds.

@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from controller.frames import FRAME_BYTES
 from testbed.runtime.host.namespaces import run_inside
 from testbed.wires.impairment import Impairment
-from testbed.wires.shaping import FRAME_BYTES
 from testbed.wires.stamps import ask_for_stamps, stamped_packets
 from testbed.wires.wire import WireSpec
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 
+from controller.frames import FRAME_BYTES
 from testbed.errors import TestbedError
 from testbed.wires.impairment import Impairment
 from testbed.wires.netem import distribution_table, netem_options
 from testbed.wires.netlink import RTM_NEWQDISC, RTM_NEWTCLASS, QdiscStatistics, RouteSocket, attribute, tc_message
 
-#: an Ethernet frame without its check sequence: what the kernel counts
-FRAME_BYTES = 1514
 #: A wake-up of the shaper that is late by less than this costs nothing: the bucket holds what it missed. Every transfer
 #: that begins on an idle link is early by as much, so it is small: with 4 ms a 26 kB tensor at 10 Mbit/s took 19 % less
 #: than its bytes over the rate. Less than a frame is fine, since HTB sends while its bucket is not negative.

@@ -29,6 +29,7 @@ from testbed.errors import TestbedError
 from testbed.runtime.host import executables, realtime
 from testbed.runtime.host.cgroups import detect
 from testbed.runtime.host.namespaces import run_inside
+from testbed.runtime.host.state import state_root, system_lock
 from testbed.runtime.processes import discovery
 from testbed.wires.capabilities import VDE_PROGRAM
 from testbed.wires.impairment import Impairment
@@ -58,7 +59,7 @@ def tap_out(port: str) -> str:
 def directory(radio_namespace: str) -> Path:
     """Of a lab's filters; the lab's name is in that of its namespaces."""
     _, lab, _ = radio_namespace.split(".")
-    return discovery.state_root() / lab / "vde"
+    return state_root() / lab / "vde"
 
 
 def _socket_path(radio_namespace: str, port: str) -> Path:
@@ -116,7 +117,7 @@ def start(radio_namespace: str, impairments: Mapping[str, Impairment]) -> None:
     cgroups = detect()
     for port in impairments:
         pid = int(_pid_path(radio_namespace, port).read_text())
-        with discovery.system_lock():
+        with system_lock():
             punctual = realtime.make_fifo(cgroups, pid, _PRIORITY)
         if not punctual:
             with contextlib.suppress(PermissionError):

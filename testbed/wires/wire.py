@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from controller.frames import FRAME_BYTES
 from testbed.wires.impairment import UNIMPAIRED, Impairment
-from testbed.wires.shaping import FRAME_BYTES
 
 UE_INTERFACE = "eth1"
 MTU_BYTES = 1500

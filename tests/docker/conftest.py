@@ -12,9 +12,9 @@ import pytest
 
 from testbed.runtime.base import NodeSpec, ProcessSpec
 from testbed.runtime.docker import docker_runtime
-from testbed.runtime.docker.docker_build import connect
+from testbed.runtime.docker.client import connect
 from testbed.runtime.docker.docker_runtime import DockerRuntime
-from testbed.runtime.processes import discovery
+from testbed.runtime.host.state import state_root
 from tests.emulation.conftest import Bench
 
 #: Programs by the name of their module; they are found because a user's folders on sys.path are mounted.
@@ -110,7 +110,7 @@ def start(programs: None, lab_name: str) -> Iterator[Start]:
 
     def begin(nodes: Sequence[NodeSpec], modules: dict[str, str]) -> DockerRuntime:
         lab = lab_name if not made else f"{lab_name}-{len(made)}"
-        runtime = DockerRuntime(lab, discovery.state_root() / lab, f"run-of-{lab}")
+        runtime = DockerRuntime(lab, state_root() / lab, f"run-of-{lab}")
         made.append(runtime)
         runtime.create(nodes)
         configs = runtime.lab_directory / "config"

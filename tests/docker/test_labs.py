@@ -18,7 +18,7 @@ import pytest
 from testbed.lab.lab import existing
 from testbed.records.streams import read_stream, streams_directory
 from testbed.runtime.docker.docker_nodes import LABEL_OWNER, container_name
-from testbed.runtime.docker.engine import list_containers
+from testbed.runtime.docker.presence import list_containers
 from testbed.runtime.processes.discovery import list_owned
 from tests.emulation.conftest import LABS, Bench
 

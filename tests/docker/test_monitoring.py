@@ -19,8 +19,8 @@ from testbed.protocol.configs import write_scenario
 from testbed.runtime.docker.docker_nodes import container_name
 from testbed.runtime.docker.docker_runtime import DockerRuntime
 from testbed.runtime.docker.images import GRAFANA_REFERENCE, has_image
+from testbed.runtime.host.state import state_root
 from testbed.runtime.netns.netns_runtime import NetnsRuntime
-from testbed.runtime.processes import discovery
 
 from .conftest import wait_until
 
@@ -32,7 +32,7 @@ Runtime = DockerRuntime | NetnsRuntime
 @pytest.fixture(params=["docker", "netns"])
 def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
     lab = f"dm{os.getpid()}-{request.param}"
-    directory = discovery.state_root() / lab
+    directory = state_root() / lab
     made: Runtime = (DockerRuntime if request.param == "docker" else NetnsRuntime)(lab, directory, "run-1")
     made.create([])
     write_scenario(example_scenario(), directory / "config" / "scenario.json")
@@ -109,7 +109,7 @@ def test_grafana_comes_up_or_says_in_one_line_why_not(
 
 def test_prometheus_in_a_container_has_no_rights(client: docker.DockerClient, tmp_path: Path) -> None:
     lab = f"dm{os.getpid()}-rights"
-    made = DockerRuntime(lab, discovery.state_root() / lab, "run-1")
+    made = DockerRuntime(lab, state_root() / lab, "run-1")
     made.create([])
     write_scenario(example_scenario(), made.lab_directory / "config" / "scenario.json")
     try:

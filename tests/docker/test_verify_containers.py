@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from testbed.runtime.docker.engine import list_containers
+from testbed.runtime.docker.presence import list_containers
 from testbed.runtime.host.facts import facts
 from testbed.runtime.processes.discovery import list_owned
 from tests.emulation.conftest import LABS, Bench

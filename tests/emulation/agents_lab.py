@@ -17,8 +17,8 @@ import zmq
 
 from controller.contract import Arrivals, Codec, Cut, Decision, ModelProfile, UeDecision, UeName, Uploading
 from testbed.inference.profiles import read_profile
-from testbed.programs.edge import edge_agent as edge
-from testbed.programs.ue import ue_agent as ue
+from testbed.programs.edge import main as edge
+from testbed.programs.ue import main as ue
 from testbed.protocol.configs import EdgeConfig, EdgeUe, UeConfig, write_config
 from testbed.protocol.messages import (
     Apply,

@@ -15,6 +15,7 @@ import numpy as np
 import zmq
 
 from controller.contract import Decision, Scenario
+from controller.frames import FRAME_BITS
 from controller.policies.examples import example_scenario
 from testbed.programs.player import player
 from testbed.protocol.configs import LinkConfig, PlayerConfig, write_config, write_scenario
@@ -43,7 +44,6 @@ from testbed.runtime.host.pauses import PauseProbe, Pauses
 from testbed.runtime.processes import discovery
 from testbed.traces import Trace, write_trace
 from testbed.wires import plumbing
-from testbed.wires.frames import FRAME_BITS
 from testbed.wires.probes import Counter, Flow
 from testbed.wires.wire import WireSpec
 from tests.forked import forked

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from testbed.runtime.base import NodeSpec, ProcessSpec
+from testbed.runtime.host.state import state_root
 from testbed.runtime.netns.netns_runtime import NetnsRuntime
-from testbed.runtime.processes import discovery
 
 _FILLED: list[bytearray] = []
 PROGRAM = "tests.emulation.netns_lab"
@@ -69,7 +69,7 @@ def of_this_process(name: str) -> str:
 
 
 def runtime(lab: str) -> NetnsRuntime:
-    return NetnsRuntime(lab, discovery.state_root() / lab, "run-1")
+    return NetnsRuntime(lab, state_root() / lab, "run-1")
 
 
 def process(

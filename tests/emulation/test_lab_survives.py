@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from testbed.runtime.processes.discovery import list_owned, processes, state_root
+from testbed.runtime.host.state import state_root
+from testbed.runtime.processes.discovery import list_owned, processes
 from testbed.wires.state import link_states
 from tests.emulation.conftest import LABS, Bench
 from tests.emulation.netns_lab import runtime

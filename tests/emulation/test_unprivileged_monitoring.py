@@ -14,6 +14,7 @@ from controller.policies.examples import example_scenario
 from testbed.monitoring.bringup import start_monitoring, stop_monitoring
 from testbed.protocol.configs import write_scenario
 from testbed.runtime.host import executables
+from testbed.runtime.host.state import state_root
 from testbed.runtime.netns.netns_runtime import NetnsRuntime
 from testbed.runtime.processes import discovery
 from testbed.runtime.processes.identity import CONTAINER_UID
@@ -26,7 +27,7 @@ def test_prometheus_of_root_is_an_ordinary_user(tmp_path: Path, umask: int) -> N
     if executables.find("prometheus") is None:
         pytest.skip("needs Prometheus: apt-get install prometheus")
     lab = f"um{os.getpid()}"
-    runtime = NetnsRuntime(lab, discovery.state_root() / lab, "run-1")
+    runtime = NetnsRuntime(lab, state_root() / lab, "run-1")
     closed = tmp_path / "closed"
     run = closed / "run"
     run.mkdir(parents=True)

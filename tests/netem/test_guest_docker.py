@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testbed.runtime.docker.docker_build import code_files, connect, has_image, project_root
+from testbed.runtime.docker.client import connect
+from testbed.runtime.docker.docker_build import code_files, has_image, project_root
 from testbed.runtime.docker.images import NODE_PACKAGES, PYTHON_REFERENCE, base_tag
 from tests.netem import uml
 

@@ -16,7 +16,7 @@ from testbed import folders
 from testbed.cli import main
 from testbed.errors import HostError
 from testbed.inference.vouching import Voucher
-from testbed.runtime.processes import discovery
+from testbed.runtime.host.state import state_root
 
 #: That no passwd entry has.
 UID = 54321
@@ -68,7 +68,7 @@ def test_a_runtime_directory_counts_if_it_is_the_users(open_folder: Path) -> Non
     private = f"/tmp/testbed-{UID}"
     mine, roots = own(open_folder / "mine"), open_folder / "roots"
     roots.mkdir(mode=0o700)
-    state = discovery.state_root
+    state = state_root
     assert as_user(state, XDG_RUNTIME_DIR=str(mine)) == str(mine / "testbed")
     assert as_user(state, XDG_RUNTIME_DIR=str(roots)) == private
     assert as_user(state, XDG_RUNTIME_DIR=str(open_folder / "missing")) == private
@@ -81,7 +81,7 @@ def test_a_runtime_directory_counts_if_it_is_the_users(open_folder: Path) -> Non
 def test_somebody_elses_private_folder_is_refused(open_folder: Path) -> None:
     Path(f"/tmp/testbed-{UID}").symlink_to(open_folder)
     try:
-        assert "is not a directory of ours" in str(as_user(discovery.state_root))
+        assert "is not a directory of ours" in str(as_user(state_root))
     finally:
         Path(f"/tmp/testbed-{UID}").unlink()
 

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.contract import Cut, ModelProfile, Observation, Scenario, UeObservation
+from controller.model.cuts import merged_points
 from controller.model.delay import chain_work
 from controller.model.queueing import variability
 from controller.model.radio import shannon_bits_per_second
 from controller.solvers.allocation.problem import Demands, FloatArray, Limits, Objective, UeConstants
 from controller.solvers.allocation.shares import LEAST_ARRIVAL_RATE
-from controller.solvers.stopping.stopping import merged_points
 
 CutArray = NDArray[np.int64]
 

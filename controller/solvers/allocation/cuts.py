@@ -18,7 +18,7 @@ EXHAUSTIVE_LIMIT = 200_000
 
 
 @compiled
-def _gather(cuts, rates, downlink, head, bits, tail, constant, down_bits, work):  # type: ignore[no-untyped-def]
+def gather_cuts(cuts, rates, downlink, head, bits, tail, constant, down_bits, work):  # type: ignore[no-untyped-def]
     """Fill work (5, n): head, bits, tail, constant, download for these cuts."""
     for i in range(cuts.shape[0]):
         k = cuts[i]
@@ -30,7 +30,8 @@ def _gather(cuts, rates, downlink, head, bits, tail, constant, down_bits, work):
 
 
 @compiled
-def _project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, least_spectrum, least_edge, work):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, least_spectrum, least_edge, work):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Move cuts, in place, until each device, the spectrum and the edge can carry them."""
     n = cuts.shape[0]
     for i in range(n):
         if rates[i] * head[i, cuts[i]] < MAXIMUM_LOAD * max_speed[i]:
@@ -75,7 +76,7 @@ def _project_batch(cuts, rates, quality, head, bits, tail, counts, max_speed, li
     scratch = np.empty((2, n))
     work = np.empty((2, n))
     for e in range(cuts.shape[0]):
-        _project_one(cuts[e], rates[e], quality[e], head, bits, tail, counts, max_speed, linear, spectrum, cpus, scratch[0], scratch[1], work)  # fmt: skip  # noqa: E501
+        project_one(cuts[e], rates[e], quality[e], head, bits, tail, counts, max_speed, linear, spectrum, cpus, scratch[0], scratch[1], work)  # fmt: skip  # noqa: E501
 
 
 @compiled
@@ -114,7 +115,7 @@ def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                     if rates[e, i] * head[i, k] >= MAXIMUM_LOAD * max_speed[i]:
                         continue
                     cuts[e, i] = k
-                    _gather(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
+                    gather_cuts(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
                     cost, feasible, _ = allocate_slot(
                         exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed,
                         kappa, watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price,
@@ -132,7 +133,8 @@ def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
     return sweeps
 
 
-def _arrays(tables: ChainTables, state: SlotState, environments: int) -> tuple[FloatArray, ...]:
+def state_arrays(tables: ChainTables, state: SlotState, environments: int) -> tuple[FloatArray, ...]:
+    """Arrival rate, link quality, downlink rate and energy queue, each (environments, ues)."""
     shape = (environments, tables.local.size)
     rates = np.maximum(state.arrival_rate, LEAST_ARRIVAL_RATE)
     fields = (rates, state.link_quality, state.downlink_rate, state.queue_joules)
@@ -146,7 +148,7 @@ def project(tables: ChainTables, cuts: CutArray, state: SlotState) -> CutArray:
     most of it moves to its next cut that needs less. What cannot be mended comes back as it is.
     """
     projected = np.array(cuts, dtype=np.int64)
-    rates, quality, _, _ = _arrays(tables, state, projected.shape[0])
+    rates, quality, _, _ = state_arrays(tables, state, projected.shape[0])
     limits = tables.limits(1.0)
     _project_batch(
         projected, rates, quality, tables.head_seconds, tables.wire_bits, tables.tail_seconds, tables.counts,
@@ -157,7 +159,7 @@ def project(tables: ChainTables, cuts: CutArray, state: SlotState) -> CutArray:
 
 def feasible_alone(tables: ChainTables, state: SlotState, environments: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:  # fmt: skip  # noqa: E501
     """(environments, ues, candidates): cuts that a UE could keep stable with the whole spectrum and edge."""
-    rates, quality, _, _ = _arrays(tables, state, environments)
+    rates, quality, _, _ = state_arrays(tables, state, environments)
     limits = tables.limits(1.0)
     mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = _local_mask(
         rates, quality, tables.head_seconds, tables.wire_bits, tables.tail_seconds, tables.counts,
@@ -175,7 +177,7 @@ def coordinate_descent(
     """
     cuts = project(tables, start, state)
     cost = np.empty(cuts.shape[0])
-    rates, quality, downlink, queue = _arrays(tables, state, cuts.shape[0])
+    rates, quality, downlink, queue = state_arrays(tables, state, cuts.shape[0])
     ues = tables.ues
     _descend(
         cuts, rates, quality, downlink, queue, tables.head_seconds, tables.wire_bits, tables.tail_seconds,

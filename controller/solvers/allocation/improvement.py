@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from controller.compiled import compiled
 from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState
-from controller.solvers.allocation.cuts import _arrays, _gather
+from controller.solvers.allocation.cuts import gather_cuts, state_arrays
 from controller.solvers.allocation.newton import EDGE, SPECTRUM, device_speed, service_derivatives
 from controller.solvers.allocation.problem import MAXIMUM_LOAD, AllocationModel, FloatArray, Limits
 from controller.solvers.allocation.shares import SMALLEST_PRICE, allocate_slot
@@ -146,7 +146,7 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
     active = np.empty(n, dtype=np.bool_)
     energy_price = np.empty(n)
     for e in range(environments):
-        _gather(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
+        gather_cuts(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
         cost = allocate_slot(
             exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed, kappa,
             watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price, best[0], best[1], best[2],
@@ -179,7 +179,7 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                 continue
             kept = cuts[e, ue]
             cuts[e, ue] = cut
-            _gather(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
+            gather_cuts(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
             cost = allocate_slot(
                 exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed, kappa,
                 watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price, result[0],
@@ -225,7 +225,7 @@ def improve(
     """
     cuts = np.array(start, dtype=np.int64)
     environments = cuts.shape[0]
-    rates, quality, downlink, queue = _arrays(tables, state, environments)
+    rates, quality, downlink, queue = state_arrays(tables, state, environments)
     ues = tables.ues
     price = np.maximum(limits.v * np.broadcast_to(tables.weights(rates), cuts.shape), SMALLEST_PRICE)
     own, promise = (np.zeros((environments, *tables.head_seconds.shape)) for _ in range(2))

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from controller.contract import Cut, Scenario, cut_label
 from controller.model.channel_paths import channel_paths
-from controller.model.cuts import device_set
+from controller.model.cuts import device_set, merged_points
 from controller.model.delay import chain_work
 from controller.model.energy import compute_watts
+from controller.model.outage import OUTAGE_BITS_PER_SECOND
 from controller.model.radio import shannon_bits_per_second
 from controller.model.transfers import Transfers
-from controller.simulator.channels import OUTAGE_BITS_PER_SECOND
 from controller.solvers.allocation.chain import ChainTables
-from controller.solvers.stopping.stopping import PathCosts, StoppingCosts, merged_points
+from controller.solvers.stopping.stopping import PathCosts, StoppingCosts
 
 Floats = NDArray[np.float64]
 

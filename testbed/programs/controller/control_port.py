@@ -11,7 +11,6 @@ import zmq
 
 from controller.service.node_listener import NodeListener
 from testbed.protocol.messages import (
-    OPERATOR,
     Event,
     Message,
     SlotRecord,
@@ -21,6 +20,7 @@ from testbed.protocol.messages import (
     records_endpoint,
 )
 from testbed.protocol.roles import CONTROLLER, control_sockets
+from testbed.runtime.base import OPERATOR
 
 logger = logging.getLogger("testbed.controller")
 

@@ -12,7 +12,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import zmq
@@ -25,14 +24,13 @@ from testbed.node.backend import CpuBackend
 from testbed.node.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.node.devices import Choice
 from testbed.node.pacing import DeadlineThread
-from testbed.node.process import serve
 from testbed.node.threads import Wakeup
 from testbed.node.transport import Assembler, ReceivedTask, RefusedTaskError
 from testbed.node.ue_sockets import UeSockets
 from testbed.programs.edge.edge_backends import load_backends, usage_of
 from testbed.programs.edge.edge_compute import NO_LOGITS, ComputeThread
 from testbed.protocol import messages
-from testbed.protocol.configs import EdgeConfig, read_config
+from testbed.protocol.configs import EdgeConfig
 
 _LARGEST_PART_BYTES = 1 << 20  # agents send chunks of 64 kB, and what a model consists of
 _HIGH_WATER = 10_000  # results and acknowledgements for one UE whose downlink is in an outage
@@ -41,20 +39,6 @@ _MOST_STRANGE_CUTS = 64  # of several tensors, and not decided: a decision may r
 _MESSAGES_PER_TURN = 64
 _PROBE_SECONDS = 0.1
 _IDLE_SECONDS = 0.5
-
-
-def main(config_path: str | Path) -> None:
-    """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
-    config = read_config(Path(config_path), EdgeConfig)
-    serve(config, lambda: make(config))
-
-
-def make(config: EdgeConfig) -> EdgeAgent:
-    if config.uploading is not None:
-        from testbed.programs.edge.edge_upload import UploadEdgeAgent  # it is one of these
-
-        return UploadEdgeAgent(config)
-    return EdgeAgent(config)
 
 
 class Lateness:

@@ -16,6 +16,8 @@ from typing import Literal
 import msgspec
 
 from controller.contract import Decision, Scenario, UeDecision
+from controller.frames import FRAME_BITS
+from controller.model.outage import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND
 from controller.model.radio import LinkRates, is_coupled, rates
 from controller.model.stage_fading import Floats, stage_gains
 from testbed.errors import TestbedError
@@ -24,7 +26,7 @@ from testbed.programs.player.ports import Direction, Order, Port, Ports
 from testbed.protocol.configs import LinkConfig
 from testbed.protocol.messages import ChannelDrops, LinkState, LinkStep, PlayerReport, SetLink
 from testbed.traces.trace import State, Trace
-from testbed.wires.frames import FORESIGHT_SECONDS, FRAME_BITS, OUTAGE_BITS_PER_SECOND, Course, leading_over
+from testbed.wires.frames import Course, leading_over
 from testbed.wires.shaping import Shaper
 
 Cause = Literal["trace", "decision", "command", "impairment", "ahead", "stage"]

@@ -27,7 +27,6 @@ from testbed.node.backend import CpuBackend
 from testbed.node.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.node.ledger import SlotSums, Task
 from testbed.node.pacing import DeadlineThread
-from testbed.node.process import serve
 from testbed.node.sight import Sight, Tuner
 from testbed.node.threads import Wakeup
 from testbed.node.transport import CreditSender
@@ -35,23 +34,9 @@ from testbed.programs.ue.arrivals import ArrivalSchedule
 from testbed.programs.ue.ue_stage import StageThread
 from testbed.programs.ue.ue_uplink import Uplink
 from testbed.protocol import messages
-from testbed.protocol.configs import UeConfig, read_config
+from testbed.protocol.configs import UeConfig
 
 _IDLE_SECONDS = 0.5
-
-
-def main(config_path: str | Path) -> None:
-    """Serve until Stop or SIGTERM. Raises what a missing or malformed config or profile raises."""
-    config = read_config(Path(config_path), UeConfig)
-    serve(config, lambda: make(config))
-
-
-def make(config: UeConfig) -> UeAgent:
-    if config.uploading is not None:
-        from testbed.programs.ue.ue_upload import UploadUeAgent  # it is one of these
-
-        return UploadUeAgent(config)
-    return UeAgent(config)
 
 
 class DataLink(Protocol):

@@ -81,3 +81,7 @@ ORDINARY = Limits(
     overrun_ratio=0.10,
     receiver_lateness_p99_seconds=0.050,
 )
+
+
+#: Stages with shorter targets are not judged: the same as in a run's fidelity report.
+JUDGED_STAGE_SECONDS = 0.005

@@ -10,9 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from controller.contract import STAGES
-from testbed.lab.checks import JUDGED_STAGE_SECONDS
 from testbed.records.tables import STAGE_COLUMNS, RunTables, column
-from testbed.report.fidelity.limits import NOT_MEASURED, Value
+from testbed.report.fidelity.limits import JUDGED_STAGE_SECONDS, NOT_MEASURED, Value
 
 #: Stages of one UE are judged by themselves from so many on.
 JUDGED_STAGES = 20

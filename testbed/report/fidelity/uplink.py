@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.contract import cut_label
+from controller.frames import FRAME_BITS
 from testbed.records.tables import RunTables, column
 from testbed.report.fidelity.rates import AppliedRate
-from testbed.wires.frames import FRAME_BITS
 
 #: Below this a transfer is mostly the latency of programs and of the shaper's first frame (0.3-0.5 ms), not the rate's.
 JUDGED_SECONDS = 5e-3

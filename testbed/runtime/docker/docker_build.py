@@ -15,17 +15,15 @@ import tomllib
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import docker
-from docker.credentials.errors import StoreError
-from docker.errors import BuildError, DockerException, ImageNotFound
+from docker.errors import BuildError, ImageNotFound
 
 from testbed.errors import HostError, TestbedError
-from testbed.runtime.docker.engine import config_folder, require_local
+from testbed.runtime.docker.client import connect, engine_errors
 from testbed.runtime.host import executables
 
 # What it warns of is raised, too.
@@ -85,35 +83,6 @@ def project_root() -> Path:
             fix="Clone the repository and install it with `pip install -e .`.",
         )
     return root
-
-
-def connect(timeout_seconds: float = 60.0) -> docker.DockerClient:
-    """A client of the host's engine. Raises HostError when none answers, or one that is not on this machine."""
-    address = require_local()
-    try:
-        client = docker.DockerClient(base_url=address, timeout=int(timeout_seconds))
-        client.ping()
-    except (DockerException, OSError) as error:
-        raise HostError(
-            f"No Docker Engine answers ({error})",
-            fix="Start it (`service docker start`, or `dockerd` as root), or use --runtime netns.",
-        ) from error
-    return client
-
-
-@contextmanager
-def engine_errors(doing: str) -> Iterator[None]:
-    """What the engine or its SDK raises in here: HostError for a credentials helper that fails, else TestbedError."""
-    try:
-        yield
-    except (StoreError, DockerException, OSError) as error:  # OSError: requests' own, when the engine goes away
-        if isinstance(error, StoreError) or "Credentials store error" in str(error):
-            raise HostError(
-                f"{doing}: docker's credentials helper fails ({error})",
-                fix=f"Install it, or take it (credsStore, credHelpers) out of {config_folder() / 'config.json'}; "
-                f"DOCKER_CONFIG may name another folder.",
-            ) from error
-        raise TestbedError(f"{doing}: the Docker Engine failed: {error}") from error
 
 
 def content_hash(parts: Mapping[str, bytes]) -> str:

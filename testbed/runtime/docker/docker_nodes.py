@@ -19,8 +19,8 @@ from testbed.errors import HostError, TestbedError, first_line
 from testbed.runtime.base import Owned
 from testbed.runtime.host import executables, namespaces
 from testbed.runtime.host.cgroups import PERIOD_MICROSECONDS, mount_points, quota_microseconds, write
+from testbed.runtime.host.state import state_root
 from testbed.runtime.processes.child import stat_fields
-from testbed.runtime.processes.discovery import state_root
 from testbed.runtime.processes.identity import host_id, read_identity
 
 LABEL_LAB = "testbed.lab"

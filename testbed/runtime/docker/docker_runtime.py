@@ -24,10 +24,9 @@ from docker.types import DeviceRequest, Mount
 
 from testbed.errors import HostError, InputError, TestbedError
 from testbed.folders import open_to_others
-from testbed.protocol.configs import SHARED
-from testbed.protocol.messages import OPERATOR
-from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
-from testbed.runtime.docker import docker_nodes, engine
+from testbed.runtime.base import OPERATOR, SHARED, NodeSpec, ProcessSpec, ProcessStatus, namespace_name
+from testbed.runtime.docker import docker_nodes
+from testbed.runtime.docker.client import require
 from testbed.runtime.docker.docker_build import Flavor, project_root
 from testbed.runtime.docker.docker_entry import WARM, Order, order_path, orders, program_of
 from testbed.runtime.docker.docker_nodes import LABEL_NODE, PARALLEL, ContainerCgroup, container_name
@@ -37,18 +36,19 @@ from testbed.runtime.docker.images import ensure_node_image
 from testbed.runtime.host import executables, realtime
 from testbed.runtime.host.cgroups import PERIOD_MICROSECONDS, detect, quota_microseconds
 from testbed.runtime.host.gpu import GpuMode
+from testbed.runtime.host.state import system_lock
 from testbed.runtime.netns.netns_runtime import NetnsRuntime
 from testbed.runtime.processes.child import start_ticks
-from testbed.runtime.processes.discovery import system_lock
 from testbed.runtime.processes.identity import CONTAINER_UID, ID_VARIABLE, identity_of
 from testbed.runtime.processes.zygote import Call, Preparation
+from testbed.runtime.programs import PROGRAMS
 
 CONTAINER_ROLES = ("ue", "edge", "controller")
 #: What a container imports before it is told its program. The agents pull in the rest.
 IMPORTS: Mapping[str, tuple[str, ...]] = {
-    "ue": ("torch", "testbed.programs.ue.ue_agent"),
-    "edge": ("torch", "testbed.programs.edge.edge_agent"),
-    "controller": ("testbed.programs.controller.controller",),
+    "ue": ("torch", PROGRAMS["ue"].module),
+    "edge": ("torch", PROGRAMS["edge"].module),
+    "controller": (PROGRAMS["controller"].module,),
 }
 #: Against the 1024 of a UE: the few processes that steer a lab.
 CONTROLLER_SHARES = 4096
@@ -74,7 +74,7 @@ class DockerRuntime:
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Raises HostError when this process is not root, or no engine answers that the runtime can use."""
-        self._client = engine.require()
+        self._client = require()
         self._host = NetnsRuntime(lab, lab_directory, run_id)
         self.lab = lab
         self.lab_directory = lab_directory

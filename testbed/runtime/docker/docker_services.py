@@ -15,7 +15,7 @@ from docker.types import LogConfig, Mount
 from testbed.errors import HostError, TestbedError
 from testbed.folders import open_to_others
 from testbed.runtime.docker import docker_nodes
-from testbed.runtime.docker.docker_build import connect
+from testbed.runtime.docker.client import connect
 from testbed.runtime.docker.engine import security_options
 from testbed.runtime.processes.identity import CONTAINER_UID
 

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import HostError
-from testbed.runtime.base import Owned
 
 if TYPE_CHECKING:
     import docker
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-_NETNS = "or use --runtime netns."
+ELSE_NETNS = "or use --runtime netns."
 
 
 def host() -> str:
@@ -43,7 +42,7 @@ def host() -> str:
     if not found:
         raise HostError(
             f"the docker context {context!r} names no engine ({meta})",
-            fix=f"Choose another (docker context use), {_NETNS}",
+            fix=f"Choose another (docker context use), {ELSE_NETNS}",
         )
     return str(found)
 
@@ -59,7 +58,8 @@ def require_local() -> str:
     if not address.startswith("unix://"):
         raise HostError(
             f"The Docker Engine at {address} is reached over a network: its processes may be of another machine",
-            fix=f"Unset DOCKER_HOST, or choose the context of a local engine (docker context use default), {_NETNS}",
+            fix="Unset DOCKER_HOST, or choose the context of a local engine (docker context use default), "
+            f"{ELSE_NETNS}",
         )
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
@@ -68,35 +68,15 @@ def require_local() -> str:
         except OSError as error:
             raise HostError(
                 f"No Docker Engine answers at {address} ({error.strerror or error})",
-                fix=f"Start it (`service docker start`, or `dockerd` as root), {_NETNS}",
+                fix=f"Start it (`service docker start`, or `dockerd` as root), {ELSE_NETNS}",
             ) from None
         peer = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     if struct.unpack("3i", peer)[0] == 0:
         raise HostError(
             f"The Docker Engine at {address} runs outside of this container: its process ids mean nothing in here",
-            fix=f"Run the testbed where the engine runs, {_NETNS}",
+            fix=f"Run the testbed where the engine runs, {ELSE_NETNS}",
         )
     return address
-
-
-def require() -> docker.DockerClient:
-    """A client of an engine that the docker runtime can use. Raises HostError that says why there is none."""
-    if os.geteuid() != 0:
-        raise HostError(
-            "The docker runtime moves wires into containers",
-            missing="root",
-            fix="Run as root (sudo), or use --runtime netns.",
-        )
-    from testbed.runtime.docker.docker_build import connect
-
-    client = connect()
-    if "rootless" in security_options(client):
-        client.close()
-        raise HostError(
-            "The Docker Engine is a rootless one: its containers cannot be given wires and caps",
-            fix=f"Unset DOCKER_HOST, or choose the system's engine (docker context use default), {_NETNS}",
-        )
-    return client
 
 
 @lru_cache(maxsize=8)
@@ -118,47 +98,6 @@ def may_answer() -> bool:
     except HostError:
         return False
     return True
-
-
-def client_if_any() -> docker.DockerClient | None:
-    """A client of the local engine; None where none answers."""
-    if not may_answer():
-        return None
-    from testbed.runtime.docker.docker_build import connect
-
-    try:
-        return connect(timeout_seconds=20)
-    except HostError:
-        return None
-
-
-def list_containers(lab: str | None = None, *, running: bool = False) -> list[Owned]:
-    """Containers of one lab, or of all; also those that have ended, unless ``running``.
-
-    Raises TestbedError when an engine answers, and then fails.
-    """
-    client = client_if_any()
-    if client is None:
-        return []
-    from testbed.runtime.docker.docker_nodes import list_owned
-
-    try:
-        return list_owned(client, lab, running=running)
-    finally:
-        client.close()
-
-
-def remove_containers(lab: str) -> None:
-    """Remove a lab's containers, found by label. Raises TestbedError when the engine refuses."""
-    client = client_if_any()
-    if client is None:
-        return
-    from testbed.runtime.docker.docker_nodes import remove
-
-    try:
-        remove(client, lab)
-    finally:
-        client.close()
 
 
 def _read(path: Path) -> dict[str, Any]:

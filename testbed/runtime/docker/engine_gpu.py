@@ -9,7 +9,7 @@ import docker
 from docker.types import DeviceRequest
 
 from testbed.errors import HostError
-from testbed.runtime.docker.docker_build import connect
+from testbed.runtime.docker.client import connect
 from testbed.runtime.host.gpu import GpuMode
 
 #: CUDA compiles kernels that a wheel has not for its GPU, and the container's root is read-only.

@@ -16,6 +16,7 @@ from docker.errors import APIError
 
 from testbed.errors import HostError
 from testbed.folders import cache_file
+from testbed.runtime.docker.client import engine_errors
 from testbed.runtime.docker.docker_build import (
     BASE,
     Flavor,
@@ -24,7 +25,6 @@ from testbed.runtime.docker.docker_build import (
     code_files,
     content_hash,
     download_wheels,
-    engine_errors,
     has_image,
     import_debian,
     project_root,

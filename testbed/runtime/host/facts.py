@@ -12,7 +12,7 @@ from pathlib import Path
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, host_cpu
 from testbed.runtime.host import executables, realtime
 from testbed.runtime.host.cgroups import Version, detect, own_quota_cores
-from testbed.runtime.processes.discovery import system_lock
+from testbed.runtime.host.state import system_lock
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from typing import Any
 import msgspec
 
 from testbed.errors import InputError, TestbedError
-from testbed.protocol.configs import SHARED
-from testbed.protocol.messages import OPERATOR
-from testbed.runtime.base import NodeSpec, ProcessSpec, ProcessStatus, namespace_name
+from testbed.runtime.base import OPERATOR, SHARED, NodeSpec, ProcessSpec, ProcessStatus, namespace_name
 from testbed.runtime.host import namespaces, realtime
 from testbed.runtime.host.cgroups import detect
 from testbed.runtime.host.facts import in_user_namespace
+from testbed.runtime.host.state import system_lock
 from testbed.runtime.netns.launch import Place
 from testbed.runtime.processes import discovery
 from testbed.runtime.processes.child import ChildSpec, import_path, read_records, stat_fields
@@ -61,7 +60,7 @@ class NetnsRuntime:
     @cached_property
     def features(self) -> dict[str, Any]:
         """What this host lets the runtime do: ``cgroup`` (v1, v2, none), ``realtime``, ``rootless``."""
-        with discovery.system_lock():
+        with system_lock():
             fifo = realtime.available(self._cgroups)
         return {"cgroup": self._cgroups.version, "realtime": fifo, "rootless": in_user_namespace()}
 
@@ -86,7 +85,7 @@ class NetnsRuntime:
         self._make_directories()
         for node in nodes:
             (self.lab_directory / "ipc" / node.name).mkdir(exist_ok=True)
-        with discovery.system_lock():
+        with system_lock():
             for node in nodes:
                 self._cgroups.create(self.lab, node)
             namespaces.create([self.netns_name(node.name) for node in nodes if node.network])
@@ -217,7 +216,7 @@ class NetnsRuntime:
         pids = [process.pid for process in self.processes() if process.node == node and process.running]
         if not any(Path(f"/proc/{pid}/task/{tid}").exists() for pid in pids):
             raise TestbedError(f"thread {tid} is none of {node}'s")
-        with discovery.system_lock():
+        with system_lock():
             return realtime.make_fifo(self._cgroups, tid, priority)
 
     def processes(self) -> list[ProcessStatus]:

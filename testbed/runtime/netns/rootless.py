@@ -28,6 +28,7 @@ from testbed.errors import HostError, TestbedError
 from testbed.interrupts import ENDING
 from testbed.runtime.host import executables, namespaces
 from testbed.runtime.host.facts import user_namespace_error
+from testbed.runtime.host.state import state_root
 from testbed.runtime.processes import discovery
 from testbed.runtime.processes.child import import_path, start_ticks, stat_fields
 from testbed.runtime.processes.lab_lock import LOCK_VARIABLE, handed_on
@@ -105,7 +106,7 @@ def run_in_new(lab: str, command: Sequence[str], lock: int | None = None) -> int
     require()
     if holders(lab):
         raise TestbedError(f"lab {lab!r} is up; `testbed down {lab}` first")
-    state = discovery.state_root()
+    state = state_root()
     read_end, write_end = os.pipe()
     with _collected(ENDING) as came:
         # Closing the terminal must not end a lab that is up: a session of its own.
@@ -212,7 +213,7 @@ def remove(lab: str, timeout_seconds: float = 5.0) -> None:
         if time.monotonic() > deadline:
             raise TestbedError(f"the holder of lab {lab!r} does not end although it was killed")
         time.sleep(0.01)
-    shutil.rmtree(discovery.state_root() / lab, ignore_errors=True)
+    shutil.rmtree(state_root() / lab, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------- process 1 of a holder
@@ -268,7 +269,7 @@ def _cover_run(outer_state: str) -> None:
     run = os.open("/run", os.O_PATH | os.O_DIRECTORY)
     namespaces.mount("tmpfs", Path("/run"), 0, "tmpfs", "mode=755")
     # Logs and state stay readable from outside, also when the holder has died.
-    namespaces.bind_mount(f"/proc/self/fd/{state}", discovery.state_root())
+    namespaces.bind_mount(f"/proc/self/fd/{state}", state_root())
     outer = Path(f"/proc/self/fd/{run}")
     for entry in outer.iterdir():
         target = Path("/run") / entry.name

@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from testbed.errors import TestbedError
-from testbed.runtime.processes.discovery import check_lab_name, state_root
+from testbed.runtime.host.state import state_root
+from testbed.runtime.processes.discovery import check_lab_name
 
 #: ``LAB:DESCRIPTOR`` of a lock that whoever started this process holds for it.
 LOCK_VARIABLE = "TESTBED_LOCK"

@@ -10,7 +10,8 @@ import pytest
 import zmq
 
 from testbed.protocol.client import ControlClient, ControllerSilentError
-from testbed.protocol.messages import OPERATOR, control_endpoint, make_folder
+from testbed.protocol.messages import control_endpoint, make_folder
+from testbed.runtime.base import OPERATOR
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE
 from controller.policies.examples import example_scenario
 from testbed.errors import TestbedError
 from testbed.protocol.messages import (
-    OPERATOR,
     Apply,
     Drain,
     Hello,
@@ -28,6 +27,7 @@ from testbed.protocol.messages import (
     decode_control,
     encode,
 )
+from testbed.runtime.base import OPERATOR
 
 pytestmark = pytest.mark.quiet  # slots are short, and so are their deadlines
 

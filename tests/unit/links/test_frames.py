@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from testbed.wires.frames import FRAME_BITS, OUTAGE_FRAME_SECONDS, Course, leading_over, service
+from controller.frames import FRAME_BITS
+from testbed.wires.frames import OUTAGE_FRAME_SECONDS, Course, leading_over, service
 
 STEP_SECONDS = 0.1
 

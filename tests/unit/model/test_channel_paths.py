@@ -12,9 +12,9 @@ from scipy.special import j0
 from controller.contract import Scenario, ShadowingLaw
 from controller.model.channel import Shadowing, shadowing_db
 from controller.model.channel_paths import channel_paths, jakes_series
+from controller.model.outage import transmit
 from controller.model.transfers import Transfers
 from controller.policies.examples import example_scenario
-from controller.simulator.tandem import transmit
 
 
 def lab(**fields: object) -> Scenario:

@@ -13,12 +13,13 @@ from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Decision, Scenario, 
 from controller.model.channel import subchannel_ratios
 from controller.model.decision import InvalidDecisionError, enforce
 from controller.model.older_tasks import DRAIN_RATIO, LARGEST_PART
+from controller.model.outage import OUTAGE_BITS_PER_SECOND
 from controller.model.radio import LinkRates, rates, rates_over
 from controller.model.sic import superposed_rates
 from controller.policies.examples import example_observation, example_scenario
 from controller.policies.neurosurgeon import Neurosurgeon
 from controller.policies.static import EdgeOnly
-from controller.simulator.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
+from controller.simulator.channels import ChannelStates
 from controller.simulator.simulate import simulate
 
 replace = msgspec.structs.replace

@@ -18,7 +18,6 @@ import zmq
 
 from testbed.protocol.configs import RecorderConfig, write_config
 from testbed.protocol.messages import (
-    OPERATOR,
     ChannelDrops,
     EdgeHealth,
     Event,
@@ -39,6 +38,7 @@ from testbed.protocol.messages import (
 from testbed.records.manifest import MANIFEST_VERSION, Manifest, UeFacts, write_manifest
 from testbed.records.streams import read_stream, streams_directory
 from testbed.report.fidelity.rates import AppliedRate
+from testbed.runtime.base import OPERATOR
 
 ORIGIN = 1000.0
 SLOT = 0.5

@@ -21,8 +21,9 @@ from docker.errors import APIError, DockerException
 from testbed.errors import HostError, InputError, TestbedError
 from testbed.lab import doctor
 from testbed.lab import runtimes as select
-from testbed.runtime.docker import docker_nodes, docker_runtime, docker_services, engine
-from testbed.runtime.docker.docker_build import build, connect, engine_errors
+from testbed.runtime.docker import client, docker_nodes, docker_runtime, docker_services, engine, presence
+from testbed.runtime.docker.client import connect, engine_errors
+from testbed.runtime.docker.docker_build import build
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +75,8 @@ def test_an_engine_of_another_machine_is_refused_by_everybody(address: str, monk
     with pytest.raises(HostError, match=f"The Docker Engine at {address} is reached over a network") as caught:
         connect()
     assert caught.value.exit_code == 3
-    assert engine.client_if_any() is None
-    assert engine.list_containers() == []
+    assert presence.client_if_any() is None
+    assert presence.list_containers() == []
     runtime, reason = select._choose()
     found, _ = doctor._docker()
     assert (runtime, reason) == ("netns", found)
@@ -179,9 +180,9 @@ def test_containers_on_engines_that_remap_users_or_label_files(
 
 def test_a_rootless_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr("testbed.runtime.docker.docker_build.connect", lambda: Recording("seccomp", "rootless"))
+    monkeypatch.setattr("testbed.runtime.docker.client.connect", lambda: Recording("seccomp", "rootless"))
     with pytest.raises(HostError, match="a rootless one"):
-        engine.require()
+        client.require()
 
 
 def container(pid: int, identity: str, role: str = "ue") -> Any:

@@ -17,6 +17,8 @@ from click.testing import CliRunner
 
 from testbed.cli import down
 from testbed.runtime.docker import docker_nodes
+from testbed.runtime.host import state as host_state
+from testbed.runtime.host.state import system_lock
 from testbed.runtime.processes import discovery, identity
 
 LAB = f"id{os.getpid()}"
@@ -24,7 +26,8 @@ LAB = f"id{os.getpid()}"
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(discovery, "state_root", lambda: tmp_path)
+    for module in (discovery, host_state):
+        monkeypatch.setattr(module, "state_root", lambda: tmp_path)
     return tmp_path
 
 
@@ -175,8 +178,8 @@ def test_containers_are_labelled_with_lab_host_and_user(state: Path, monkeypatch
 def test_the_system_lock_says_whom_it_waits_for(
     state: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(discovery, "QUIET_SECONDS", 0.05)
-    with discovery.system_lock():
+    monkeypatch.setattr(host_state, "QUIET_SECONDS", 0.05)
+    with system_lock():
         pass
     assert not caplog.records
     assert (state / ".lock").stat().st_mode & 0o777 == 0o600
@@ -185,7 +188,7 @@ def test_the_system_lock_says_whom_it_waits_for(
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline and is_free(state / ".lock"):
             time.sleep(0.005)
-        with caplog.at_level(logging.WARNING, "testbed"), discovery.system_lock():
+        with caplog.at_level(logging.WARNING, "testbed"), system_lock():
             pass
     finally:
         holder.wait()

@@ -27,8 +27,8 @@ def test_a_container_whose_order_was_torn_has_a_program(tmp_path: Path) -> None:
     path = order_path(tmp_path, "ue1")
     path.parent.mkdir(parents=True)
     assert program_of(tmp_path, "ue1") == ""
-    path.write_bytes(msgspec.json.encode(Order("testbed.programs.ue.ue_agent", "/c.json")))
-    assert program_of(tmp_path, "ue1") == "testbed.programs.ue.ue_agent"
+    path.write_bytes(msgspec.json.encode(Order("testbed.programs.ue.main", "/c.json")))
+    assert program_of(tmp_path, "ue1") == "testbed.programs.ue.main"
     for torn in (path.read_bytes()[:20], b"", b"\xff\xfe"):
         path.write_bytes(torn)
         assert program_of(tmp_path, "ue1") == UNREADABLE

@@ -15,12 +15,13 @@ from controller.contract import (
     SlotOutcome,
     UeDecision,
 )
+from controller.model.outage import OUTAGE_BITS_PER_SECOND
 from controller.model.queueing import tandem_delay_seconds
 from controller.policies.base import BasicPolicy
 from controller.policies.examples import example_scenario
 from controller.policies.static import Fixed
 from controller.simulator import tandem
-from controller.simulator.channels import OUTAGE_BITS_PER_SECOND, ChannelStates
+from controller.simulator.channels import ChannelStates
 from controller.simulator.simulate import SimulationResult, simulate
 from controller.solvers.allocation.chain import ChainTables
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from controller.model.cuts import merged_points
 from controller.solvers.stopping.stopping import (
     PathCosts,
     StoppingCosts,
@@ -17,7 +18,6 @@ from controller.solvers.stopping.stopping import (
     genie_cost,
     look_ahead,
     look_ahead_on_paths,
-    merged_points,
     path_induction,
     place,
     place_equal_layers,
