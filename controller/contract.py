@@ -358,7 +358,8 @@ class SlotOutcome(Struct, frozen=True):
 class Policy(Protocol):
     """What decides. See docs/policies.md for a 20-line example and ``controller.policies.check.check_policy``.
 
-    A policy is created without arguments beyond its options (keyword arguments with defaults), then ``reset``.
+    A policy is created without arguments beyond its options (keyword arguments with defaults), then ``reset``. It may
+    have two methods more, see :func:`watched_state` and :func:`checkpoint_info`.
     """
 
     def reset(self, scenario: Scenario, seed: int) -> None:
@@ -370,11 +371,17 @@ class Policy(Protocol):
     def feedback(self, outcome: SlotOutcome) -> None:
         """What the last slot brought (energy, delay): virtual queues are updated here."""
 
-    def state(self) -> dict[str, float]:
-        """Numbers worth watching (virtual queues, drift-plus-penalty ...), for metrics and slots.parquet."""
 
-    def checkpoint_info(self) -> dict[str, Any]:
-        """What was loaded (path, hash, trained for ...); empty if the policy has no checkpoint."""
+def watched_state(policy: Policy) -> dict[str, float]:
+    """Numbers worth watching (virtual queues, drift-plus-penalty ...) by ``state()``, which a policy may have: they go
+    to metrics and slots.parquet."""
+    return dict(getattr(policy, "state", dict)())
+
+
+def checkpoint_info(policy: Policy) -> dict[str, Any]:
+    """What was loaded (path, hash, trained for ...) by ``checkpoint_info()``, which a policy may have. A list
+    ``outside`` in it, a line per value of the lab that training did not cover, becomes a warning."""
+    return dict(getattr(policy, "checkpoint_info", dict)())
 
 
 @runtime_checkable

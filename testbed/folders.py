@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 from testbed.errors import HostError, InputError
@@ -111,3 +112,9 @@ def _file(variable: str, below_home: str, parts: tuple[str, ...]) -> Path:
         if can_be_written(path.parent):
             return path
     return private_folder().joinpath(".kept", below_home.replace("/", "-").lstrip("."), *parts)
+
+
+def reach(folder: Path) -> None:
+    """Let modules of a folder (a lab file's: models, policies) be imported, here and in what is started from here."""
+    if str(folder.absolute()) not in sys.path:
+        sys.path.append(str(folder.absolute()))

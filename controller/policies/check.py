@@ -21,11 +21,13 @@ from controller.contract import (
     Scenario,
     SlotOutcome,
     UeOutcome,
+    checkpoint_info,
+    watched_state,
 )
 from controller.model.decision import InvalidDecisionError, enforce
 from controller.policies.examples import example_labs, example_observation
 
-_PARTS = ("reset", "decide", "feedback", "state", "checkpoint_info")
+_PARTS = ("reset", "decide", "feedback")
 _SEED = 7
 
 
@@ -119,14 +121,14 @@ def _run(policy: Policy, scenario: Scenario, slots: int, where: str, decide_seco
         if msgspec.msgpack.encode(observation) != seen:
             raise PolicyError(f"{here}: decide() changed the observation; it must only read it")
         in_force = _check_decision(scenario, in_force, answer, observation, here)
-        state = _check_state(_call(f"{here}: state()", policy.state), here)
+        state = _check_state(_call(f"{here}: state()", watched_state, policy), here)
         yield {"decision": msgspec.to_builtins(in_force), "state": state}
         outcome = _outcome(scenario, observation, in_force)
         told = msgspec.msgpack.encode(outcome)
         _call(f"{here}: feedback()", policy.feedback, outcome)
         if msgspec.msgpack.encode(outcome) != told:
             raise PolicyError(f"{here}: feedback() changed the outcome; it must only read it")
-    info = _call(f"{where}: checkpoint_info()", policy.checkpoint_info)
+    info = _call(f"{where}: checkpoint_info()", checkpoint_info, policy)
     try:
         if not isinstance(info, dict):
             raise TypeError(f"a {type(info).__name__}")

@@ -1,4 +1,7 @@
-"""Policies by name, through the entry-point group ``testbed.policies``: an installed package can add its own."""
+"""Policies by name: of an installed package, through the entry-point group ``testbed.policies``, or ``MODULE:CLASS``.
+
+A module is looked up where Python finds modules; whoever loads a lab file makes that the lab file's folder, too.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ def available() -> tuple[str, ...]:
 def create(name: str, options: Mapping[str, Any] | None = None) -> Policy:
     """A new policy object, before its ``reset``. ``options`` are the keyword arguments of its class.
 
-    Raises ValueError for an unknown name, an unknown option, an option's value that the policy refuses, a module
-    whose import fails in any way, and an object that is not a policy; the message lists what is allowed.
+    ``name`` is one of :func:`available`, or ``MODULE:CLASS``. Raises ValueError for an unknown name, an unknown option,
+    an option's value that the policy refuses, a module whose import fails in any way, and an object that is not a
+    policy; the message lists what is allowed.
     """
     factory = _load(_find(name))
     given = dict(options or {})
@@ -52,14 +56,19 @@ def options(name: str) -> dict[str, Any]:
     return _options(_load(_find(name)))
 
 
-_PARTS = ("reset", "decide", "feedback", "state", "checkpoint_info")
+_PARTS = ("reset", "decide", "feedback")
 
 
 def _find(name: str) -> EntryPoint:
+    if ":" in name:
+        return EntryPoint(name, name, ENTRY_POINT_GROUP)
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name == name:
             return point
-    raise ValueError(f"unknown policy {name!r}; allowed: {', '.join(available())}")
+    raise ValueError(
+        f"unknown policy {name!r}; allowed: {', '.join(available())}, or MODULE:CLASS, for example my_policy:Threshold "
+        f"in my_policy.py beside the lab file"
+    )
 
 
 def _load(point: EntryPoint) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from controller.contract import Decision, Observation, Policy, Scenario, SlotOutcome
+from controller.contract import Decision, Observation, Policy, Scenario, SlotOutcome, watched_state
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ def ask(policy: Policy, outcomes: Sequence[SlotOutcome], observation: Observatio
             policy.feedback(outcome)
         decision = policy.decide(observation)
         took = time.monotonic() - began
-        return Answer(slot, decision, took, {str(key): float(value) for key, value in policy.state().items()})
+        return Answer(slot, decision, took, {str(key): float(value) for key, value in watched_state(policy).items()})
 
     found = attempt(answer)
     return found if isinstance(found, Answer) else Answer(slot, None, time.monotonic() - began, error=found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from testbed.folders import reach
 from testbed.lab import checks
 from testbed.lab.runtimes import RUNTIME_CHOICES
 from testbed.labfile import lab_files
@@ -71,10 +71,10 @@ class LabChoice:
         """
         named = (("policy", self.policy), ("seed", self.seed), ("name", self.name))
         more = [f"{key}={value}" for key, value in named if value is not None]
-        if imports:  # a user's models and policies may lie beside the lab file; the lab's processes inherit this path
-            sys.path.append(str(self.folder))
+        if imports:
+            reach(self.folder)
         # what --set says of the policy is about the one that --policy names
-        topology = load(self.file, (*more, *self.overrides))
+        topology = load(self.file, (*more, *self.overrides), imports=imports)
         if imports:
             checks.check_models(topology, str(self.file), self.file.parent, traced=traced)
         for warning in (*lab_files.check_files(topology, str(self.file)), *checks.warnings(topology)):

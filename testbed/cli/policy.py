@@ -45,10 +45,11 @@ def set_(name: str, options: tuple[str, ...], lab: str | None) -> None:
         values[key] = parse_yaml(text, f"policy set, option {key}", "not a value")
     if isinstance(values.get("checkpoint"), str):
         values["checkpoint"] = share_checkpoint(Path(values["checkpoint"]), found.directory / SHARED)
-    try:
-        registry.create(name, values)
-    except ValueError as error:
-        raise InputError(str(error), where="policy set") from None
+    if ":" not in name:  # where a module lies is known to the lab
+        try:
+            registry.create(name, values)
+        except ValueError as error:
+            raise InputError(str(error), where="policy set") from None
     found.client.command(SetPolicy(name=name, options=values))
     click.echo(f"lab {found.state.name}: policy {name} decides from the next slot on")
 

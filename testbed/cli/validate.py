@@ -21,7 +21,7 @@ from testbed.labfile.schema import load
 @click.option("--json", "as_json", is_flag=True, help="Print the normalised lab and the warnings as JSON.")
 def command(file: Path, overrides: tuple[str, ...], imports: bool, as_json: bool) -> None:
     """Check a lab file: every key, unit, path, model and policy, and whether this host can carry it."""
-    topology = load(file, overrides)
+    topology = load(file, overrides, imports=imports)
     if imports:
         checks.check_models(topology, str(file), file.parent, traced=True)
     warnings = [

@@ -9,7 +9,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from controller.contract import Decision, Observation, Policy, Scenario, SlotOutcome, cut_from_label
+from controller.contract import (
+    Decision,
+    Observation,
+    Policy,
+    Scenario,
+    SlotOutcome,
+    checkpoint_info,
+    cut_from_label,
+    watched_state,
+)
 from controller.model.delay import cut_codec, wire_bits
 from controller.service.engine import ClosedSlot
 from controller.simulator.result import SimulatedTasks, SimulationResult
@@ -42,11 +51,11 @@ class Watched:
         self._policy.feedback(outcome)
 
     def state(self) -> dict[str, float]:
-        self._state = self._policy.state()
+        self._state = watched_state(self._policy)
         return self._state
 
     def checkpoint_info(self) -> dict[str, Any]:
-        return self._policy.checkpoint_info()
+        return checkpoint_info(self._policy)
 
 
 def tables_of(result: SimulationResult, watched: Watched) -> RunTables:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from controller.contract import Policy, Scenario
+from controller.contract import Policy, Scenario, checkpoint_info
 from controller.policies import registry
 from controller.user_code import told
 from testbed.errors import InputError
@@ -37,7 +37,7 @@ def make_policy(topology: Topology, scenario: Scenario, where: str, notify: Noti
 
 def policy_warnings(name: str, policy: Policy) -> list[str]:
     """What of the lab lies outside of what a policy's checkpoint was trained on, as the policy says itself."""
-    outside = policy.checkpoint_info().get("outside", [])
+    outside = checkpoint_info(policy).get("outside", [])
     if not outside:
         return []
     return [f"the lab lies outside of what the checkpoint of {name} was trained on: {'; '.join(map(str, outside))}"]

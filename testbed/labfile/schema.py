@@ -28,6 +28,7 @@ from pydantic import (
 
 from controller.contract import Codec
 from testbed.errors import InputError
+from testbed.folders import reach
 from testbed.labfile.yaml_text import MAX_DEPTH, parse_yaml
 from testbed.text_files import read_text
 from testbed.units import (
@@ -408,8 +409,11 @@ RESERVED_NODES = (
 )
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Topology:
-    """Read, override (``key.sub=value``, ``ues.0.speed=0.5``) and check a lab file. Raises InputError."""
+def load(path: Path, overrides: Sequence[str] = (), *, imports: bool = True) -> Topology:
+    """Read, override (``key.sub=value``, ``ues.0.speed=0.5``) and check a lab file. Raises InputError.
+
+    A policy ``MODULE:CLASS`` is code that may lie beside the lab file; it is not looked at without ``imports``.
+    """
     try:
         exists = path.is_file()
         near = "" if exists or not path.parent.is_dir() else ", ".join(sorted(map(str, path.parent.glob("*.yaml"))))
@@ -423,12 +427,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Topology:
         raise InputError(
             "a lab file is a mapping of keys", where=str(path), value=raw, allowed=", ".join(Topology.model_fields)
         )
+    if imports:
+        reach(path.parent)
     for override in overrides:
-        _set(raw, override)
-    return parse(raw, str(path), path.parent)
+        _set(raw, override, imports)
+    return parse(raw, str(path), path.parent, imports=imports)
 
 
-def parse(raw: Mapping[str, Any], where: str, folder: Path) -> Topology:
+def parse(raw: Mapping[str, Any], where: str, folder: Path, *, imports: bool = True) -> Topology:
     """Check a lab given as a mapping. ``folder`` is what relative paths in it start from. Raises InputError.
 
     Keys at the top that begin with ``x-`` are for whoever wrote the file: places to put YAML anchors.
@@ -438,11 +444,12 @@ def parse(raw: Mapping[str, Any], where: str, folder: Path) -> Topology:
     except ValidationError as error:
         raise _input_error(error, where) from None
     resolved = _resolve_paths(topology, where, folder)
-    _check_policy(resolved, where)
+    if imports or ":" not in resolved.policy.name:
+        _check_policy(resolved, where)
     return resolved
 
 
-def _set(raw: dict[str, Any], override: str) -> None:
+def _set(raw: dict[str, Any], override: str, imports: bool) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError("--set needs key=value", where="--set", value=override, fix="Example: --set slot='1 s'.")
@@ -463,7 +470,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
             raise InputError(f"{part!r} is inside a plain value", where=f"--set {key}", value=target)
     value = parse_yaml(text, f"--set {key}", "not a value")
     if key == "policy" and isinstance(value, str):
-        value = _policy_instead_of(raw.get("policy"), value)
+        value = _policy_instead_of(raw.get("policy"), value, imports)
     if isinstance(target, list):
         if not last.isdigit() or int(last) >= len(target):
             raise InputError(f"no element {last!r}", where=f"--set {key}", allowed=f"0 to {len(target) - 1}")
@@ -474,9 +481,9 @@ def _set(raw: dict[str, Any], override: str) -> None:
         raise InputError(f"{last!r} is inside a plain value", where=f"--set {key}", value=target)
 
 
-def _policy_instead_of(policy: object, name: str) -> object:
+def _policy_instead_of(policy: object, name: str, imports: bool) -> object:
     """A policy asked for by its name keeps those options of the lab's that it has, too; the lab's own keeps all."""
-    if not isinstance(policy, dict):
+    if not isinstance(policy, dict) or (":" in name and not imports):
         return name
     if policy.get("name") == name:
         return policy

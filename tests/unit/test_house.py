@@ -36,7 +36,7 @@ LONG_FUNCTIONS = {
     "controller.solvers.allocation.general:_build": "one cone programme, written down",
     "controller.solvers.allocation.interior:solve_exact": "one interior-point iteration, compiled",
     "controller.solvers.allocation.newton:share_resource": "one Newton iteration, compiled",
-    "controller.solvers.allocation.shares:allocate_slot": "the steps of an allocation on shared scratch arrays, compiled",
+    "controller.solvers.allocation.shares:allocate_slot": "steps on shared scratch arrays, compiled",
     "controller.solvers.dag.game:settle": "to be divided",
     "testbed.labfile.scenario:scenario_of": "to be divided",
     "testbed.programs.exporter.metrics:_define": "a table",
