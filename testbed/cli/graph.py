@@ -9,6 +9,7 @@ import click
 
 from testbed.cli import options
 from testbed.cli import out as out_types
+from testbed.lab.choice import LabChoice
 from testbed.labfile.schema import Topology
 from testbed.runtime.host import executables
 from testbed.units import DURATION, FREQUENCY
@@ -18,7 +19,7 @@ from testbed.units import DURATION, FREQUENCY
 @options.lab_file
 @options.no_import
 @click.option("--svg", type=out_types.FILE, help="Write an SVG (needs Graphviz's dot).")
-def command(lab: options.LabChoice, imports: bool, svg: Path | None) -> None:
+def command(lab: LabChoice, imports: bool, svg: Path | None) -> None:
     """Print a lab as a Graphviz graph, or draw it."""
     topology = lab.read(imports=imports)
     text = dot(topology)

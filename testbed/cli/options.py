@@ -6,17 +6,13 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
 
-from testbed.folders import reach
-from testbed.lab import checks
+from testbed.lab.choice import LabChoice
 from testbed.lab.runtimes import RUNTIME_CHOICES
-from testbed.labfile import lab_files
-from testbed.labfile.schema import Topology, load
 from testbed.units import Dimension
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,43 +41,6 @@ class Quantity(click.ParamType["float"]):
         return parsed
 
 
-@dataclass(frozen=True)
-class LabChoice:
-    """FILE and the options that override it: everything that decides what the lab is."""
-
-    file: Path
-    overrides: tuple[str, ...] = ()
-    policy: str | None = None
-    seed: int | None = None
-    name: str | None = None
-
-    @property
-    def folder(self) -> Path:
-        return self.file.parent.absolute()
-
-    def also(self, *overrides: str) -> LabChoice:
-        """The same with more overrides, which come last."""
-        return replace(self, overrides=(*self.overrides, *overrides))
-
-    def read(self, *, imports: bool = True, traced: bool = False) -> Topology:
-        """The lab as asked for, its models checked (which runs the user's code, if ``imports``; see
-        ``checks.check_models`` for ``traced``); warnings go to stderr.
-
-        Raises InputError.
-        """
-        named = (("policy", self.policy), ("seed", self.seed), ("name", self.name))
-        more = [f"{key}={value}" for key, value in named if value is not None]
-        if imports:
-            reach(self.folder)
-        # what --set says of the policy is about the one that --policy names
-        topology = load(self.file, (*more, *self.overrides), imports=imports)
-        if imports:
-            checks.check_models(topology, str(self.file), self.file.parent, traced=traced)
-        for warning in (*lab_files.check_files(topology, str(self.file)), *checks.warnings(topology)):
-            click.echo(f"warning: {warning}", err=True)
-        return topology
-
-
 def lab_file(function: F) -> F:
     """FILE, --set, --policy, --seed, --name: the verb gets them as one `LabChoice`, its argument ``lab``."""
 
@@ -89,7 +48,7 @@ def lab_file(function: F) -> F:
     def verb(
         file: Path, overrides: tuple[str, ...], policy: str | None, seed: int | None, name: str | None, **rest: Any
     ) -> Any:
-        return function(lab=LabChoice(file, overrides, policy, seed, name), **rest)
+        return function(lab=LabChoice(file, overrides, policy, seed, name, warn), **rest)
 
     for option in reversed(
         (
@@ -124,6 +83,10 @@ def runtime(function: F) -> F:
         show_default=True,
         help="Where nodes live; auto: docker where an engine answers and the images are built, else netns.",
     )(function)
+
+
+def warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
 
 
 def notify(text: str) -> None:

@@ -8,6 +8,7 @@ import click
 
 from testbed.cli import options
 from testbed.lab import checks
+from testbed.lab.choice import LabChoice
 from testbed.lab.plan import make_plan
 from testbed.lab.runtimes import select
 from testbed.labfile.channels import make_traces, peak_states
@@ -19,7 +20,7 @@ from testbed.labfile.channels import make_traces, peak_states
 @options.no_import
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def command(
-    lab: options.LabChoice,
+    lab: LabChoice,
     runtime: str,
     imports: bool,
     as_json: bool,

@@ -12,6 +12,7 @@ from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
+from testbed.lab.choice import LabChoice
 from testbed.lab.run import RUNNING, Order, execute
 from testbed.lab.runtimes import select
 from testbed.report.fidelity.limits import NOT_MEASURED
@@ -35,7 +36,7 @@ from testbed.units import DURATION
 @click.option("--out", type=out_types.FOLDER, help="Run directory; default: runs/RUN_ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
-    lab: options.LabChoice,
+    lab: LabChoice,
     runtime: str,
     duration: float,
     out: Path | None,

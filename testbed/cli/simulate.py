@@ -12,6 +12,7 @@ from controller.simulator.result import Mode
 from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.errors import InvalidRunError
+from testbed.lab.choice import LabChoice
 from testbed.lab.simulate import SimulationOrder, simulate_lab
 from testbed.report.html import si_seconds
 from testbed.report.placement_costs import placement_line
@@ -31,7 +32,7 @@ from testbed.report.summary import Summary, marks_of
 @click.option("--out", type=out_types.FOLDER, help="Run directory; default: runs/RUN_ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
-    lab: options.LabChoice,
+    lab: LabChoice,
     slots: int,
     mode: Mode,
     out: Path | None,

@@ -15,6 +15,7 @@ from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InputError, InvalidRunError
+from testbed.lab.choice import LabChoice
 from testbed.lab.run import RUNNING, Order, execute
 from testbed.lab.runtimes import select
 from testbed.lab.simulate import SimulationOrder, simulate_lab
@@ -60,7 +61,7 @@ def _table(points: Sequence[Point], key: str) -> Table:
 @click.option("--out", type=out_types.FOLDER, help="Folder; default: runs/sweep-LAB-TIME.")
 @click.option("--json", "as_json", is_flag=True, help="Print the points as JSON.")
 def command(
-    lab: options.LabChoice,
+    lab: LabChoice,
     runtime: str,
     key: str,
     values: str,

@@ -10,6 +10,7 @@ import msgspec
 from controller.learning.actor import LearningCurve
 from testbed.cli import options
 from testbed.cli import out as out_types
+from testbed.lab.choice import LabChoice
 from testbed.lab.train import (
     DEFAULT_LABS,
     DEFAULT_UPDATES,
@@ -66,7 +67,7 @@ def command(
     """Train a learning policy for a lab in the simulator."""
     require_trainable(policy)
     # the checkpoint is what this makes: one that the lab names need not exist yet
-    lab = options.LabChoice(file, (*overrides, "policy.checkpoint="), policy)
+    lab = LabChoice(file, (*overrides, "policy.checkpoint="), policy)
     topology = lab.read()
     everything = policy == "ppo-all"
     path = out or file.parent / "checkpoints" / f"{file.stem}{'-ppo-all' if everything else ''}.npz"

@@ -10,6 +10,7 @@ import click
 from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.cli.again import enter
+from testbed.lab.choice import LabChoice
 from testbed.lab.run import Order
 from testbed.lab.runtimes import select
 from testbed.lab.up import BRINGING_UP, serve
@@ -21,7 +22,7 @@ from testbed.lab.up import BRINGING_UP, serve
 @click.option("--out", type=out_types.FOLDER, help="Run directory; default: runs/RUN_ID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    lab: options.LabChoice,
+    lab: LabChoice,
     runtime: str,
     out: Path | None,
     as_json: bool,

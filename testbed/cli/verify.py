@@ -12,6 +12,7 @@ from rich.table import Table
 from testbed.cli import options
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
+from testbed.lab.choice import LabChoice
 from testbed.lab.runtimes import select
 from testbed.lab.verify import VERIFYING, Check, Order, Verification, verify
 from testbed.units import DURATION
@@ -28,7 +29,7 @@ from testbed.units import DURATION
     help="Of measuring; a lab of many wires takes at least a second for each part that is tried at once.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print every figure as JSON.")
-def command(lab: options.LabChoice, runtime: str, duration: float, as_json: bool) -> None:
+def command(lab: LabChoice, runtime: str, duration: float, as_json: bool) -> None:
     """Try a lab's wires and nodes on this host, before a long experiment: delay, loss, rate, stage times."""
     topology = lab.read(traced=True)
     enter(topology.name, VERIFYING)

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from controller.contract import STAGES
+from controller.contract import STAGES, Policy, Scenario
 from controller.policies.registry import create
 from controller.simulator.channels import ChannelStates
 from controller.simulator.result import Mode, SimulationResult
@@ -48,6 +48,7 @@ class SimulationOrder:
     run_directory: Path | None
     slots: int
     mode: Mode
+    policy: Policy | None = None  # instead of making the one that the lab names
 
 
 def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
@@ -62,29 +63,17 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     require_bounded(topology, order.slots)
     conditions = gather(topology, order.where, order.folder, duration, notify)
     scenario = conditions.scenario
-    make_policy(topology, scenario, order.where, notify)
+    if order.policy is None:
+        make_policy(topology, scenario, order.where, notify)
     run_id = f"{new_run_id(topology)}-sim"
     directory = (order.run_directory or Path("runs") / run_id).absolute()
     for text in not_simulated(topology):
         notify(f"not simulated: {text}")
-    policy = Watched(create(topology.policy.name, topology.policy.options))
+    policy = Watched(order.policy or create(topology.policy.name, topology.policy.options))
     notify(f"simulating {order.slots} slots ({duration:g} s)")
     directory.mkdir(parents=True, exist_ok=True)
     write_traces(topology, conditions.traces, directory / "traces")
-    manifest = describe_run(
-        run_id=run_id,
-        lab=topology.normalised(),
-        scenario=scenario,
-        seed=topology.seed,
-        policy=topology.policy.name,
-        policy_options=topology.policy.options,
-        runtime=SIMULATOR,
-        runtime_features={"mode": order.mode},
-        link_backend="none",
-        duration_seconds=duration,
-        trace_folder=directory / "traces",
-        command_line=sys.argv,
-    )
+    manifest = _manifest(order, conditions.scenario, run_id, directory)
     write_profiles(conditions.profiles, directory / "profiles")
     write_manifest(manifest, directory)
     try:
@@ -110,6 +99,24 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     if order.mode == "event":
         return conclude(directory)
     return _conclude_slots(result, policy, manifest, directory)
+
+
+def _manifest(order: SimulationOrder, scenario: Scenario, run_id: str, directory: Path) -> Manifest:
+    topology = order.topology
+    return describe_run(
+        run_id=run_id,
+        lab=topology.normalised(),
+        scenario=scenario,
+        seed=topology.seed,
+        policy=topology.policy.name,
+        policy_options=topology.policy.options,
+        runtime=SIMULATOR,
+        runtime_features={"mode": order.mode},
+        link_backend="none",
+        duration_seconds=order.slots * topology.slot,
+        trace_folder=directory / "traces",
+        command_line=sys.argv,
+    )
 
 
 def require_bounded(topology: Topology, slots: int) -> None:

@@ -43,6 +43,8 @@ LONG_FUNCTIONS = {
     "testbed.report.fidelity.fidelity:_figures": "to be divided",
 }
 MANY_PARAMETERS = {
+    "testbed.front.verbs:run": "the options of a command",
+    "testbed.front.verbs:simulate": "the options of a command",
     "controller.learning.ppo:train_game": "to be divided",
     "controller.policies.lymdo:__init__": "the options of a lab file",
     "controller.simulator.simulate:simulate": "to be divided",

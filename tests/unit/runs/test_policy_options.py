@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed.cli.options import LabChoice
 from testbed.cli.policy import share_checkpoint
 from testbed.errors import InputError
+from testbed.lab.choice import LabChoice
 
 LABS = Path(__file__).parents[3] / "topologies"
 ACTOR = str(LABS / "checkpoints" / "lymdo-mobilenet_v2.npz")

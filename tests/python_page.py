@@ -1,0 +1,29 @@
+"""The examples of docs/python.md, run as a reader would: one after the other, in a folder with the shipped labs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), flags=re.DOTALL)
+
+
+def makes_a_lab(code: str) -> bool:
+    return "testbed.run(" in code or "testbed.up(" in code
+
+
+def go_through(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Run the examples that are wanted, the present directory being ``folder``; what they leave behind."""
+    shutil.copytree(ROOT / "topologies", folder / "topologies")
+    names: dict[str, Any] = {}
+    for code in examples():
+        if wanted(code):
+            exec(compile(code, "docs/python.md", "exec"), names)
+    return names
