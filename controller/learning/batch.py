@@ -22,7 +22,13 @@ from controller.solvers.allocation.problem import (
     FloatArray,
     Limits,
 )
-from controller.solvers.allocation.shares import LEAST_ARRIVAL_RATE, SMALLEST_PRICE, allocate, allocate_slot
+from controller.solvers.allocation.shares import (
+    LEAST_ARRIVAL_RATE,
+    SCRATCH_ROWS,
+    SMALLEST_PRICE,
+    allocate,
+    allocate_slot,
+)
 
 
 class BatchStep(NamedTuple):
@@ -146,7 +152,7 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
     runs, n = cuts.shape
     slots = quality.shape[0]
     work = np.empty((5, n))
-    scratch = np.empty((7, n))
+    scratch = np.empty((SCRATCH_ROWS, n))
     result = np.empty((5, n))
     active = np.empty(n, dtype=np.bool_)
     chosen = np.empty(n, dtype=np.int64)

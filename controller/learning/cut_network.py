@@ -120,7 +120,7 @@ def cut_features(tables: ChainTables, state: SlotState, limits: Limits) -> Float
     """
     environments = state.link_quality.shape[0] if state.link_quality.ndim == 2 else 1
     rates, quality, downlink, queue = state_arrays(tables, state, environments)
-    price = np.maximum(limits.v * np.broadcast_to(tables.weights(rates), rates.shape), SMALLEST_PRICE)
+    price = np.maximum(limits.v * tables.weights(rates), SMALLEST_PRICE)
     out = np.empty((*rates.shape, tables.head_seconds.shape[1], FEATURES))
     ues = tables.ues
     _fill(

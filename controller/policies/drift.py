@@ -66,6 +66,7 @@ class DriftPlusPenalty:
         self.delay_model: AllocationModel = delay_model
         self.objective: Objective = objective
         self.initial_queue = initial_queue
+        self.newton = solver == "newton"
         self._solve = SOLVERS[solver]
         self._edge_budget = edge_budget
 

@@ -65,7 +65,7 @@ class Lymdo(LymdoCoordinateDescent):
         self,
         V: float = 0.3,
         checkpoint: str | None = None,
-        candidates: int = 8,
+        candidates: int = 4,
         improvements: int = 12,
         delay_model: AllocationModel = "indep",
         initial_queue: float | None = None,
@@ -117,8 +117,8 @@ class Lymdo(LymdoCoordinateDescent):
         if self._improvements:
             found = improve(self.tables, cuts[np.newaxis], state, self.limits, self._improvements, self.delay_model)
             if found.moves[0]:
-                cuts, allocation = found.cuts[0], self.allocate(found.cuts, state)
-                self._moves = int(found.moves[0])
+                cuts, self._moves = found.cuts[0], int(found.moves[0])
+                allocation = found.allocation if self.newton else self.allocate(found.cuts, state)
         self._won[self._winner] += 1
         self._won[-1] += self._moves > 0
         return cuts, allocation

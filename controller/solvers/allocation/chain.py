@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,8 +96,13 @@ class ChainTables:
         rate = np.asarray(arrival_rate, dtype=np.float64)
         if self.objective == "ues":
             return np.broadcast_to(self.ues.weight, rate.shape)
-        usual = np.mean([ue.arrivals.mean_rate_per_second for ue in self.scenario.ues])
-        return self.ues.weight * np.maximum(rate, LEAST_ARRIVAL_RATE) / max(float(usual), LEAST_ARRIVAL_RATE)
+        return self.ues.weight * np.maximum(rate, LEAST_ARRIVAL_RATE) / self._usual_rate
+
+    @cached_property
+    def _usual_rate(self) -> float:
+        """The mean of the UEs' long-term rates, 1/s."""
+        rates = [ue.arrivals.mean_rate_per_second for ue in self.scenario.ues]
+        return max(float(np.mean(rates)), LEAST_ARRIVAL_RATE)
 
     def link_quality(self, up: FloatArray) -> FloatArray:
         """``p h / N0`` in Hz (or bit/s/Hz for a rate trace) from channel states; the last axis is the UEs."""
@@ -119,7 +125,7 @@ class ChainTables:
         down_bits = self.down_bits[columns, cuts]
         rate = np.maximum(state.downlink_rate, 1.0)
         return Demands(
-            *(np.ascontiguousarray(np.broadcast_to(x, cuts.shape), dtype=np.float64) for x in (
+            *(spread_out(x, cuts.shape) for x in (
                 state.arrival_rate,
                 self.weights(state.arrival_rate),
                 self.head_seconds[columns, cuts],
@@ -131,6 +137,13 @@ class ChainTables:
                 down_bits / rate,
             ))
         )  # fmt: skip
+
+
+def spread_out(values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """The values in an array of that shape; np.broadcast_to takes ten times as long for a few UEs."""
+    out = np.empty(shape)
+    out[...] = values
+    return out
 
 
 def in_order(scenario: Scenario, observation: Observation) -> list[UeObservation]:

@@ -7,10 +7,17 @@ import itertools
 import numpy as np
 
 from controller.compiled import compiled
-from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState
-from controller.solvers.allocation.newton import smallest_shares, smallest_spectrum
+from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState, spread_out
+from controller.solvers.allocation.newton import smallest_shares, smallest_spectrum, surely_fit
 from controller.solvers.allocation.problem import MAXIMUM_LOAD, AllocationModel, FloatArray, Limits
-from controller.solvers.allocation.shares import LEAST_ARRIVAL_RATE, SMALLEST_PRICE, allocate, allocate_slot
+from controller.solvers.allocation.shares import (
+    LEAST_ARRIVAL_RATE,
+    SCRATCH_ROWS,
+    SMALLEST_PRICE,
+    allocate,
+    prepare_ue,
+    share_slot,
+)
 
 MAXIMUM_SWEEPS = 20
 #: More joint choices than this are refused by :func:`exhaustive`.
@@ -18,15 +25,20 @@ EXHAUSTIVE_LIMIT = 200_000
 
 
 @compiled
+def gather_ue(i, k, downlink, head, bits, tail, constant, down_bits, work):  # type: ignore[no-untyped-def]
+    """Fill column i of work (5, n): head, bits, tail, constant, download of one UE's cut."""
+    work[0, i] = head[i, k]
+    work[1, i] = bits[i, k]
+    work[2, i] = tail[i, k]
+    work[3, i] = constant[i, k]
+    work[4, i] = down_bits[i, k] / max(downlink[i], 1.0)
+
+
+@compiled
 def gather_cuts(cuts, rates, downlink, head, bits, tail, constant, down_bits, work):  # type: ignore[no-untyped-def]
     """Fill work (5, n): head, bits, tail, constant, download for these cuts."""
     for i in range(cuts.shape[0]):
-        k = cuts[i]
-        work[0, i] = head[i, k]
-        work[1, i] = bits[i, k]
-        work[2, i] = tail[i, k]
-        work[3, i] = constant[i, k]
-        work[4, i] = down_bits[i, k] / max(downlink[i], 1.0)
+        gather_ue(i, cuts[i], downlink, head, bits, tail, constant, down_bits, work)
 
 
 @compiled
@@ -45,6 +57,8 @@ def project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linea
         for i in range(n):
             work[0, i] = bits[i, cuts[i]]
             work[1, i] = tail[i, cuts[i]]
+        if surely_fit(n, spectrum, cpus, rates, work[0], work[1], quality, linear):
+            return
         hz, share = smallest_shares(n, spectrum, rates, work[0], work[1], quality, linear, least_spectrum, least_edge)
         over_hz = hz >= spectrum
         if not over_hz and share < cpus:
@@ -99,12 +113,15 @@ def _local_mask(rates, quality, head, bits, tail, counts, max_speed, linear, spe
 def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, edge_square_price, exact, cost_out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     environments, n = cuts.shape
     work = np.empty((5, n))
-    scratch = np.empty((7, n))
+    scratch = np.empty((SCRATCH_ROWS, n))
     result = np.empty((5, n))
     active = np.empty(n, dtype=np.bool_)
     sweeps = 0
     for e in range(environments):
         best = np.inf
+        gather_cuts(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
+        for i in range(n):
+            prepare_ue(i, rates[e], work[0], queue[e], max_speed, kappa, watts, variability, price[e], slot, scratch)
         for _ in range(MAXIMUM_SWEEPS):
             improved = False
             for i in range(n):
@@ -114,9 +131,11 @@ def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                         continue
                     if rates[e, i] * head[i, k] >= MAXIMUM_LOAD * max_speed[i]:
                         continue
-                    cuts[e, i] = k
-                    gather_cuts(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
-                    cost, feasible, _ = allocate_slot(
+                    gather_ue(i, k, downlink[e], head, bits, tail, constant, down_bits, work)
+                    prepare_ue(
+                        i, rates[e], work[0], queue[e], max_speed, kappa, watts, variability, price[e], slot, scratch
+                    )
+                    cost, feasible, _ = share_slot(
                         exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed,
                         kappa, watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price,
                         result[0], result[1], result[2], result[3], result[4], scratch, active,
@@ -126,6 +145,10 @@ def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                         kept = k
                         improved = True
                 cuts[e, i] = kept
+                gather_ue(i, kept, downlink[e], head, bits, tail, constant, down_bits, work)
+                prepare_ue(
+                    i, rates[e], work[0], queue[e], max_speed, kappa, watts, variability, price[e], slot, scratch
+                )
             sweeps += 1
             if not improved:
                 break
@@ -138,7 +161,7 @@ def state_arrays(tables: ChainTables, state: SlotState, environments: int) -> tu
     shape = (environments, tables.local.size)
     rates = np.maximum(state.arrival_rate, LEAST_ARRIVAL_RATE)
     fields = (rates, state.link_quality, state.downlink_rate, state.queue_joules)
-    return tuple(np.ascontiguousarray(np.broadcast_to(x, shape), dtype=np.float64) for x in fields)
+    return tuple(spread_out(x, shape) for x in fields)
 
 
 def project(tables: ChainTables, cuts: CutArray, state: SlotState) -> CutArray:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from controller.compiled import compiled
 from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState
-from controller.solvers.allocation.cuts import gather_cuts, state_arrays
+from controller.solvers.allocation.cuts import gather_cuts, gather_ue, state_arrays
 from controller.solvers.allocation.newton import EDGE, SPECTRUM, device_speed, service_derivatives
-from controller.solvers.allocation.problem import MAXIMUM_LOAD, AllocationModel, FloatArray, Limits
-from controller.solvers.allocation.shares import SMALLEST_PRICE, allocate_slot
+from controller.solvers.allocation.problem import MAXIMUM_LOAD, Allocation, AllocationModel, FloatArray, Limits
+from controller.solvers.allocation.shares import SCRATCH_ROWS, SMALLEST_PRICE, allocate_slot, prepare_ue, share_slot
 
 #: A change has to promise this part of the slot's cost.
 LEAST_GAIN_RATIO = 1e-6
@@ -137,23 +137,21 @@ def _promises(cuts, own, rates, quality, linear, downlink, price, variability, e
 
 
 @compiled
-def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, edge_square_price, exact, most, thorough, own, promise, cost_out, moved):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, edge_square_price, exact, most, thorough, own, promise, best, cost_out, load_out, moved):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     environments, n = cuts.shape
     work = np.empty((5, n))
-    scratch = np.empty((7, n))
+    scratch = np.empty((SCRATCH_ROWS, n))
     result = np.empty((5, n))
-    best = np.empty((5, n))
     active = np.empty(n, dtype=np.bool_)
     energy_price = np.empty(n)
     for e in range(environments):
         gather_cuts(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
-        cost = allocate_slot(
+        cost_out[e], _, load_out[e] = allocate_slot(
             exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed, kappa,
-            watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price, best[0], best[1], best[2],
-            best[3], best[4], scratch, active,
-        )[0]  # fmt: skip
-        cost_out[e] = cost
-        if not cost < np.inf:
+            watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price, best[0, e], best[1, e],
+            best[2, e], best[3, e], best[4, e], scratch, active,
+        )  # fmt: skip
+        if not cost_out[e] < np.inf:
             continue
         device_costs(rates[e], queue[e], price[e], variability, head, counts, max_speed, kappa, slot, own[e])
         for i in range(n):
@@ -161,7 +159,7 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
         changed = n  # UEs, since the prices were found
         for _ in range(most):
             if changed * REPRICED_PART >= n:
-                _promises(cuts[e], own[e], rates[e], quality[e], linear, downlink[e], price[e], variability, energy_price, bits, tail, constant, down_bits, counts, spectrum, cpus, best[1], best[2], thorough, promise[e])  # fmt: skip  # noqa: E501
+                _promises(cuts[e], own[e], rates[e], quality[e], linear, downlink[e], price[e], variability, energy_price, bits, tail, constant, down_bits, counts, spectrum, cpus, best[1, e], best[2, e], thorough, promise[e])  # fmt: skip  # noqa: E501
                 changed = 0
             least = -LEAST_GAIN_RATIO * cost_out[e]
             ue = -1
@@ -177,22 +175,25 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                     break
                 changed = n
                 continue
-            kept = cuts[e, ue]
-            cuts[e, ue] = cut
-            gather_cuts(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
-            cost = allocate_slot(
+            gather_ue(ue, cut, downlink[e], head, bits, tail, constant, down_bits, work)
+            prepare_ue(ue, rates[e], work[0], queue[e], max_speed, kappa, watts, variability, price[e], slot, scratch)
+            cost, _, load = share_slot(
                 exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed, kappa,
                 watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price, result[0],
                 result[1], result[2], result[3], result[4], scratch, active,
-            )[0]  # fmt: skip
+            )  # fmt: skip
             if cost < cost_out[e] * (1.0 - 1e-12):
-                cost_out[e] = cost
+                cuts[e, ue] = cut
+                cost_out[e], load_out[e] = cost, load
                 moved[e] += 1
-                best[:] = result
+                best[:, e] = result
                 changed += 1
                 promise[e, ue, :] = np.inf
             else:
-                cuts[e, ue] = kept
+                gather_ue(ue, cuts[e, ue], downlink[e], head, bits, tail, constant, down_bits, work)
+                prepare_ue(
+                    ue, rates[e], work[0], queue[e], max_speed, kappa, watts, variability, price[e], slot, scratch
+                )
                 promise[e, ue, cut] = np.inf
 
 
@@ -200,11 +201,15 @@ class Improved(NamedTuple):
     """Arrays are (environments, ues), (environments,) or, for ``promise``, (environments, ues, candidates)."""
 
     cuts: CutArray
-    cost: FloatArray  # inf where the start was infeasible
+    allocation: Allocation  # of these cuts; infeasible where the start was
     moves: NDArray[np.int64]  # changes that were taken
     #: at the last prices, by how much at least the slot's cost changes with one UE's other cut; inf for one that was
     #: tried in vain
     promise: FloatArray
+
+    @property
+    def cost(self) -> FloatArray:
+        return self.allocation.cost
 
 
 def improve(
@@ -227,14 +232,15 @@ def improve(
     environments = cuts.shape[0]
     rates, quality, downlink, queue = state_arrays(tables, state, environments)
     ues = tables.ues
-    price = np.maximum(limits.v * np.broadcast_to(tables.weights(rates), cuts.shape), SMALLEST_PRICE)
+    price = np.maximum(limits.v * tables.weights(rates), SMALLEST_PRICE)
     own, promise = (np.zeros((environments, *tables.head_seconds.shape)) for _ in range(2))
-    cost = np.empty(environments)
+    best = np.empty((5, *cuts.shape))
+    cost, load = np.empty(environments), np.empty(environments)
     moves = np.zeros(environments, dtype=np.int64)
     _improve(
         cuts, rates, quality, downlink, queue, tables.head_seconds, tables.wire_bits, tables.tail_seconds,
         tables.constant_seconds, tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts,
         ues.linear, ues.variability, price, limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds,
-        limits.edge_square_price, model == "exact", most, thorough, own, promise, cost, moves,
+        limits.edge_square_price, model == "exact", most, thorough, own, promise, best, cost, load, moves,
     )  # fmt: skip
-    return Improved(cuts, cost, moves, promise)
+    return Improved(cuts, Allocation._make((*best, cost, cost < np.inf, load)), moves, promise)

@@ -115,69 +115,88 @@ def service_derivatives(
 
 
 @compiled
-def _cost(kind, share, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, active):  # type: ignore[no-untyped-def]
+def _cost_at(kind, share, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, active, gradient, inverse):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """The cost of shares, with its gradient and inverse curvature filled in; inf, and those of no use, if unstable."""
     total = 0.0
     for i in range(n):
         if active[i]:
             if share[i] <= 0.0:
                 return np.inf
-            service = service_derivatives(kind, share[i], work[i], quality[i], linear[i])[0]
-            load = arrival_rate[i] * service
+            s, s1, s2 = service_derivatives(kind, share[i], work[i], quality[i], linear[i])
+            load = arrival_rate[i] * s
             if load >= 1.0:
                 return np.inf
-            total += (
-                price[i] * (service + 0.5 * variability[i] * load * service / (1.0 - load)) + energy_price[i] * service
-            )
+            spare = 1.0 / (1.0 - load)
+            slope = price[i] * (1.0 + 0.5 * variability[i] * (spare * spare - 1.0)) + energy_price[i]
+            total += price[i] * s * (1.0 + 0.5 * variability[i] * load * spare) + energy_price[i] * s
             total += square_price[i] * share[i] * share[i]
+            gradient[i] = slope * s1 + 2.0 * square_price[i] * share[i]
+            curvature = price[i] * variability[i] * arrival_rate[i] * spare * spare * spare * s1 * s1 + slope * s2
+            inverse[i] = 1.0 / (curvature + 2.0 * square_price[i])
     return total
 
 
 @compiled
-def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, least, share, step, trial, active):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Split ``total`` so that ``sum price (s + W(s)) + energy_price s + square_price x^2`` is least. Arrays are (ues,).
+def begin_shares(kind, total, n, work, quality, linear, arrival_rate, price, energy_price, least, share, weight):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Fill ``share`` (ues,) with shares of ``total`` that keep every load under MAXIMUM_LOAD; whether there are any.
 
-    ``least`` holds the smallest stable shares (their sum must be under ``total``). ``share`` receives the result;
-    ``step``, ``trial`` and ``active`` are scratch. Returns the number of Newton steps.
+    Without waits and with R linear in b the optimum is proportional to sqrt(price x work). Only where that is not
+    stable ``least`` is filled, with the smallest stable shares (inf for one that cannot be had), and what they leave is
+    divided in that proportion. ``weight`` is scratch.
     """
-    slack = total
     scale = 0.0
     for i in range(n):
-        active[i] = work[i] > 0.0
         share[i] = 0.0
-        if active[i]:
-            slack -= least[i]
-            # without waits and with R linear in b the optimum is proportional to sqrt(price x work)
-            step[i] = np.sqrt((price[i] + energy_price[i]) * service_derivatives(kind, total, work[i], quality[i], linear[i])[0])  # fmt: skip  # noqa: E501
-            scale += step[i]
-    if scale == 0.0:
-        return 0
+        if work[i] > 0.0:
+            weight[i] = np.sqrt((price[i] + energy_price[i]) * service_derivatives(kind, total, work[i], quality[i], linear[i])[0])  # fmt: skip  # noqa: E501
+            scale += weight[i]
+    stable = True
     for i in range(n):
-        if active[i]:
-            share[i] = least[i] + slack * step[i] / scale
-    cost = _cost(
-        kind, share, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, active
-    )
+        if work[i] > 0.0:
+            share[i] = total * weight[i] / scale
+            service = service_derivatives(kind, share[i], work[i], quality[i], linear[i])[0]
+            stable = stable and arrival_rate[i] * service < MAXIMUM_LOAD  # not where it is nan, on a dead link
+    if stable:
+        return True
+    slack = total
+    for i in range(n):
+        least[i] = smallest_share(kind, total, work[i], quality[i], linear[i], arrival_rate[i])
+        slack -= least[i]
+    if not slack > 0.0:
+        return False
+    for i in range(n):
+        if work[i] > 0.0:
+            share[i] = least[i] + slack * weight[i] / scale
+    return True
+
+
+@compiled
+def share_resource(kind, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, share, step, trial, gradient, inverse, active):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Move shares so that ``sum price (s + W(s)) + energy_price s + square_price x^2`` is least. Arrays are (ues,).
+
+    ``share`` holds stable shares (:func:`begin_shares`), and receives the result; their sum stays. ``step``, ``trial``,
+    ``gradient``, ``inverse`` and ``active`` are scratch. Returns the number of Newton steps.
+    """
+    busy = 0
+    for i in range(n):
+        active[i] = work[i] > 0.0
+        busy += active[i]
+    if busy == 0:
+        return 0
+    cost = _cost_at(kind, share, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, active, gradient, inverse)  # fmt: skip  # noqa: E501
     for iteration in range(MAXIMUM_STEPS):
         inverse_sum = 0.0
         weighted_sum = 0.0
         for i in range(n):
             if active[i]:
-                s, s1, s2 = service_derivatives(kind, share[i], work[i], quality[i], linear[i])
-                spare = 1.0 / (1.0 - arrival_rate[i] * s)
-                slope = price[i] * (1.0 + 0.5 * variability[i] * (spare * spare - 1.0)) + energy_price[i]
-                gradient = slope * s1 + 2.0 * square_price[i] * share[i]
-                curvature = price[i] * variability[i] * arrival_rate[i] * spare * spare * spare * s1 * s1 + slope * s2
-                curvature += 2.0 * square_price[i]
-                step[i] = gradient
-                trial[i] = 1.0 / curvature
-                inverse_sum += trial[i]
-                weighted_sum += gradient * trial[i]
+                inverse_sum += inverse[i]
+                weighted_sum += gradient[i] * inverse[i]
         multiplier = weighted_sum / inverse_sum
         decrement = 0.0
         for i in range(n):
             if active[i]:
-                residual = multiplier - step[i]
-                step[i] = residual * trial[i]
+                residual = multiplier - gradient[i]
+                step[i] = residual * inverse[i]
                 decrement += residual * step[i]
         if decrement <= RELATIVE_DECREMENT * cost:
             # close enough for the quadratic model to hold: take the last step and be exact to rounding
@@ -189,20 +208,7 @@ def share_resource(kind, total, n, work, quality, linear, arrival_rate, price, v
         for _ in range(60):
             for i in range(n):
                 trial[i] = share[i] + size * step[i]
-            new_cost = _cost(
-                kind,
-                trial,
-                n,
-                work,
-                quality,
-                linear,
-                arrival_rate,
-                price,
-                variability,
-                energy_price,
-                square_price,
-                active,
-            )
+            new_cost = _cost_at(kind, trial, n, work, quality, linear, arrival_rate, price, variability, energy_price, square_price, active, gradient, inverse)  # fmt: skip  # noqa: E501
             if new_cost <= cost - 0.1 * size * decrement or (decrement <= 1e-11 * cost and new_cost < np.inf):
                 break
             size *= 0.5
@@ -228,14 +234,36 @@ def edge_wishes(total, n, tail, arrival_rate, price, variability, edge_square_pr
 
 
 @compiled
+def smallest_share(kind, total, work, quality, linear, arrival_rate):  # type: ignore[no-untyped-def]
+    """The share of ``total`` that keeps a UE's load at MAXIMUM_LOAD; inf for spectrum that cannot be had."""
+    needed = arrival_rate * work / MAXIMUM_LOAD
+    return needed if kind == EDGE else smallest_spectrum(needed, quality, linear, total)
+
+
+@compiled
 def smallest_shares(n, spectrum, arrival_rate, wire_bits, tail, quality, linear, least_spectrum, least_edge):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Fill the shares that keep each UE's load at MAXIMUM_LOAD; return their sums (inf if one cannot be had)."""
+    """Fill each UE's :func:`smallest_share` of spectrum and edge; return their sums."""
     spectrum_sum = 0.0
     edge_sum = 0.0
     for i in range(n):
-        needed = arrival_rate[i] * wire_bits[i] / MAXIMUM_LOAD
-        least_spectrum[i] = smallest_spectrum(needed, quality[i], linear[i], spectrum)
-        least_edge[i] = arrival_rate[i] * tail[i] / MAXIMUM_LOAD
+        least_spectrum[i] = smallest_share(SPECTRUM, spectrum, wire_bits[i], quality[i], linear[i], arrival_rate[i])
+        least_edge[i] = smallest_share(EDGE, 0.0, tail[i], 0.0, False, arrival_rate[i])
         spectrum_sum += least_spectrum[i]
         edge_sum += least_edge[i]
     return spectrum_sum, edge_sum
+
+
+@compiled
+def surely_fit(n, spectrum, cpus, arrival_rate, wire_bits, tail, quality, linear):  # type: ignore[no-untyped-def]
+    """Whether the :func:`smallest_shares` fit, told without a root: never wrongly yes, often wrongly no.
+
+    R is concave: with a part of the spectrum a UE has at least that part of the rate that it has with all of it.
+    """
+    hz = 0.0
+    edge = 0.0
+    for i in range(n):
+        if wire_bits[i] > 0.0:
+            whole = service_derivatives(SPECTRUM, spectrum, wire_bits[i], quality[i], linear[i])[0]
+            hz += arrival_rate[i] * whole / MAXIMUM_LOAD
+        edge += arrival_rate[i] * tail[i] / MAXIMUM_LOAD
+    return hz < 1.0 and edge < cpus

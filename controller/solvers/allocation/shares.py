@@ -6,14 +6,7 @@ import numpy as np
 
 from controller.compiled import compiled
 from controller.solvers.allocation.interior import solve_exact
-from controller.solvers.allocation.newton import (
-    EDGE,
-    SPECTRUM,
-    device_speed,
-    edge_wishes,
-    share_resource,
-    smallest_shares,
-)
+from controller.solvers.allocation.newton import EDGE, SPECTRUM, begin_shares, device_speed, edge_wishes, share_resource
 from controller.solvers.allocation.newton import service_derivatives as _service
 from controller.solvers.allocation.problem import (
     MAXIMUM_LOAD,
@@ -29,6 +22,20 @@ LEAST_ARRIVAL_RATE = 1e-6
 SMALLEST_PRICE = 1e-12
 
 
+#: Rows of an allocation's scratch array, (SCRATCH_ROWS, ues).
+SCRATCH_ROWS = 10
+_LEAST_SPECTRUM, _LEAST_EDGE, _ENERGY_PRICE, _SPEED, _STEP, _TRIAL, _GRADIENT, _INVERSE, _ZERO, _SQUARE = range(10)
+
+
+@compiled
+def prepare_ue(i, arrival_rate, head, queue, max_speed, kappa, watts, variability, price, slot, scratch):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Fill in ``scratch`` what depends on one UE alone: its best speed and its price of sending."""
+    scratch[_ENERGY_PRICE, i] = queue[i] * watts[i] * arrival_rate[i] * slot
+    scratch[_SPEED, i] = device_speed(
+        arrival_rate[i], head[i], max_speed[i], kappa[i], slot, queue[i], price[i], variability[i]
+    )
+
+
 @compiled
 def allocate_slot(  # type: ignore[no-untyped-def]
     exact, arrival_rate, head, bits, tail, quality, queue, constant, download,
@@ -37,42 +44,55 @@ def allocate_slot(  # type: ignore[no-untyped-def]
     speed, spectrum, edge, delay, energy,
     scratch, active,
 ):  # fmt: skip
-    """One slot. All arrays are (ues,) but scratch (7, ues); fills speed, spectrum, edge, delay, energy.
+    """One slot. All arrays are (ues,) but scratch (SCRATCH_ROWS, ues); fills speed, spectrum, edge, delay, energy.
 
     Returns (cost, feasible, largest load).
     """
+    for i in range(arrival_rate.shape[0]):
+        prepare_ue(i, arrival_rate, head, queue, max_speed, kappa, watts, variability, price, slot, scratch)
+    return share_slot(
+        exact, arrival_rate, head, bits, tail, quality, queue, constant, download, max_speed, kappa, watts, linear,
+        variability, price, spectrum_hz, edge_cpus, slot, edge_square_price, speed, spectrum, edge, delay, energy,
+        scratch, active,
+    )  # fmt: skip
+
+
+@compiled
+def share_slot(  # type: ignore[no-untyped-def]
+    exact, arrival_rate, head, bits, tail, quality, queue, constant, download,
+    max_speed, kappa, watts, linear, variability, price,
+    spectrum_hz, edge_cpus, slot, edge_square_price,
+    speed, spectrum, edge, delay, energy,
+    scratch, active,
+):  # fmt: skip
+    """:func:`allocate_slot` after each UE's :func:`prepare_ue`: a search that changes one UE prepares that one."""
     n = arrival_rate.shape[0]
-    least_spectrum, least_edge, energy_price, step, trial = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    least_spectrum, least_edge, energy_price = scratch[_LEAST_SPECTRUM], scratch[_LEAST_EDGE], scratch[_ENERGY_PRICE]
+    step, trial, gradient, inverse = scratch[_STEP], scratch[_TRIAL], scratch[_GRADIENT], scratch[_INVERSE]
+    zero, square = scratch[_ZERO], scratch[_SQUARE]
     idle_links = 0
-    idle_edges = 0
     feasible = True
     for i in range(n):
         idle_links += bits[i] <= 0.0
-        idle_edges += tail[i] <= 0.0
-        energy_price[i] = queue[i] * watts[i] * arrival_rate[i] * slot
+        zero[i] = 0.0
+        square[i] = edge_square_price * arrival_rate[i] * tail[i]
         feasible = feasible and arrival_rate[i] * head[i] < MAXIMUM_LOAD * max_speed[i]
-        speed[i] = device_speed(
-            arrival_rate[i], head[i], max_speed[i], kappa[i], slot, queue[i], price[i], variability[i]
-        )
-    hz, cpus = smallest_shares(n, spectrum_hz, arrival_rate, bits, tail, quality, linear, least_spectrum, least_edge)
-    spectrum_fits = hz < spectrum_hz or idle_links == n
-    edge_fits = cpus < edge_cpus or idle_edges == n
-    feasible = feasible and spectrum_fits and edge_fits
-    zero, square = scratch[5], scratch[6]
-    zero[:] = 0.0
-    if spectrum_fits:
-        share_resource(SPECTRUM, spectrum_hz, n, bits, quality, linear, arrival_rate, price, variability, energy_price, zero, least_spectrum, spectrum, step, trial, active)  # fmt: skip  # noqa: E501
+        speed[i] = scratch[_SPEED, i]
+    if begin_shares(SPECTRUM, spectrum_hz, n, bits, quality, linear, arrival_rate, price, energy_price, least_spectrum, spectrum, step):  # fmt: skip  # noqa: E501
+        share_resource(SPECTRUM, n, bits, quality, linear, arrival_rate, price, variability, energy_price, zero, spectrum, step, trial, gradient, inverse, active)  # fmt: skip  # noqa: E501
     else:
+        feasible = False
         _in_proportion(n, spectrum_hz, bits, least_spectrum, spectrum)
-    if edge_fits and not (
-        edge_square_price > 0.0
-        and edge_wishes(edge_cpus, n, tail, arrival_rate, price, variability, edge_square_price, edge)
-    ):
-        for i in range(n):
-            square[i] = edge_square_price * arrival_rate[i] * tail[i]
-        share_resource(EDGE, edge_cpus, n, tail, quality, linear, arrival_rate, price, variability, zero, square, least_edge, edge, step, trial, active)  # fmt: skip  # noqa: E501
-    elif not edge_fits:
+    if not begin_shares(EDGE, edge_cpus, n, tail, quality, linear, arrival_rate, price, zero, least_edge, edge, step):
+        feasible = False
         _in_proportion(n, edge_cpus, tail, least_edge, edge)
+    elif not (
+        edge_square_price > 0.0
+        and edge_wishes(edge_cpus, n, tail, arrival_rate, price, variability, edge_square_price, trial)
+    ):
+        share_resource(EDGE, n, tail, quality, linear, arrival_rate, price, variability, zero, square, edge, step, trial, gradient, inverse, active)  # fmt: skip  # noqa: E501
+    else:
+        edge[:] = trial
     if exact and feasible:
         x = np.empty((3, n))
         work = np.empty((3, n))
@@ -144,7 +164,7 @@ def _allocate_batch(  # type: ignore[no-untyped-def]
     cost, feasible, load,
 ):  # fmt: skip
     environments, n = rates.shape
-    scratch = np.empty((7, n))
+    scratch = np.empty((SCRATCH_ROWS, n))
     active = np.empty(n, dtype=np.bool_)
     for e in range(environments):
         cost[e], feasible[e], load[e] = allocate_slot(

@@ -11,7 +11,8 @@ from instances import random_instances
 
 from controller.solvers.allocation.evaluation import evaluate
 from controller.solvers.allocation.general import allocate_general
-from controller.solvers.allocation.problem import Allocation, AllocationModel, Demands, Limits, UeConstants
+from controller.solvers.allocation.newton import SPECTRUM, begin_shares, smallest_shares, surely_fit
+from controller.solvers.allocation.problem import Allocation, AllocationModel, Demands, Limits, UeConstants, link_rate
 from controller.solvers.allocation.shares import allocate
 
 TOLERANCE: dict[AllocationModel, float] = {"indep": 1e-8, "exact": 1e-6}
@@ -201,3 +202,36 @@ def test_a_link_of_kind_rate_is_shared_by_its_efficiency() -> None:
     found = allocate(demands, constants, limits)
     # nearly without waits the optimum is proportional to sqrt(d / efficiency)
     assert found.spectrum_hz[0, 0] / found.spectrum_hz[0, 1] == pytest.approx(2.0, rel=0.1)
+
+
+def test_shares_to_begin_with_are_stable_and_there_are_some_where_the_smallest_fit() -> None:
+    ues, agreed = 6, {True: 0, False: 0}
+    demands, constants, limits = random_instances(200, ues, seed=9)
+    step, least, share, edge = (np.empty(ues) for _ in range(4))
+    price = np.ones(ues)
+    for index in range(200):
+        rate = demands.arrival_rate_per_second[index] * (1.0 + 0.25 * (index % 4))  # up to far beyond saturation
+        bits, quality = demands.wire_bits[index], demands.link_quality[index]
+        work = (rate, bits, np.zeros(ues), quality, constants.linear)
+        needed, _ = smallest_shares(ues, limits.spectrum_hz, *work, least, edge)
+        fits = needed < limits.spectrum_hz
+        begun = begin_shares(SPECTRUM, limits.spectrum_hz, ues, bits, quality, constants.linear, rate, price, 0 * price, least, share, step)  # fmt: skip  # noqa: E501
+        assert begun == fits
+        assert fits or not surely_fit(ues, limits.spectrum_hz, limits.edge_cpus, *work)
+        agreed[fits] += 1
+        if begun and bits.any():
+            rates = link_rate(constants, np.where(bits > 0, share, 1.0), quality)
+            assert share.sum() == pytest.approx(limits.spectrum_hz)
+            assert np.all(rate * bits / rates < 1.0)
+    assert min(agreed.values()) > 20
+
+
+def test_what_surely_fits_is_told_without_a_root() -> None:
+    demands, constants, limits = random_instances(50, 6, seed=9)
+    idle = 0.01 * demands.arrival_rate_per_second
+    work = (demands.wire_bits, demands.tail_seconds, demands.link_quality)
+    told = [
+        surely_fit(6, limits.spectrum_hz, limits.edge_cpus, rate, *(x[row] for x in work), constants.linear)
+        for row, rate in enumerate(idle)
+    ]
+    assert all(told)

@@ -11,7 +11,7 @@ from test_cut_search import lab, random_state, row
 from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState
 from controller.solvers.allocation.cuts import coordinate_descent, exhaustive, project
 from controller.solvers.allocation.improvement import improve
-from controller.solvers.allocation.problem import Limits
+from controller.solvers.allocation.problem import AllocationModel, Limits
 from controller.solvers.allocation.shares import allocate
 
 
@@ -53,9 +53,16 @@ def test_improvements_end_where_coordinate_descent_does_or_better() -> None:
     fits = np.isfinite(found.cost)
     assert fits.sum() > 20
     assert found.cost[fits].sum() <= descent[fits].sum() * 1.005
-    np.testing.assert_allclose(
-        found.cost[fits], allocate(tables.demands(found.cuts, state), tables.ues, limits).cost[fits]
-    )
+
+
+@pytest.mark.parametrize("model", ["indep", "exact"])
+def test_the_allocation_is_that_of_the_cuts_that_were_found(model: AllocationModel) -> None:
+    tables, limits, state, start = local_start(ues=6, seed=1, slots=30)
+    found = improve(tables, start, state, limits, 12, model)
+    assert found.moves.max() > 3
+    again = allocate(tables.demands(found.cuts, state), tables.ues, limits, model)
+    for name, field in again._asdict().items():
+        np.testing.assert_allclose(getattr(found.allocation, name), field, rtol=1e-9, err_msg=name)
 
 
 def test_where_every_cut_is_the_cheapest_at_the_prices_the_joint_choice_is_optimal() -> None:
