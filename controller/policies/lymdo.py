@@ -19,8 +19,15 @@ from controller.solvers.allocation.chain import CutArray, SlotState
 from controller.solvers.allocation.cuts import coordinate_descent, exhaustive, feasible_alone, project
 from controller.solvers.allocation.evaluation import equal_shares, evaluate
 from controller.solvers.allocation.improvement import improve
-from controller.solvers.allocation.problem import Allocation, AllocationModel, Demands, FloatArray, Objective
-from controller.solvers.allocation.shares import allocate
+from controller.solvers.allocation.problem import (
+    MAXIMUM_LOAD,
+    Allocation,
+    AllocationModel,
+    Demands,
+    FloatArray,
+    Objective,
+)
+from controller.solvers.allocation.shares import LEAST_ARRIVAL_RATE, allocate
 
 
 class LymdoCoordinateDescent(DriftPlusPenalty):
@@ -211,32 +218,60 @@ class Myopic(DriftPlusPenalty):
 
     For given cuts the multipliers of the per-slot budgets are found by bisection, for all UEs at once (a UE's energy
     falls with its own multiplier; the coupling through the spectrum is weak). Cuts by single changes, the best first.
+    Of more than MOST_TRIALS changes only the SCREENED best at multipliers that are guessed are tried.
     """
 
     SWEEPS = 20
     BISECTIONS = 30
     LARGEST_MULTIPLIER = 1e4  # times V / budget
     EXCESS_PENALTY = 1e3
+    MOST_TRIALS = 64
+    SCREENED = 24
 
     def propose(self, state: SlotState, observation: Observation) -> CutArray:
         cuts = self._last_cuts
         best = np.inf
+        multiplier: FloatArray | None = None  # (ues,) of these cuts
         for _ in range(self.SWEEPS):
             # every change of one UE's cut, no change among them
             changes = [(ue, cut) for ue, count in enumerate(self.tables.counts) for cut in range(int(count))]
             trial = np.repeat(cuts[np.newaxis], len(changes), axis=0)
             trial[np.arange(len(changes)), [ue for ue, _ in changes]] = [cut for _, cut in changes]
-            score, _ = self._score(trial, state)
+            if len(changes) > self.MOST_TRIALS:
+                multiplier = self._score(cuts[np.newaxis], state)[2][0] if multiplier is None else multiplier
+                trial = np.concatenate([cuts[np.newaxis], self._screened(cuts, trial, multiplier, state)])
+            score, _, multipliers = self._score(trial, state)
             chosen = int(np.argmin(score))
             if not score[chosen] < best * (1 - 1e-9):
                 break
-            best, cuts = float(score[chosen]), trial[chosen]
+            best, cuts, multiplier = float(score[chosen]), trial[chosen], multipliers[chosen]
         return cuts[np.newaxis]
 
     def allocate(self, cuts: CutArray, state: SlotState) -> Allocation:
         return self._score(cuts, state)[1]
 
-    def _score(self, cuts: CutArray, state: SlotState) -> tuple[FloatArray, Allocation]:
+    def _screened(self, cuts: CutArray, trial: CutArray, multiplier: FloatArray, state: SlotState) -> CutArray:
+        """The most promising of trials (trials, ues) that differ from ``cuts`` (ues,) in one UE: by the Lagrangian at
+        the multipliers of ``cuts``, and for that UE at the one that its device's energy asks for [ours]."""
+        trial = trial[(trial != cuts).any(axis=1)]
+        demands = self.tables.demands(trial, state)
+        guessed = np.where(trial != cuts, self._device_multiplier(demands), multiplier)
+        budget = np.where(guessed > 0, self.tables.budget_joules, 0.0)
+        value = self._priced(demands, guessed).cost - np.sum(guessed * budget, axis=1)
+        return trial[np.argsort(value, kind="stable")[: self.SCREENED]]
+
+    def _device_multiplier(self, demands: Demands) -> FloatArray:
+        """At which the head's energy alone meets the budget (see :func:`.newton.device_speed`), for each UE."""
+        ues, slot = self.tables.ues, self.limits.slot_seconds
+        rate = np.maximum(demands.arrival_rate_per_second, LEAST_ARRIVAL_RATE)
+        head = np.maximum(demands.head_seconds, 1e-12)
+        speed = np.minimum(np.sqrt(self.tables.budget_joules / (slot * ues.kappa * rate * head)), ues.max_speed)
+        load = np.minimum(rate * head / speed, MAXIMUM_LOAD)
+        slope = load**3 * (1.0 + 0.5 * ues.variability * ((1.0 - load) ** -2 - 1.0))
+        wanted = slope * self.v * demands.weight / (2.0 * ues.kappa * slot * rate**4 * head**3)
+        return np.where(speed < ues.max_speed, wanted, 0.0)
+
+    def _score(self, cuts: CutArray, state: SlotState) -> tuple[FloatArray, Allocation, FloatArray]:
         budget = self.tables.budget_joules
         unit = self.v / np.where(np.isfinite(budget), budget, 1.0)
         low, high = np.full(cuts.shape, -12.0), np.full(cuts.shape, np.log(self.LARGEST_MULTIPLIER))
@@ -252,7 +287,8 @@ class Myopic(DriftPlusPenalty):
         allocation = self._priced(demands, multiplier)
         excess = np.sum(np.maximum(allocation.energy_joules / budget - 1.0, 0.0), axis=1)
         score = np.sum(self.v * demands.weight * allocation.delay_seconds, axis=1)
-        return np.where(allocation.feasible, score + self.EXCESS_PENALTY * excess, np.inf), allocation
+        score = np.where(allocation.feasible, score + self.EXCESS_PENALTY * excess, np.inf)
+        return score, allocation, multiplier
 
     def _priced(self, demands: Demands, multiplier: FloatArray) -> Allocation:
         return allocate(demands._replace(queue_joules=multiplier), self.tables.ues, self.limits, self.delay_model)
