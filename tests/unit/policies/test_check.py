@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import subprocess
+import sys
 import threading
+import time
 from typing import Any
 
 import msgspec
@@ -199,6 +203,36 @@ class _Slow(EdgeOnly):
         return super().decide(observation)
 
 
+class _Computing(EdgeOnly):
+    """Computes without end in one decision, until it is told to stop."""
+
+    stop = False
+
+    def decide(self, observation: Observation) -> Decision:
+        while observation.slot == 2 and not self.stop:
+            pass
+        return super().decide(observation)
+
+
+class _Helped(EdgeOnly):
+    """Has a thread of its own compute for each decision, on a core that others use."""
+
+    def __init__(self, core: int, cpu_seconds: float) -> None:
+        self.core, self.cpu_seconds = core, cpu_seconds
+
+    def decide(self, observation: Observation) -> Decision:
+        helper = threading.Thread(target=self._compute)
+        helper.start()
+        helper.join()
+        return super().decide(observation)
+
+    def _compute(self) -> None:
+        os.sched_setaffinity(0, {self.core})  # of this thread
+        began = time.thread_time()
+        while time.thread_time() - began < self.cpu_seconds:
+            sum(range(10_000))
+
+
 class _Refuses(EdgeOnly):
     def __init__(self, *labs: str) -> None:
         self.labs = labs
@@ -234,6 +268,28 @@ class _Queueing(EdgeOnly):
 def test_a_decision_that_never_ends_is_found_out() -> None:
     with pytest.raises(PolicyError, match=r"slot 2: decide\(\) took more than 0.2 s"):
         check_policy(_Slow(), decide_seconds=0.2)
+
+
+def test_a_decision_that_computes_without_end_is_found_out() -> None:
+    policy = _Computing()
+    try:
+        with pytest.raises(PolicyError, match=r"slot 2: decide\(\) took more than 0.2 s"):
+            check_policy(policy, decide_seconds=0.2)
+    finally:
+        policy.stop = True
+
+
+@pytest.mark.thorough
+def test_what_a_decision_waits_for_a_core_is_not_its_time() -> None:
+    core = min(os.sched_getaffinity(0))
+    loop = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    others = [subprocess.Popen([sys.executable, "-S", "-c", loop]) for _ in range(8)]
+    try:
+        check_policy(_Helped(core, cpu_seconds=0.1), example_scenario(1), slots=1, decide_seconds=0.4)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 @pytest.mark.parametrize(
