@@ -109,7 +109,7 @@ def decision_times() -> list[dict[str, float]]:
     """A whole market in one process: first of a run, and where the last price is known but every rate has changed."""
     profiles = models()
     rows = []
-    for count in (4, 10, 30):
+    for count in (4, 10, 30, 100):
         scenario = setting(profiles, count, 0.1, LINKS["mixed"], seed=1)
         policy = Dds()
         policy.reset(scenario, 1)

@@ -39,6 +39,8 @@ _FORMS: tuple[PriceForm, ...] = ("linear", "barrier", "proportional")
 
 #: Asking over sockets ends after this part of a slot; a decision is late after half of one.
 _ASKING_RATIO = 0.4
+#: Of the edge, that may stay free where a price fills it, and of the price: where turns end is an equilibrium at any.
+_CLEARED_RATIO = 2e-3
 #: Random orders that ``order: best`` plays.
 _ORDERS = 5
 #: Of a part: less than this below a whole one is rounding.
@@ -143,9 +145,12 @@ class Dds(BasicPolicy):
         super().reset(scenario, seed)
         capacity = scenario.edge.cpus
         slope = 10 * self._base / capacity if self._slope is None else self._slope
-        self._market = Market(capacity, self._base, slope, self._form, self._clipped)
+        self._market = Market(capacity, self._base, slope, self._form, self._clipped, cleared=_CLEARED_RATIO)
         self._locals: dict[UeName, DdsLocal] | None = None
         self._guess: float | None = None
+        # where each market begins; other orders are there for what they lead to from nothing
+        warm = self._form == "linear" and not self._clipped and self._order == "given"
+        self._start = [0.0] * len(scenario.ues) if warm else None
         self._numbers: dict[str, float] = {}
         if self._ask is None:
             self._ask_locals()
@@ -158,9 +163,13 @@ class Dds(BasicPolicy):
         end = started + _ASKING_RATIO * self.scenario.slot_seconds
         may_go_on = (lambda: True) if self._ask is None else (lambda: time.monotonic() < end)
         found = settle(
-            self._market, len(turns), table.ask, turns, self._guess, may_go_on, more_orders=more, worth=table.worth
-        )
-        self._guess = found.base if self._form == "linear" and not self._clipped else None
+            self._market, len(turns), table.ask, turns, self._guess, may_go_on, more_orders=more, worth=table.worth,
+            start=self._start,
+        )  # fmt: skip
+        if self._form == "linear" and not self._clipped:
+            self._guess = found.base
+        if self._start is not None:
+            self._start = list(found.demands)
         shares = self._shares(found)
         plan = [
             table.choice(index, demand) if share > 0 else ALL_ON_DEVICE

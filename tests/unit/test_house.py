@@ -48,6 +48,7 @@ MANY_PARAMETERS = {
     "controller.policies.lymdo:__init__": "the options of a lab file",
     "controller.simulator.simulate:simulate": "to be divided",
     "controller.simulator.tandem:__init__": "to be divided",
+    "controller.solvers.dag.game:settle": "to be divided",
     "testbed.monitoring.bringup:start_monitoring": "to be divided",
     "testbed.records.manifest:describe_run": "to be divided",
 }

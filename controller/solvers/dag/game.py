@@ -26,10 +26,11 @@ PriceForm = Literal["linear", "barrier", "proportional"]
 #: Of the capacity: demands that move by less are settled.
 TOLERANCE = 1e-6
 MAX_SWEEPS = 200
-#: Clearing ends when the demand is below the capacity by at most this part of it ...
-_CLEARED_RATIO = 1e-5
-#: ... or when the price is known to this part (a device's demand may jump at a price: then no price fills the edge).
-_PRICE_RATIO = 1e-5
+#: Clearing ends when the demand is below the capacity by at most this part of it, or when the price is known to this
+#: part (a device's demand may jump at a price: then no price fills the edge).
+CLEARED_RATIO = 1e-5
+#: From a price that was guessed the search goes this part of it at first, and four times as far each time.
+_FIRST_STEP_RATIO = 0.02
 _CLEARING_STEPS = 80
 _NEWTON_STEPS = 100
 
@@ -186,6 +187,7 @@ class Market:
     clipped: bool = False  # first come, first served: nobody gets more than what is left, and the price stays
     tolerance: float = TOLERANCE
     max_sweeps: int = MAX_SWEEPS
+    cleared: float = CLEARED_RATIO
 
 
 @dataclass
@@ -214,6 +216,7 @@ def settle(
     may_go_on: Callable[[], bool] = lambda: True,
     more_orders: Sequence[Sequence[int]] = (),
     worth: Callable[[int], float] = lambda device: 0.0,
+    start: Sequence[float] | None = None,
 ) -> Settlement:
     """Let ``count`` devices take turns in ``order`` until nobody moves, and raise the price until it fits.
 
@@ -221,19 +224,25 @@ def settle(
     changed, and moves the outcome by no more than the tolerances. A device that does not answer takes nothing, and
     is not asked again. When ``may_go_on`` says no, what holds then is returned as not converged.
 
+    ``start``: demands that the turns begin with, such as the last ones. Those at every further price then begin with
+    the demands of the price before, and only at the last price they are taken until nobody moves: it saves more
+    questions. Without, turns begin from nothing at every price.
+
     At one price there may be several equilibria, and the order decides which is found. With ``more_orders`` each of
     them is played too, at every price, and the one with the least potential counts (linear price). ``worth`` then says
     what the latency that came with a device's last answer costs it.
     """
-    result = Settlement([0.0] * count, market.base)
+    result = Settlement([0.0] * count if start is None else list(start), market.base)
     orders = [tuple(range(count)) if order is None else tuple(order), *map(tuple, more_orders)]
 
-    def at(base: float) -> float:
+    searching = market.max_sweeps if start is None else 1
+
+    def at(base: float, sweeps: int = market.max_sweeps) -> float:
         result.base = base
         best: tuple[float, list[float], int] | None = None
         for turns in orders:
             already_gone = len(result.gone)
-            _play(market, result, turns, ask, may_go_on)
+            _play(market, result, turns, ask, may_go_on, sweeps, afresh=start is None)
             if not result.converged:
                 break
             present = (device for device in range(count) if device not in result.gone)
@@ -248,40 +257,58 @@ def settle(
     if market.form != "linear" or market.clipped:
         at(market.base)
         return result
-    fits = capacity * (1 + 1e-12)
-    if guess is not None and guess > market.base and at(guess) >= capacity * (1 - 0.5) and result.converged:
-        low, low_total = market.base, math.inf
-        high, high_total = guess, result.total
-        if high_total > fits:
-            low, low_total = high, high_total
-    else:
-        low, low_total = market.base, at(market.base)
-        high, high_total = low, low_total
-        if low_total <= fits:
-            return result
-    steps = 0
-    while high_total > fits and may_go_on():
-        # f ~ sqrt(work / price), so that the price that fits is about (S / F)^2 as high
-        low, low_total = high, high_total
-        marginal = (high + market.slope * capacity) * max(high_total / capacity, 1.05) ** 2
-        high = max(marginal - market.slope * capacity, high + 0.05 * marginal)
-        high_total = at(high)
+    fits, cleared, offset = capacity * (1 + 1e-12), capacity * (1 - market.cleared), market.slope * capacity
+    step = 0.05
+    low, low_total = market.base, math.inf
+    high = market.base if guess is None else max(guess, market.base)
+    high_total = at(high, searching)
+    if high > market.base and (high_total < 0.5 * capacity or not result.converged):
+        high, high_total = market.base, at(market.base, searching)
+    elif high > market.base:
+        step = _FIRST_STEP_RATIO
     kept = _kept(result)
-    offset = market.slope * capacity
-    halve = False
+    while high_total < cleared and high > market.base and low_total == math.inf and may_go_on():
+        # f ~ sqrt(work / price), so that the price that fills the edge is about (S / F)^2 as high
+        marginal = (high + offset) * max((high_total / capacity) ** 2, 1 - step)
+        price = max(market.base, min(marginal, (high + offset) * (1 - 0.1 * step)) - offset)
+        step = min(4 * step, 0.9)
+        total = at(price, searching)
+        if total > fits:
+            low, low_total = price, total
+        else:
+            high, high_total, kept = price, total, _kept(result)
+    while high_total > fits and may_go_on():
+        low, low_total = high, high_total
+        marginal = (high + offset) * max(high_total / capacity, 1 + step) ** 2
+        step = min(4 * step, 0.05)
+        high = max(marginal - offset, high + 0.05 * step * marginal)
+        high_total = at(high, searching)
+        kept = _kept(result)
+    if high == market.base and start is None:
+        result.demands, result.base, result.sweeps = list(kept[0]), kept[1], kept[2]
+        return result
+    steps, halve = 0, False
     while steps < _CLEARING_STEPS and may_go_on():
-        if high_total >= capacity * (1 - _CLEARED_RATIO) or high - low <= _PRICE_RATIO * (high + offset):
+        if high_total >= cleared or high - low <= market.cleared * (high + offset):
             break
         steps += 1
         width = high - low
-        middle = 0.5 * (low + high) if halve else _next_price(low, low_total, high, high_total, capacity, offset)
-        total = at(middle)
+        middle = 0.5 * (low + high)
+        if not halve:
+            middle = _next_price(low, low_total, high, high_total, 0.5 * (cleared + capacity), offset)
+        total = at(middle, searching)
         if total > fits:
             low, low_total = middle, total
         else:
             high, high_total = middle, total
             kept = _kept(result)
         halve = high - low > 0.5 * width
+    if start is not None:  # prices were tried in passing: now all take turns until nobody moves
+        step = 0.5 * market.cleared
+        while at(high) > fits and may_go_on():
+            high += step * (high + offset)
+            step *= 2
+        kept = _kept(result)
     result.demands, result.base, result.sweeps = list(kept[0]), kept[1], kept[2]
     result.converged = result.converged and steps < _CLEARING_STEPS and may_go_on()
     return result
@@ -291,26 +318,30 @@ def _kept(result: Settlement) -> tuple[list[float], float, int]:
     return list(result.demands), result.base, result.sweeps
 
 
-def _next_price(low: float, low_total: float, high: float, high_total: float, capacity: float, offset: float) -> float:
+def _next_price(low: float, low_total: float, high: float, high_total: float, aim: float, offset: float) -> float:
     """Between two prices, by the power law through what was asked for at both; the middle where that is no help."""
     middle = 0.5 * (low + high)
     if not math.isfinite(low_total) or not 0 < high_total < low_total or low + offset <= 0:
         return middle
-    aim = capacity * (1 - 0.5 * _CLEARED_RATIO)
     ratio = math.log(low_total / aim) / math.log(low_total / high_total)
     price = (low + offset) ** (1 - ratio) * (high + offset) ** ratio - offset
     return price if low < price < high else middle
 
 
-def _play(market: Market, result: Settlement, turns: Sequence[int], ask: Ask, may_go_on: Callable[[], bool]) -> None:
-    """Best responses in turn at one price, from nothing, until nobody moves by more than the tolerance."""
+def _play(
+    market: Market, result: Settlement, turns: Sequence[int], ask: Ask, may_go_on: Callable[[], bool], sweeps: int, *,
+    afresh: bool,
+) -> None:  # fmt: skip
+    """Best responses in turn at one price, from nothing or from the present demands, until nobody moves by more than
+    the tolerance, in at most so many sweeps."""
     demands = result.demands
-    demands[:] = [0.0] * len(demands)
+    if afresh:
+        demands[:] = [0.0] * len(demands)
     result.sweeps = 0
     damping = 1.0 if market.form == "linear" else 0.5  # without a potential undamped responses may circle
     if market.form == "proportional":
         demands[:] = [market.capacity / len(demands)] * len(demands)
-    for _ in range(market.max_sweeps):
+    for _ in range(sweeps):
         moved = 0.0
         result.sweeps += 1
         result.all_sweeps += 1
@@ -337,4 +368,4 @@ def _play(market: Market, result: Settlement, turns: Sequence[int], ask: Ask, ma
         if moved < market.tolerance * market.capacity:
             result.converged = True
             return
-    result.converged = False
+    result.converged = sweeps < market.max_sweeps

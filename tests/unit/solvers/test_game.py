@@ -194,6 +194,25 @@ def test_a_guess_of_the_price_saves_questions_and_changes_nothing() -> None:
         assert low.demands == pytest.approx(plain.demands, abs=2e-5 * market.capacity)
 
 
+def test_a_start_saves_questions_and_clears_as_well() -> None:
+    asked = {"afresh": 0, "warm": 0}
+    for seed in SEEDS:
+        market, devices = random_market(seed, 10, 0.2)
+        plain = settle(market, 10, asking(devices))
+        nearby = dataclasses.replace(market, capacity=0.9 * market.capacity, cleared=1e-3)
+        afresh = settle(nearby, 10, asking(devices), guess=plain.base)
+        warm = settle(nearby, 10, asking(devices), guess=plain.base, start=plain.demands)
+        assert warm.converged
+        assert nearby.capacity * (1 + 1e-12) >= warm.total >= afresh.total - 0.02 * nearby.capacity
+        for index, device in enumerate(devices):
+            others = warm.total - warm.demands[index]
+            best = best_response(device, Signal(warm.base, nearby.slope, others, nearby.capacity, nearby.capacity))
+            assert best.demand == pytest.approx(warm.demands[index], abs=1e-5 * nearby.capacity)
+        asked["afresh"] += afresh.asked
+        asked["warm"] += warm.asked
+    assert asked["warm"] < 0.7 * asked["afresh"]
+
+
 def test_the_barrier_price_never_fills_the_edge() -> None:
     for seed in SEEDS:
         linear, devices = random_market(seed, 10, 2.0)
