@@ -32,13 +32,15 @@ class Options:
     seat_rounds: int = 3  # of moving UEs between subchannels after rounding, each followed by a descent
     seat_moves: int = 8  # in a round
     seat_candidates: int = 512  # that a move is the best of
+    split_rounds: int = 5  # of changing one UE's split, each change followed by a descent; the best is kept
+    split_trials: int = 64  # in a round; a cell with more single changes than that has none
     device: str = "cpu"
 
 
 #: For a cell that is decided once.
 THOROUGH = Options()
 #: For a decision every slot: a looser stop, and fewer trials of other seats.
-PER_SLOT = Options(tolerance=1e-4, entropy_weights=(), seat_rounds=1, seat_moves=4)
+PER_SLOT = Options(tolerance=1e-4, entropy_weights=(), seat_rounds=1, seat_moves=4, split_rounds=2)
 
 
 @contextmanager

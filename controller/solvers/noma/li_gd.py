@@ -82,6 +82,8 @@ def solve(
     points = [z, penalised] if options.entropy_weights else [z]
     z, split, seats, value, count = _rounded_best(relaxed, points, split, options)
     later = later + count
+    z, split, count = _resplit(relaxed, z, split, seats, value, options)
+    later = later + count
     return [
         _plan(relaxed, row, z, split, seats, float(relaxed_cost[row]), common, int(later[row]))
         for row in range(len(problems))
@@ -255,6 +257,42 @@ def _settle(
         if not bool(better.any()):
             break
     return z, split, seats, value, iterations
+
+
+def _resplit(
+    relaxed: Relaxation, z: Tensor, split: Tensor, seats: Tensor, value: Tensor, options: Options
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One UE's split changed at a time, with a descent after each change: what is best at the present rates may not be
+    best at those that follow. Returns (z, splits, iterations); the cost never rises."""
+    z, split = z.clone(), split.clone()
+    iterations = torch.zeros(z.shape[0], dtype=torch.int64, device=z.device)
+    fixed = 2 * relaxed.ues * relaxed.subchannels
+    for row in range(z.shape[0]):
+        seated = torch.nonzero((seats[row] >= 0).all(dim=0))[:, 0]
+        least = value[row]
+        for _ in range(options.split_rounds):
+            trials = _single_changes(relaxed, split[row], seated)
+            if not 0 < len(trials) <= options.split_trials:
+                break
+            same = relaxed.repeated(row, len(trials))
+            frozen = one_hot(relaxed, seats[row][None]).expand(len(trials), -1, -1, -1)
+            found = descend(same.cost(trials, frozen), z[row].expand(len(trials), -1).clone(), options, fixed)
+            iterations[row] += found.iterations.max()
+            best = int(found.cost.argmin())
+            if not found.cost[best] < least * (1 - options.tolerance):
+                break
+            least, z[row], split[row] = found.cost[best], found.z[best], trials[best]
+    return z, split, iterations
+
+
+def _single_changes(relaxed: Relaxation, split: Tensor, users: Tensor) -> Tensor:
+    """(changes, UEs): the splits with one of the users at another one."""
+    trials = split.repeat(len(users) * relaxed.splits, 1)
+    at = torch.arange(len(trials), device=split.device)
+    trials[at, users.repeat_interleave(relaxed.splits)] = torch.arange(relaxed.splits, device=split.device).repeat(
+        len(users)
+    )
+    return trials[(trials != split).any(dim=1)]
 
 
 def _plan(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.noma import cell as benchmark_cell
-from benchmarks.noma import comparison
+from benchmarks.noma import comparison, joint_optimum
 from controller.contract import ALL_ON_DEVICE, Scenario
 from controller.model.channel import subchannel_ratios
 from controller.model.decision import enforce
@@ -21,7 +21,7 @@ from controller.policies import registry
 from controller.policies.check import check_policy
 from controller.policies.examples import example_observation, example_scenario
 from controller.policies.li_gd import LiGd, LiGdOfdma, alone_costs, local_costs
-from controller.solvers.noma.descent import PER_SLOT, THOROUGH, descend
+from controller.solvers.noma.descent import PER_SLOT, THOROUGH, Options, descend
 from controller.solvers.noma.li_gd import chain, evaluate_seats, solve
 from controller.solvers.noma.relaxation import DOWN, TABLES, UP, Relaxation, SplitProblem
 
@@ -162,6 +162,27 @@ def test_seats_are_as_good_as_the_best_of_all(access: Literal["noma", "ofdma"]) 
     assert plan.cost <= 1.005 * best.cost
     for way in (UP, DOWN):
         assert max(np.bincount(plan.subchannel[way][plan.subchannel[way] >= 0], minlength=1)) <= 2
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("options", [THOROUGH, PER_SLOT])
+def test_two_ues_are_as_good_as_the_best_of_all_splits_and_seats(options: Options) -> None:
+    problem = cell(7, ues=2)  # at the best split for each UE's present rates, 5 % above it
+    (plan,) = solve([problem], options, seed=1)
+    assert plan.cost <= 1.006 * joint_optimum(problem, PER_SLOT)
+    assert len(set(plan.split.tolist())) == 2
+
+
+def test_changes_of_one_split_cost_no_more() -> None:
+    problems = [cell(seed, ues=2) for seed in (1, 7, 8)]
+    before = solve(problems, dataclasses.replace(PER_SLOT, split_rounds=0), seed=1)
+    after = solve(problems, PER_SLOT, seed=1)
+    gains = [1 - new.cost / old.cost for new, old in zip(after, before, strict=True)]
+    assert min(gains) >= 0
+    assert sum(gain > 0.02 for gain in gains) >= 2
+    for plan in after:
+        for way in (UP, DOWN):
+            assert max(np.bincount(plan.subchannel[way][plan.subchannel[way] >= 0], minlength=1)) <= 2
 
 
 def test_nobody_is_worse_off_than_on_the_device() -> None:
