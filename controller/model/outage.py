@@ -49,15 +49,16 @@ def transmit(  # type: ignore[no-untyped-def]
     start, end, bits, held, quality, power, column, linear, spectrum, most, floor, step_seconds, foresight_seconds,
 ):  # fmt: skip
     """Send ``bits`` from ``start`` until ``end`` at most, over the trace or, where it is not nan, at the quality
-    ``held``. Returns (time reached, bits left)."""
+    ``held``. Returns (time reached, bits left, seconds of it in which an outage let nothing through)."""
     if held == held:
         rate = carried_rate(held, power, linear, spectrum, most, floor)
         if start + bits / rate <= end:
-            return start + bits / rate, 0.0
-        return end, bits - rate * max(end - start, 0.0)
+            return start + bits / rate, 0.0, 0.0
+        return end, bits - rate * max(end - start, 0.0), 0.0
     steps = quality.shape[0]
     number = int(start / step_seconds + 1e-9)
     now = start
+    silent = 0.0
     while now < end and bits > 0.0:
         until = min(end, (number + 1) * step_seconds)
         rate = planned_rate(quality[number % steps, column], power, linear, spectrum, most)
@@ -67,13 +68,14 @@ def transmit(  # type: ignore[no-untyped-def]
                 number, quality, power, column, linear, spectrum, most, floor, step_seconds, foresight_seconds
             )
             if back < np.inf:
+                silent += min(end, back) - now
                 now = min(end, back)
                 number = int(now / step_seconds + 1e-9)
                 continue
         needed = bits / rate
         if now + needed <= until:
-            return now + needed, 0.0
+            return now + needed, 0.0, silent
         bits -= rate * max(until - now, 0.0)
         now = until
         number += 1
-    return now, bits
+    return now, bits, silent

@@ -23,7 +23,7 @@ def _sent(quality, linear, spectrum, floor, step_seconds, foresight):  # type: i
     sent = np.zeros((paths, steps + 1))
     for path in range(paths):
         for step in range(steps):
-            _, left = transmit(
+            _, left, _ = transmit(
                 step * step_seconds, (step + 1) * step_seconds, _ENDLESS_BITS, np.nan, quality, 1.0, path, linear,
                 spectrum, np.inf, floor, step_seconds, foresight,
             )  # fmt: skip

@@ -202,7 +202,7 @@ class ModelMoves:
             return download.reached_seconds, download.bits_left
         # pieces are asked for one by one: a long way there and back leaves the link idle between them
         used = min(1.0, PIECES_UNDER_WAY * PIECE_SECONDS / (self._devices[ue].delay_seconds + PIECE_SECONDS))
-        reached, left = transmit(
+        reached, left, _ = transmit(
             download.reached_seconds, end, download.bits_left / used, math.nan, downlink, 1.0, ue, True,
             force.down_ratio[ue], force.most_down[ue], self._floor[ue], step, FORESIGHT_SECONDS,
         )  # fmt: skip

@@ -27,9 +27,10 @@ FAILED = 18  # when it was given up; nan: it was not
 TASK_FIELDS = 19
 # columns of Tandem.pointers: index of the UE's next task at each point
 NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING, NEXT_EXPIRY, ANSWERING = range(9)
-# columns of Tandem.free: when the server is free, the bits left of the frame and of the result on the air, and from
-# when until when, and for how long, an answer waits for pieces of a model that is on its way down
-DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT, DOWN_BITS_LEFT, HELD_FROM, HELD_UNTIL, HELD_SECONDS = range(9)
+# columns of Tandem.free: when the server is free, the bits left of the frame and of the result on the air, from
+# when until when, and for how long, an answer waits for pieces of a model that is on its way down, and for how long the
+# wire has let nothing of the frame on the air through
+DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT, DOWN_BITS_LEFT, HELD_FROM, HELD_UNTIL, HELD_SECONDS, SILENT = range(10)
 # columns of the slot's result
 (
     ARRIVED, COMPLETED, DELAY_SUM, UE_QUEUE, HEAD, TX_QUEUE, UPLINK, EDGE_QUEUE, TAIL, DOWN, COMPUTE, TRANSMIT, RATE,
@@ -179,8 +180,9 @@ def _advance(  # type: ignore[no-untyped-def]
                     continue
                 tasks[TX_START, j] = start
                 free[ue, BITS_LEFT] = tasks[BITS, j]
+                free[ue, SILENT] = 0.0
                 pointers[ue, SENDING] = 1
-            now, left = transmit(
+            now, left, silent = transmit(
                 start,
                 min(end, expiry),
                 free[ue, BITS_LEFT],
@@ -196,18 +198,19 @@ def _advance(  # type: ignore[no-untyped-def]
                 foresight,
             )
             free[ue, BITS_LEFT] = left
+            free[ue, SILENT] += silent
             if left > 0.0 and expiry > end:
                 break
             pointers[ue, SENDING] = 0
             if left > 0.0:  # given up on the air
                 free[ue, LINK] = expiry
-                tasks[TRANSMIT_JOULES, j] = watts[ue] * power[ue] * (expiry - tasks[TX_START, j])
+                tasks[TRANSMIT_JOULES, j] = watts[ue] * power[ue] * (expiry - tasks[TX_START, j] - free[ue, SILENT])
                 out[ue, TRANSMIT] += tasks[TRANSMIT_JOULES, j]
                 j += 1
                 continue
             free[ue, LINK] = now
             tasks[RECEIVED, j] = now + up_delay[ue]
-            tasks[TRANSMIT_JOULES, j] = watts[ue] * power[ue] * (now - tasks[TX_START, j])
+            tasks[TRANSMIT_JOULES, j] = watts[ue] * power[ue] * (now - tasks[TX_START, j] - free[ue, SILENT])
             out[ue, TRANSMIT] += tasks[TRANSMIT_JOULES, j]
             j += 1
         pointers[ue, NEXT_TX] = j
@@ -268,7 +271,7 @@ def _advance(  # type: ignore[no-untyped-def]
                         continue
                 pointers[ue, ANSWERING] = 1
                 free[ue, DOWN_BITS_LEFT] = tasks[DOWN_BITS, j]
-            now, left = transmit(
+            now, left, _ = transmit(
                 start, end, free[ue, DOWN_BITS_LEFT], np.nan, downlink, 1.0, ue, True, down_ratio[ue],
                 most_down[ue], floor[ue], step_seconds, foresight,
             )  # fmt: skip
@@ -385,7 +388,7 @@ class Tandem:
         ues = len(arrivals)
         self.pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 9, axis=1)
         self.pointers[:, [SENDING, ANSWERING]] = 0
-        self.free: FloatArray = np.zeros((ues, 9))
+        self.free: FloatArray = np.zeros((ues, 10))
         self._constants = (linear, floor, foresight_seconds, kappa, transmit_watts, up_delay, down_delay)
         self._timeout = timeout_seconds
         self._staged: FloatArray = np.empty((0, 1)) if staged is None else staged

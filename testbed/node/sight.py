@@ -3,13 +3,15 @@
 A device measures its channel while it uses it. In the lab the channel is made by the player, so a UE asks for its
 present state at the moment at which it decides (``Look``), and learns nothing of what comes. Where a channel is drawn
 anew for every task and stage, the player also has to know whose gain is on the air: the UE says so before it transmits
-(``Tune``), and that gain holds until the next upload. Both travel over a UNIX socket in the lab's directory, not over
-the wire that they are about.
+(``Tune``), and that gain holds until the next upload. And a radio that can send nothing does not transmit: a UE that
+says so once (``Follow``) is told when its uplink falls silent, and when that is over (``Air``). All of it travels over
+a UNIX socket in the lab's directory, not over the wire that it is about.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Annotated, TypeVar
 
@@ -67,9 +69,22 @@ class Tuned(_Frame, frozen=True):
     rate_bits_per_second: float
 
 
+class Follow(_Frame, frozen=True):
+    """Tell this UE of its uplink from now on; it is said again, for a player that was started anew."""
+
+    ue: str
+
+
+class Air(_Frame, frozen=True):
+    """Since when the uplink lets nothing through, or something again."""
+
+    silent: bool
+    since_seconds: float
+
+
 _encoder = msgspec.msgpack.Encoder()
-_asked: msgspec.msgpack.Decoder[Look | Tune] = msgspec.msgpack.Decoder(Look | Tune)
-_told: msgspec.msgpack.Decoder[Seen | Tuned] = msgspec.msgpack.Decoder(Seen | Tuned)
+_asked: msgspec.msgpack.Decoder[Look | Tune | Follow] = msgspec.msgpack.Decoder(Look | Tune | Follow)
+_told: msgspec.msgpack.Decoder[Seen | Tuned | Air] = msgspec.msgpack.Decoder(Seen | Tuned | Air)
 _FrameType = TypeVar("_FrameType", bound=_Frame)
 
 
@@ -79,14 +94,15 @@ class SightServer:
     def __init__(self, lab_directory: str, ues: Iterable[str]) -> None:
         sockets = {ue: (socket_path(lab_directory, ue, _SOCKET), CHANNEL_LIMITS) for ue in ues}
         self._listener = NodeListener("ROUTER", sockets)
+        self._followers: dict[str, Connection] = {}
         self.malformed = 0
 
     def fileno(self) -> int:
         return self._listener.fileno()
 
-    def received(self) -> list[tuple[Connection, Look | Tune]]:
+    def received(self) -> list[tuple[Connection, Look | Tune | Follow]]:
         """Some of what has come, with who asked."""
-        found: list[tuple[Connection, Look | Tune]] = []
+        found: list[tuple[Connection, Look | Tune | Follow]] = []
         for connection, frame in self._listener.heard():
             try:
                 request = decode_frame(_asked, frame)
@@ -95,11 +111,18 @@ class SightServer:
             except msgspec.DecodeError:
                 self.malformed += 1
             else:
+                if isinstance(request, Follow):
+                    self._followers[request.ue] = connection
                 found.append((connection, request))
         return found
 
-    def answer(self, connection: Connection, frame: Seen | Tuned) -> None:
+    def answer(self, connection: Connection, frame: Seen | Tuned | Air) -> None:
         self._listener.answer(connection, _encoder.encode(frame))
+
+    def tell(self, ue: str, frame: Air) -> None:
+        """What a UE follows."""
+        if ue in self._followers:
+            self.answer(self._followers[ue], frame)
 
     def close(self) -> None:
         self._listener.close()
@@ -144,17 +167,69 @@ class Sight:
     def close(self) -> None:
         self.socket.close()
 
-    def _send(self, frame: Look | Tune) -> None:
+    def follow(self) -> None:
+        """Ask to be told by :meth:`aired`."""
+        self._send(Follow(self._ue))
+
+    def aired(self) -> list[Air]:
+        """What has come since :meth:`follow`."""
+        found: list[Air] = []
+        while (answer := self._receive()) is not None:
+            if isinstance(answer, Air):
+                found.append(answer)
+        return found
+
+    def _send(self, frame: Look | Tune | Follow) -> None:
         try:
             self.socket.send(_encoder.encode(frame), zmq.NOBLOCK)
         except zmq.Again:  # the player is gone for long: its answer will not come either
             return
 
-    def _receive(self) -> Seen | Tuned | None:
+    def _receive(self) -> Seen | Tuned | Air | None:
         try:
             return decode_frame(_told, self.socket.recv(zmq.NOBLOCK))
         except (zmq.Again, msgspec.DecodeError):
             return None
+
+
+class Silences:
+    """When a UE's uplink let nothing through: such time is none in which its radio transmits. Used by one thread."""
+
+    #: That are remembered, for a UE that sends nothing for long.
+    _MOST = 4096
+
+    def __init__(self, sight: Sight) -> None:
+        self._sight = sight
+        self._over: deque[tuple[float, float]] = deque(maxlen=self._MOST)  # from when until when
+        self._since_seconds: float | None = None  # of the one that goes on
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        return self._sight.socket
+
+    def follow(self) -> None:
+        self._sight.follow()
+
+    def collect(self) -> None:
+        for told in self._sight.aired():
+            self.note(told)
+
+    def note(self, told: Air) -> None:
+        if told.silent and self._since_seconds is None:
+            self._since_seconds = told.since_seconds
+        elif not told.silent and self._since_seconds is not None:
+            self._over.append((self._since_seconds, told.since_seconds))
+            self._since_seconds = None
+
+    def seconds(self, begin_seconds: float, end_seconds: float) -> float:
+        """Of the time from ``begin_seconds`` until ``end_seconds``. Whoever asks goes on in time."""
+        while self._over and self._over[0][1] <= begin_seconds:
+            self._over.popleft()
+        still = [] if self._since_seconds is None else [(self._since_seconds, end_seconds)]
+        return sum(max(0.0, min(end, end_seconds) - max(begin, begin_seconds)) for begin, end in [*self._over, *still])
+
+    def close(self) -> None:
+        self._sight.close()
 
 
 class Tuner:

@@ -12,11 +12,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import zmq
 
 from controller.contract import Decision, UeDecision
 from controller.model.channel import Channel
 from controller.model.radio import rates
 from controller.policies.examples import example_scenario
+from testbed.node.sight import Sight, Silences
 from testbed.protocol.messages import Apply, ChannelDrops, Reply, SetLink
 from testbed.runtime.host.namespaces import run_inside
 from testbed.traces import Trace, generate, read_mahimahi
@@ -113,6 +115,28 @@ def test_it_plays_on_when_the_controller_dies_and_ends_on_sigterm(tmp_path: Path
         run.poll(0.1)
         assert run.process.exitcode == 0
     assert any("SIGTERM" in event.text for event in run.events() if event.kind == "player-stopped")
+
+
+def test_a_ue_that_follows_its_uplink_is_told_of_each_outage(tmp_path: Path) -> None:
+    scenario = rate_scenario(["ue0"])
+    trace = {"ue0": rate_trace(2, 0, 0.01, 4)}  # under the floor, twice
+    with (
+        wired("pl-air", wires(1)) as lab,
+        PlayerRun(lab, tmp_path, scenario, trace) as run,
+        zmq.Context() as context,
+    ):
+        silences = Silences(Sight(context, "ue0", str(tmp_path)))
+        silences.follow()
+        run.start(time.monotonic())
+        run.wait(lambda: len(run.steps()) >= 12)
+        run.stop()
+        silences.collect()
+        silent = silences.seconds(0.0, run.steps()[11].applied_seconds)
+        silences.close()
+    steps = run.steps()[:12]
+    assert [step.applied_bits_per_second == 0 for step in steps] == 3 * [False, True, True, False]
+    ends = [(steps[at].applied_seconds, steps[at + 2].applied_seconds) for at in (1, 5, 9)]
+    assert silent == pytest.approx(sum(end - begin for begin, end in ends), abs=1e-6)
 
 
 def test_hold_and_clear_at_the_end_of_a_trace(tmp_path: Path) -> None:

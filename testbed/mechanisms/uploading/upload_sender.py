@@ -77,14 +77,21 @@ class Transfer:
 
 class PrioritySender:
     """One peer's streams. ``send(frames)`` hands a message to the socket; False: it takes none at the moment.
+    ``silent_seconds(begin, end)``: for how long nothing could be sent in that time.
 
     Values go first, in the order in which they were queued; parameters fill what is left. Used by one thread.
     """
 
-    def __init__(self, round_trip_seconds: float, send: Callable[[list[bytes | memoryview]], bool]) -> None:
+    def __init__(
+        self,
+        round_trip_seconds: float,
+        send: Callable[[list[bytes | memoryview]], bool],
+        silent_seconds: Callable[[float, float], float] = lambda begin_seconds, end_seconds: 0.0,
+    ) -> None:
         self.credit = CreditSender(round_trip_seconds)
         self._round_trip_seconds = round_trip_seconds
         self._send = send
+        self._silent_seconds = silent_seconds
         self._values: deque[Transfer] = deque()
         self._models: deque[Transfer] = deque()
         self._open: dict[int, Transfer] = {}  # by stream, until the last acknowledgement
@@ -93,7 +100,7 @@ class PrioritySender:
         self._sizes: deque[tuple[int, int]] = deque()  # of each chunk under way: stream, layer-2 bytes if parameters
         self._wire_free_seconds = -math.inf
         self._busy_since = math.inf
-        self.busy_seconds = 0.0  # time in which something was under way
+        self.busy_seconds = 0.0  # time in which something was under way and could be
         self.preemptions = 0  # values that went before parameters that were being sent
         self.blocked = False
 
@@ -179,7 +186,7 @@ class PrioritySender:
         if math.isnan(transfer.first_sent_seconds):
             transfer.first_sent_seconds = now
         if not self._sizes:
-            self._busy_since = now
+            self._busy_since = now + self._round_trip_seconds / 2  # nothing is sent while it is on the way
         self.credit.sent(stream, layer2)
         self._sizes.append((stream.task, layer2 if model else 0))
         self._model_bytes += layer2 if model else 0
@@ -192,7 +199,8 @@ class PrioritySender:
             return None
         self._model_bytes -= self._sizes.popleft()[1]
         before, self._wire_free_seconds = self._wire_free_seconds, ack.received_seconds
-        self.busy_seconds += max(0.0, ack.received_seconds - self._busy_since)
+        silent = self._silent_seconds(self._busy_since, ack.received_seconds)
+        self.busy_seconds += max(0.0, ack.received_seconds - self._busy_since - silent)
         self._busy_since = ack.received_seconds
         transfer = self._open.get(ack.task)
         if transfer is None or transfer.stream is None:

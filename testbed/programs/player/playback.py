@@ -406,6 +406,21 @@ class Playback:
         self._change("stage", now, [link])
         return link.ports["up"].applied_bits_per_second
 
+    def air(self, ue: str) -> tuple[bool, float]:
+        """Whether a UE's uplink lets nothing through, and since when; now where it always let something.
+
+        Raises TestbedError for an unknown UE.
+        """
+        port = self._link(ue).ports["up"]
+        since = port.silent_since_seconds
+        return port.silent, time.monotonic() if math.isnan(since) else since
+
+    def changed_air(self) -> set[str]:
+        """UEs whose :meth:`air` has changed since the last call."""
+        changed = {port.ue for port in self._ports.changed_air}
+        self._ports.changed_air.clear()
+        return changed
+
     def _change(self, cause: Cause, now_seconds: float, recorded: Sequence[_Link]) -> None:
         self._prepared = None
         self._outlook.reconsider()

@@ -21,7 +21,7 @@ from controller.service.node_listener import Connection
 from testbed.errors import TestbedError
 from testbed.node.control import ControlLink, HelloTimer
 from testbed.node.last_words import accounted
-from testbed.node.sight import Look, Seen, SightServer, Tune, Tuned
+from testbed.node.sight import Air, Follow, Look, Seen, SightServer, Tune, Tuned
 from testbed.programs.player.playback import Playback
 from testbed.programs.player.realtime import be_punctual, is_realtime, sleep_until
 from testbed.protocol.configs import PlayerConfig, read_config, read_scenario
@@ -110,6 +110,7 @@ class Player:
             self._playback.rehearse()
             sleep_until(deadline)
             self._playback.step()
+            self._tell_air()
             if deadline >= self._next_slot_seconds():
                 self._report()
             self._read_statistics()
@@ -148,11 +149,18 @@ class Player:
             self._show(asker, request)
         for message in self._link.received():
             self._handle(message)
+        self._tell_air()
         return True
 
-    def _show(self, asker: Connection, request: Look | Tune) -> None:
+    def _tell_air(self) -> None:
+        for ue in self._playback.changed_air():
+            self._sight.tell(ue, Air(*self._playback.air(ue)))
+
+    def _show(self, asker: Connection, request: Look | Tune | Follow) -> None:
         try:
-            if isinstance(request, Look):
+            if isinstance(request, Follow):
+                self._sight.answer(asker, Air(*self._playback.air(request.ue)))
+            elif isinstance(request, Look):
                 state = self._playback.seen(request.ue, request.task, request.column)
                 self._sight.answer(asker, Seen(request.task, request.column, state))
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -45,6 +46,8 @@ class Port:
     #: what HTB was told last
     shaper_bits_per_second: float = math.nan
     outage: bool = False
+    #: since when it lets nothing through, or something again
+    silent_since_seconds: float = math.nan
     #: the leaf's limit as the wire was made; what it has when the port is not in an outage by loss
     leaf_bytes: int | None = None
     #: of a netem leaf
@@ -72,6 +75,11 @@ class Port:
     @property
     def ue(self) -> str:
         return self.config.ue
+
+    @property
+    def silent(self) -> bool:
+        """Whether it lets nothing through, for as long as somebody foresees."""
+        return self.applied_bits_per_second == 0
 
     @property
     def delay_seconds(self) -> float:
@@ -114,6 +122,8 @@ class Ports:
         self._filters = Filters(shaper.namespace)
         self._taps = TapCounters(shaper.namespace, self._filters.ports)
         self.by_name: dict[str, Port] = {}
+        #: uplinks that fell silent, or did so no longer, and were not told of yet
+        self.changed_air: deque[Port] = deque()
         for link in links:
             self.by_name[link.up_port] = Port(link.up_port, "up", link, link.impairment_up)
             self.by_name[link.down_port] = Port(link.down_port, "down", link, link.impairment_down)
@@ -158,7 +168,11 @@ class Ports:
         for name, order in orders.items():
             port = self.by_name[name]
             port.advance(now)
-            port.applied_bits_per_second = order.applied_bits_per_second
+            silent, port.applied_bits_per_second = port.silent, order.applied_bits_per_second
+            if port.silent != silent:
+                port.silent_since_seconds = now
+                if port.direction == "up":
+                    self.changed_air.append(port)
             port.outage = order.outage
             port.dropping = order.outage and port.config.outage == "loss"
             port.dropped_on_purpose |= port.dropping

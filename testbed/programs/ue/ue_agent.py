@@ -27,7 +27,7 @@ from testbed.node.backend import CpuBackend
 from testbed.node.control import ControlLink, DecisionBox, HelloTimer, io_tids
 from testbed.node.ledger import SlotSums, Task
 from testbed.node.pacing import DeadlineThread
-from testbed.node.sight import Sight, Tuner
+from testbed.node.sight import Sight, Silences, Tuner
 from testbed.node.threads import Wakeup
 from testbed.node.transport import CreditSender
 from testbed.programs.ue.arrivals import ArrivalSchedule
@@ -86,6 +86,7 @@ class UeAgent:
         sight = Sight(self._context, config.node, config.lab_directory)
         self._stage = self._make_stage(sight)
         self._link = ControlLink(self._context, config.node, config.lab_directory)
+        self._silences = Silences(Sight(self._context, config.node, config.lab_directory))
         self._uplink = self._make_uplink()
         self._process = ArrivalProcess(
             config.arrivals, config.slot_seconds, config.seed, config.ue_index, config.arrival_file_times_seconds
@@ -132,6 +133,7 @@ class UeAgent:
             self._received,
             self._lost,
         )
+        self._tasks_up.silent_seconds = self._silences.seconds
         if config.channel_refresh == "per_task_stage":
             self._tasks_up.admit = self._admit
         return self._tasks_up
@@ -147,11 +149,12 @@ class UeAgent:
         self._stage.start()
         if self._updates is not None:
             self._updates.start()
+        self._silences.follow()
         hello = HelloTimer(self._link, self._hello)
         self._hello_timer = hello
         poller = zmq.Poller()
         poller.register(self._wake.fileno(), zmq.POLLIN)
-        for socket in (self._link.socket, self._uplink.monitor):
+        for socket in (self._link.socket, self._uplink.monitor, self._silences.socket):
             poller.register(socket, zmq.POLLIN)
         if self._tuner is not None:
             poller.register(self._tuner.socket, zmq.POLLIN)
@@ -176,6 +179,7 @@ class UeAgent:
         )
 
     def _turn(self) -> None:
+        self._silences.collect()
         self._uplink.watch()
         self._uplink.receive()
         for message in self._link.received():
@@ -344,6 +348,7 @@ class UeAgent:
     def _report(self, now: float) -> None:
         schedule = self._schedule
         assert schedule is not None
+        self._silences.follow()
         if schedule.extend(now):
             self._stage.wake()
         apply = self._decisions.in_force(now)
@@ -408,6 +413,7 @@ class UeAgent:
         self._link.event("stopped", f"{self._stop_reason}; {msgspec.json.encode(counts).decode()}")
         self._uplink.close()
         self._stage.online.close()
+        self._silences.close()
         if self._tuner is not None:
             self._tuner.close()
         self._link.close()

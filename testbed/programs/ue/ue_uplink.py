@@ -80,6 +80,8 @@ class Uplink:
         self._transfers_end_seconds = -math.inf  # when the wire was through with the task before
         #: asked before a task's first byte with whether the wire is free of the tasks before it; False: not yet
         self.admit: Callable[[Task, bool], bool] = lambda task, wire_is_free: True
+        #: for how long nothing could be sent between two times
+        self.silent_seconds: Callable[[float, float], float] = lambda begin_seconds, end_seconds: 0.0
         self.late_results = 0
         self.malformed = 0
         self.disconnects = 0
@@ -178,8 +180,9 @@ class Uplink:
         if ack.end < task.boundary_bytes:
             return
         task.received_seconds = ack.received_seconds
-        self._transfer_ended(task, ack.received_seconds)
-        self._transfers_end_seconds = ack.received_seconds - self._link_delay_seconds
+        sent_seconds = ack.received_seconds - self._link_delay_seconds
+        self._transfer_ended(task, ack.received_seconds, sent_seconds)
+        self._transfers_end_seconds = sent_seconds
         self._received(task)
 
     def _answered(self, result: task_frames.Result, frames: list[bytes]) -> None:
@@ -196,16 +199,18 @@ class Uplink:
         del self.open[task.number]
         self._finished(task, result, memoryview(frames[1]), task_frames.message_layer2_bytes(frames))
 
-    def _transfer_ended(self, task: Task, now_seconds: float) -> None:
+    def _transfer_ended(self, task: Task, now_seconds: float, sent_seconds: float) -> None:
+        """Charged is the time on the air, as in the simulator: nothing is sent in a held outage or on the way."""
         start = max(task.head_end_seconds, self._transfers_end_seconds)
-        task.transfer_start_seconds = min(start, now_seconds)
-        task.transmit_joules = task.transmit_watts * (now_seconds - task.transfer_start_seconds)
+        task.transfer_start_seconds = start = min(start, now_seconds)
+        on_air_seconds = sent_seconds - start - self.silent_seconds(start, sent_seconds)
+        task.transmit_joules = task.transmit_watts * max(on_air_seconds, 0.0)
 
     def _give_up(self, task: Task, reason: str) -> None:
         del self.open[task.number]
         now = time.monotonic()
         if task.stream is not None and math.isnan(task.received_seconds):
-            self._transfer_ended(task, now)  # what it has sent until now is charged
+            self._transfer_ended(task, now, now)  # what it has sent until now is charged
             self._transfers_end_seconds = now
         if task in self._queue:
             self._queue.remove(task)

@@ -41,6 +41,7 @@ class UploadUeAgent(UeAgent):
             self._backend.split,
             self._link.record,
             cold=config.uploading.cache == "per_query",
+            silent_seconds=self._silences.seconds,
         )
         self._busy_before = 0.0
         return self._data

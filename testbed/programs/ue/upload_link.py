@@ -54,15 +54,16 @@ class UploadLink:
         record: Callable[[messages.UploadRecord], None],
         *,
         cold: bool,
+        silent_seconds: Callable[[float, float], float],
     ) -> None:
         """``record`` takes what became of each transfer. ``cold``: the edge has nothing when a task begins, so nobody
-        waits to be told so."""
+        waits to be told so. ``silent_seconds(begin, end)``: for how long nothing could be sent in that time."""
         self._node = node
         self._to_records = record
         self._cold = cold
         self._shapes = {one.name: one.output_shape for one in split.graph.nodes}
         self._layers = Layers(split)
-        self._sender = PrioritySender(round_trip_seconds, self._try_send)
+        self._sender = PrioritySender(round_trip_seconds, self._try_send, silent_seconds)
         self._reader = StreamReader(self._open_sink)
         self._control: deque[bytes] = deque()  # single frames that wait for the socket
         self._connected = False

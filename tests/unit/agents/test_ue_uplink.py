@@ -10,6 +10,7 @@ import torch
 import zmq
 
 from testbed.inference import tensors
+from testbed.node import task_frames
 from testbed.node.ledger import Task
 from testbed.programs.ue.ue_uplink import Uplink
 
@@ -76,3 +77,56 @@ def test_what_is_sent_right_after_a_disconnect_is_not_lost_with_the_connection(c
         uplink.close()
         edge.close(linger=0)
     assert lost == [0]
+
+
+@pytest.mark.parametrize("silent", [0.0, 1.5, 9.0])
+def test_a_transfer_is_charged_for_its_time_on_the_air(silent: float) -> None:
+    """Not for the way, nor for a time in which the wire let nothing through."""
+    asked: list[tuple[float, float]] = []
+
+    def silent_seconds(begin: float, end: float) -> float:
+        asked.append((begin, end))
+        return silent
+
+    received: list[Task] = []
+    with zmq.Context() as context:
+        edge = context.socket(zmq.ROUTER)
+        edge.set(zmq.LINGER, 0)
+        port = edge.bind_to_random_port("tcp://127.0.0.1")
+        uplink = Uplink(
+            context,
+            "ue0",
+            f"tcp://127.0.0.1:{port}",
+            0.5,
+            60.0,
+            lambda *_: None,
+            received.append,
+            lambda *_: None,
+        )
+        uplink.silent_seconds = silent_seconds
+        sent = task(0)
+        sent.transmit_watts, sent.head_end_seconds = 0.3, sent.arrival_seconds
+        uplink.add(sent)
+
+        def has_come() -> bool:
+            uplink.watch()
+            uplink.send()
+            return bool(edge.poll(0))
+
+        wait(has_come)
+        peer, *_ = edge.recv_multipart()
+        edge.send_multipart(
+            [peer, task_frames.encode(task_frames.Ack(0, sent.boundary_bytes, sent.head_end_seconds + 3.0))]
+        )
+
+        def is_received() -> bool:
+            uplink.receive()
+            return bool(received)
+
+        wait(is_received)
+        uplink.close()
+        edge.close(linger=0)
+    [(begin, end)] = asked
+    assert (begin, end - begin) == (sent.head_end_seconds, pytest.approx(2.75))
+    assert sent.received_seconds - sent.transfer_start_seconds == pytest.approx(3.0)
+    assert sent.transmit_joules == pytest.approx(0.3 * max(2.75 - silent, 0.0))

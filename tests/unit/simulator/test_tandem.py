@@ -137,7 +137,7 @@ def test_a_transfer_sees_every_step_of_the_trace_and_the_slot_of_its_energy() ->
     result = run(scenario, Scripted([(("input",), 0.25, 0.5)]), [0.0], 6, channel=channel)
     assert result.tasks is not None
     stamps = result.tasks.stamps[0]
-    left, now, step = bits, stamps[3], 0
+    left, now, step, silent = bits, stamps[3], 0, 0.0
     while True:
         rate = max(rates[step % 4, 0], 1e-9)  # nothing passes until the outage is over
         until = (step + 1) * 0.5
@@ -145,11 +145,29 @@ def test_a_transfer_sees_every_step_of_the_trace_and_the_slot_of_its_energy() ->
             now += left / rate
             break
         left -= rate * (until - now)
+        silent += (until - now) * (rates[step % 4, 0] == 0)
         now, step = until, step + 1
+    assert silent > 0
     assert stamps[4] == pytest.approx(now + 0.01)
     charged = np.flatnonzero(result.transmit_joules[:, 0])
     assert charged.tolist() == [int(now)]
-    assert result.transmit_joules[charged[0], 0] == pytest.approx(scenario.ues[0].transmit_watts * (now - stamps[3]))
+    assert result.transmit_joules[charged[0], 0] == pytest.approx(
+        scenario.ues[0].transmit_watts * (now - stamps[3] - silent)
+    )
+
+
+@pytest.mark.parametrize("timeout", [np.inf, 5.0])
+def test_a_held_outage_costs_no_radio_energy_however_many_slots_it_lasts(timeout: float) -> None:
+    """Also of a task that is given up in it."""
+    scenario = rate_scenario()
+    bits = ChainTables.of(scenario, every_cut=True).wire_bits[0, 0]
+    script = Scripted([(("input",), 0.25, 0.5)])
+    started = 1.0 - 0.5 * bits / 8e6  # half of it is through when the outage of 9 s begins
+    result = run(scenario, script, [started], 14, channel=_outage(9), task_timeout_seconds=timeout)
+    assert result.tasks is not None
+    on_air = bits / 8e6 if timeout == np.inf else 0.5 * bits / 8e6
+    assert result.tasks.transmit_joules[0] == pytest.approx(scenario.ues[0].transmit_watts * on_air)
+    assert result.transmit_joules.sum() == pytest.approx(result.tasks.transmit_joules[0])
 
 
 def _outage(seconds: int) -> ChannelStates:
