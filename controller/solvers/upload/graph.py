@@ -1,19 +1,22 @@
 """Uploading for models that are no chain: a schedule of a graph's vertices on device, edge and both links.
 
 After MJOA-MU (see :mod:`controller.solvers.upload.plan`), our reconstruction [ours]. Device and edge work through their
-vertices in topological order. Each output crosses a link at most once per direction; features cross in the order in
-which they are needed. The uplink serves, by preemption, what the earliest vertex of the edge still lacks: first its
-features as they become ready, then its parameters. So a feature goes before all parameters that are not needed earlier,
-and no link idles while the edge lacks parameters.
+vertices in topological order. Each output crosses a link at most once per direction, from the moment at which it is
+there, first come first served; the parameters of the edge's vertices go up in topological order on what the outputs
+leave of the link. That is what UE and edge do (:mod:`testbed.mechanisms.uploading.upload_sender`), and :func:`graph_seconds` follows
+it from event to event.
 
-Under these rules vertex v starts on the edge at ``max(edge free, features of all edge vertices up to v, uplink work up
-to v)``: the last two are running values, as in the chain's recursion.
+No recursion over the vertices gives it: a later vertex of the device may be ready before an earlier one's parameters
+are through, and takes the link from them. The search for a plan therefore goes by a recursion for an uplink that always
+serves what the earliest vertex of the edge still lacks, and the plans that it leaves are compared by what they take.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +55,7 @@ class UploadGraph:
 
 
 class _State(NamedTuple):
-    """After some vertices. ``ready`` of what a later vertex reads: when it was finished, where it was made."""
+    """After some vertices, by the recursion. ``ready`` of what a later vertex reads: when it was finished, where made."""
 
     device_free: float
     edge_free: float
@@ -72,20 +75,91 @@ class _Key(NamedTuple):
 _START = (_Key((0,), (False,)), _State(0.0, 0.0, 0.0, 0.0, 0.0, (0.0,)))
 
 
+@dataclass
+class _Uplink:
+    """Outputs first come, first served; parameters, in order, on what they leave. Times are when bits have left."""
+
+    lacking: deque[tuple[int, float]]  # vertices, and seconds of their parameters that are left
+    free: float = 0.0  # of outputs
+    reached: float = 0.0  # until when parameters were sent
+    sent: dict[int, float] = field(default_factory=dict)
+
+    def output(self, ready: float, seconds: float) -> float:
+        """When one that is ready now, later than all before it, is through."""
+        now = max(self.reached, self.free)
+        while self.lacking and now + self.lacking[0][1] <= ready:
+            vertex, left = self.lacking.popleft()
+            now = self.sent[vertex] = now + left
+        if self.lacking and now < ready:
+            vertex, left = self.lacking[0]
+            self.lacking[0] = vertex, left - (ready - now)
+            now = ready
+        self.reached = now
+        self.free = max(self.free, ready) + seconds
+        return self.free
+
+    def parameters(self, vertex: int) -> float:
+        """When the edge's vertex has its own, unless more outputs come before."""
+        now = max(self.reached, self.free)
+        for number, left in self.lacking:
+            if number > vertex:
+                break
+            now += left
+            if number == vertex:
+                return now
+        return self.sent.get(vertex, 0.0)
+
+
 def graph_seconds(graph: UploadGraph, sites: ArrayLike) -> float:
-    """Latency of a plan (0: device, 1: edge, by vertex)."""
-    key, state = _START
-    lives = _lives(graph)
-    for vertex, site in enumerate(np.asarray(sites, dtype=np.int64).tolist()):
-        key, state = _step(graph, lives, vertex, site, key, state)
-    return _finish(graph, key, state)
+    """Latency of a plan (0: device, 1: edge, by vertex), as UE and edge carry it out."""
+    side_of = np.asarray(sites, dtype=np.int64).tolist()
+    last = len(side_of) - 1
+    reads = zip(side_of, graph.inputs, strict=True)
+    crossing = {(last, 0), *((source, side) for side, sources in reads for source in sources)}
+    loads = graph.parameter_bits / graph.up_bits_per_second
+    uplink = _Uplink(deque((v, float(loads[v])) for v, side in enumerate(side_of) if side and loads[v] > 0))
+    downlink = 0.0
+    there: tuple[dict[int, float], dict[int, float]] = {}, {}  # by side: outputs, and since when
+    seconds = (graph.device_seconds.tolist(), graph.edge_seconds.tolist())
+    queues = tuple(deque(v for v, side in enumerate(side_of) if side == at) for at in (0, 1))
+    free = [0.0, 0.0]
+
+    def made(value: int, side: int, moment: float) -> None:
+        nonlocal downlink
+        there[side][value] = moment
+        if (value, 1 - side) not in crossing:
+            return
+        if side == 0:
+            sent = uplink.output(moment, graph.bits(value) / graph.up_bits_per_second)
+            there[1][value] = sent + graph.up_delay_seconds
+        else:
+            downlink = max(downlink, moment) + graph.bits(value) / graph.down_bits_per_second
+            there[0][value] = downlink + graph.down_delay_seconds
+
+    def ends(side: int) -> float:
+        """When the next vertex of a side is over; inf while it waits for one of the other side."""
+        if not queues[side]:
+            return math.inf
+        vertex = queues[side][0]
+        start = max(free[side], *(there[side].get(source, math.inf) for source in graph.inputs[vertex]))
+        if side == 1 and loads[vertex] > 0:
+            start = max(start, uplink.parameters(vertex) + graph.up_delay_seconds)
+        return float(start + seconds[side][vertex])
+
+    made(-1, 0, 0.0)
+    while last not in there[0]:
+        both = ends(0), ends(1)
+        side = int(both[1] < both[0])
+        free[side] = both[side]
+        made(queues[side].popleft(), side, both[side])
+    return there[0][last]
 
 
 def plan_graph_upload(graph: UploadGraph, beam: int = 64) -> UploadPlan:
-    """The plan of least :func:`graph_seconds`. ``beam`` 0: exact, by dominance and bound alone.
+    """A plan of little :func:`graph_seconds`: the best of those that a search by the recursion leaves.
 
-    States that agree on where every live value is are compared; one is dropped if another is no later in every number
-    (exact: the schedule grows in all of them). A beam keeps that many, spread along the uplink's work: near-optimal.
+    States that agree on where every live value is are compared; one is dropped if another is no later in every number.
+    ``beam``: so many are kept, spread along the uplink's work; 0: all.
     """
     count, lives = len(graph.inputs), _lives(graph)
     rest = np.concatenate([np.cumsum(np.minimum(graph.device_seconds, graph.edge_seconds)[::-1])[::-1], [0.0]])
@@ -105,9 +179,9 @@ def plan_graph_upload(graph: UploadGraph, beam: int = 64) -> UploadPlan:
         level = {key: _undominated(states) for key, states in following.items()}
         if beam and sum(map(len, level.values())) > beam:
             level = _narrowed(level, beam)
-    for key, states in level.items():
-        for state, sites in states:
-            best = min(best, (_finish(graph, key, state), sites))
+    for states in level.values():
+        for _, sites in states:
+            best = min(best, (graph_seconds(graph, sites), sites))
     return UploadPlan(np.array(best[1], dtype=np.int64), best[0], labels)
 
 
@@ -159,13 +233,6 @@ def _step(
         _Key(tuple(sides), tuple(flags)),
         _State(device_free, edge_free, uplink, features_up, features_down, tuple(times)),
     )
-
-
-def _finish(graph: UploadGraph, key: _Key, state: _State) -> float:
-    if key.sides[-1] == 0:
-        return state.ready[-1]
-    sent = max(state.features_down, state.ready[-1]) + graph.bits(len(graph.inputs) - 1) / graph.down_bits_per_second
-    return sent + graph.down_delay_seconds
 
 
 def _bound(state: _State, rest_seconds: float) -> float:

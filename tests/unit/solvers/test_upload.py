@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from controller.model.uploading import UploadWork
+from controller.simulator.upload_task import Capacities, task_seconds
 from controller.solvers.upload.graph import UploadGraph, graph_seconds, plan_graph_upload
 from controller.solvers.upload.plan import (
     UploadChain,
@@ -32,7 +34,7 @@ def event_simulation(graph: UploadGraph, sites: list[int]) -> float:
     queues = [[v for v in range(count) if sites[v] == side] for side in (0, 1)]
     over: set[tuple[int, int]] = set()  # (value, side that has it)
     over.add((-1, 0))
-    # what crosses, in the order of need; parameters stand behind their vertex's features
+    # what crosses as soon as it is there; parameters in the order of the vertices
     uplink: list[tuple[str, int, list[float]]] = []
     downlink: list[tuple[int, list[float]]] = []
     asked: set[tuple[int, int]] = set()
@@ -44,11 +46,11 @@ def event_simulation(graph: UploadGraph, sites: list[int]) -> float:
                     uplink.append(("feature", source, [graph.bits(source) / graph.up_bits_per_second]))
                 else:
                     downlink.append((source, [graph.bits(source) / graph.down_bits_per_second]))
-        if sites[vertex] == 1:
+        if sites[vertex] == 1 and graph.parameter_bits[vertex] > 0:
             uplink.append(("parameters", vertex, [graph.parameter_bits[vertex] / graph.up_bits_per_second]))
     if sites[-1] == 1:
         downlink.append((count - 1, [graph.bits(count - 1) / graph.down_bits_per_second]))
-    loaded: set[int] = set()
+    loaded = {vertex for vertex in range(count) if graph.parameter_bits[vertex] == 0}
     running: list[tuple[int, float] | None] = [None, None]
     now = 0.0
     while True:
@@ -63,24 +65,20 @@ def event_simulation(graph: UploadGraph, sites: list[int]) -> float:
                         seconds = (graph.device_seconds, graph.edge_seconds)[side][vertex]
                         running[side] = (queues[side].pop(0), now + float(seconds))
                         progress = True
-            # the uplink's first job that can be sent; features keep their order among themselves
-            sending = None
-            held = False
-            for kind, value, left in uplink:
-                if kind == "feature" and (held or value not in finished):
-                    held = True
-                    continue
-                sending = (kind, value, left)
-                break
+            # a feature that has waited longest, else parameters
+            features = [job for job in uplink if job[0] == "feature" and job[1] in finished]
+            loading = [job for job in uplink if job[0] == "parameters"]
+            sending = min(features, key=lambda job: finished[job[1]], default=loading[0] if loading else None)
             if sending and sending[2][0] <= EPSILON:
                 kind, value, _ = sending
                 uplink.remove(sending)
                 (over.add((value, 1)) if kind == "feature" else loaded.add(value))
                 progress = True
-            fetching = downlink[0] if downlink and downlink[0][0] in finished else None
+            waiting = [job for job in downlink if job[0] in finished]
+            fetching = min(waiting, key=lambda job: finished[job[0]], default=None)
             if fetching and fetching[1][0] <= EPSILON:
                 over.add((fetching[0], 0))
-                downlink.pop(0)
+                downlink.remove(fetching)
                 progress = True
             for side in (0, 1):
                 task = running[side]
@@ -138,6 +136,23 @@ def random_graph(rng: np.random.Generator, vertices: int) -> UploadGraph:
     return replace(as_graph(chain), inputs=tuple(tuple(sorted(sources)) for sources in inputs))
 
 
+def as_work(graph: UploadGraph) -> UploadWork:
+    count = len(graph.inputs)
+    return UploadWork(
+        names=tuple(f"n{v}" for v in range(count)),
+        inputs=graph.inputs,
+        device_seconds=graph.device_seconds,
+        edge_seconds=graph.edge_seconds,
+        output_bits=graph.output_bits,
+        parameter_bits=graph.parameter_bits,
+        parameter_bytes=np.ones(count, dtype=np.int64),
+        input_bits=graph.input_bits,
+        block_ends=(count - 1,),
+        up_delay_seconds=graph.up_delay_seconds,
+        down_delay_seconds=graph.down_delay_seconds,
+    )
+
+
 def test_two_layers_by_hand() -> None:
     # parameters need 3 s of uplink, the input 1 s: the edge starts at 4 s; the second layer's are there at 6 s
     device, edge, output, parameters = (np.array(x) for x in ([5.0, 9.0], [1.0, 2.0], [1.0, 2.0, 0.5], [3.0, 2.0]))
@@ -171,6 +186,24 @@ def test_schedules_of_graphs_are_what_an_event_simulation_gives() -> None:
         assert graph_seconds(graph, sites) == pytest.approx(event_simulation(graph, sites), rel=1e-9)
 
 
+@pytest.mark.parametrize("delays", [(0.0, 0.0), (0.4, 0.1)])
+def test_schedules_of_graphs_are_what_the_simulator_serves(delays: tuple[float, float]) -> None:
+    """Whose discipline is that of UE and edge: what is ready first crosses first, parameters on what is left."""
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        graph = random_graph(rng, int(rng.integers(2, 14)))
+        graph = replace(graph, up_delay_seconds=delays[0], down_delay_seconds=delays[1])
+        sites = rng.integers(0, 2, len(graph.inputs))
+        uploads = [v for v in np.flatnonzero(sites).tolist() if graph.parameter_bits[v] > 0]
+        served = task_seconds(
+            as_work(graph),
+            (sites == 1).tolist(),
+            uploads,
+            Capacities(1.0, 1.0, graph.up_bits_per_second, graph.down_bits_per_second),
+        )
+        assert graph_seconds(graph, sites) == pytest.approx(served, rel=1e-9)
+
+
 def test_chain_plans_are_the_best_of_all() -> None:
     rng = np.random.default_rng(3)
     for _ in range(400):
@@ -186,15 +219,18 @@ def test_chain_plans_are_the_best_of_all() -> None:
         assert serial_optimum(chain).seconds <= serially * (1 + 1e-12)
 
 
-def test_graph_plans_are_the_best_of_all() -> None:
+def test_graph_plans_are_next_to_the_best_of_all() -> None:
     rng = np.random.default_rng(4)
+    excess: list[float] = []
     for _ in range(200):
         graph = random_graph(rng, int(rng.integers(3, 8)))
         best = min(graph_seconds(graph, sites) for sites in itertools.product((0, 1), repeat=len(graph.inputs)))
         plan = plan_graph_upload(graph, beam=0)
-        assert plan.seconds == pytest.approx(best, rel=1e-12)
         assert graph_seconds(graph, plan.sites) == plan.seconds
-        assert best * (1 - 1e-12) <= plan_graph_upload(graph, beam=4).seconds
+        assert best * (1 - 1e-12) <= min(plan.seconds, plan_graph_upload(graph, beam=4).seconds)
+        excess.append(plan.seconds / best - 1)
+    assert np.mean(np.array(excess) > 1e-9) < 0.03
+    assert np.mean(excess) < 1e-3
 
 
 def test_plans_of_ionn_grow_towards_all_that_helps() -> None:
