@@ -147,8 +147,8 @@ class ModelProfile(Struct, frozen=True):
 class Radio(Struct, frozen=True):
     """The cell: what a policy may know of it before a run."""
 
-    uplink_hz: float  # that all UEs share
-    downlink_hz: float  # that all UEs share
+    uplink_hz: float  # that all UEs of an access point share
+    downlink_hz: float  # that all UEs of an access point share
     noise_watts_per_hz: float  # spectral density at a receiver
     access: Literal["ofdma", "noma"] = "ofdma"  # noma: UEs are superposed on subchannels
     subchannels: int = 1  # into which both spectra are divided, evenly
@@ -156,7 +156,7 @@ class Radio(Struct, frozen=True):
     sic_residual_ratio: float = 0.0  # of the power of a signal that was cancelled
     gain_floor: float = 0.0  # not used
     downlink_power_watts: float = 1.0  # of the base station, spread evenly over the downlink spectrum
-    access_points: int = 1  # that reuse the subchannels; each has the downlink power
+    access_points: int = 1  # that reuse the spectrum; each has the downlink power
     leakage_ratio: float = 0.0  # a UE's gain to a foreign access point over the one to its own
 
 

@@ -148,7 +148,7 @@ class FixedRuns:
 
 
 @compiled
-def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, budget, spectrum, cpus, slot, delay_out, energy_out, overloaded):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, budget, station, spectrum, cpus, slot, delay_out, energy_out, overloaded):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     runs, n = cuts.shape
     slots = quality.shape[0]
     work = np.empty((5, n))
@@ -163,11 +163,11 @@ def _run_fixed(cuts, queue, quality, downlink, rates, warmup, convex, head, bits
         for t in range(slots):
             chosen[:] = cuts[e]
             if convex:
-                project_one(chosen, rates[t], quality[t], head, bits, tail, counts, max_speed, linear, spectrum, cpus, scratch[0], scratch[1], pair)  # fmt: skip  # noqa: E501
+                project_one(chosen, rates[t], quality[t], head, bits, tail, counts, max_speed, linear, station, spectrum, cpus, scratch[0], scratch[1], pair)  # fmt: skip  # noqa: E501
                 gather_cuts(chosen, rates[t], downlink[t], head, bits, tail, constant, down_bits, work)
                 feasible = allocate_slot(
                     False, rates[t], work[0], work[1], work[2], quality[t], queue[e], work[3], work[4], max_speed,
-                    kappa, watts, linear, variability, price[t], spectrum, cpus, slot, 0.0, result[0],
+                    kappa, watts, linear, variability, price[t], station, spectrum, cpus, slot, 0.0, result[0],
                     result[1], result[2], result[3], result[4], scratch, active,
                 )[1]  # fmt: skip
             else:
@@ -219,6 +219,8 @@ def run_fixed_cuts(
     ``convex``: speed, spectrum and share by the convex step under virtual queues, as ``fixed+convex`` decides; else
     full speed and equal shares. ``channel`` has a row per slot, ``arrival_rates`` is (slots, ues).
     """
+    if scenario.radio.access_points > 1:
+        raise ValueError("runs of fixed cuts know one access point only: use the simulator")
     tables = ChainTables.of(scenario)
     quality, downlink = (np.ascontiguousarray(x) for x in channel.link_states(tables))
     slots = quality.shape[0]
@@ -235,6 +237,6 @@ def run_fixed_cuts(
         warmup_slots, convex, tables.head_seconds, tables.wire_bits, tables.tail_seconds, tables.constant_seconds,
         tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts, ues.linear,
         ues.variability, np.maximum(v * tables.weights(arrival_rates), SMALLEST_PRICE), tables.budget_joules,
-        limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds, delay, energy, overloaded,
+        ues.station, limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds, delay, energy, overloaded,
     )  # fmt: skip
     return FixedRuns(vectors, delay, energy, overloaded)

@@ -9,6 +9,7 @@ import numpy as np
 
 from controller.contract import Scenario
 from controller.model.queueing import PERIODIC_VARIABILITY
+from controller.model.radio import sharers_of
 from controller.solvers.allocation.chain import ChainTables, SlotState
 from controller.solvers.allocation.problem import FloatArray, Limits, UeConstants
 
@@ -36,16 +37,16 @@ _WITHOUT_QUEUES = 0.05  # part of the labs' slots
 def values_of(scenario: Scenario) -> dict[str, FloatArray]:
     """The lab's values under the names of :data:`LAB_RANGE`, one or one per UE."""
     ues, count = scenario.ues, len(scenario.ues)
-    hz = scenario.radio.uplink_hz / count
+    hz = scenario.radio.uplink_hz / sharers_of(scenario)
     noise = scenario.radio.noise_watts_per_hz * hz
     # a trace of rates has a spectral efficiency in place of a gain
     snr = [
         np.expm1(min(ue.mean_gain / scenario.radio.uplink_hz, 60.0) * np.log(2.0)) if ue.channel_kind == "rate"
-        else ue.mean_gain * ue.transmit_watts / noise for ue in ues
+        else ue.mean_gain * ue.transmit_watts / at_receiver for ue, at_receiver in zip(ues, noise.tolist(), strict=True)
     ]  # fmt: skip
     return {
         "number of UEs": np.array([float(count)]),
-        "uplink spectrum per UE, MHz": np.array([hz / 1e6]),
+        "uplink spectrum per UE, MHz": hz / 1e6,
         "edge per UE, cpus": np.array([scenario.edge.cpus / count]),
         "speed, cores": np.array([ue.max_speed for ue in ues]),
         "arrival rate, 1/s": np.array([rate for ue in ues for rate in ue.arrivals.rates_per_second]),

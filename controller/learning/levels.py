@@ -36,7 +36,7 @@ def decided(
     speed, spectrum, edge = levels[..., 0], SHARE_WEIGHTS[levels[..., 1]], SHARE_WEIGHTS[levels[..., 2]]
     chosen = Allocation(
         device_speed=tables.ues.max_speed * SPEED_RATIOS[speed],
-        spectrum_hz=shares_by_weight(spectrum, demands.wire_bits, limits.spectrum_hz),
+        spectrum_hz=shares_by_weight(spectrum, demands.wire_bits, limits.spectrum_hz, tables.ues.station),
         edge_share=shares_by_weight(edge, demands.tail_seconds, limits.edge_cpus),
         delay_seconds=np.zeros(cuts.shape),
         energy_joules=np.zeros(cuts.shape),

@@ -21,7 +21,7 @@ from controller.contract import (
 )
 from controller.model.cuts import check_cut
 from controller.model.older_tasks import Parts, limited, needs_edge, parts_for_older_tasks
-from controller.model.radio import DIRECTIONS, Direction, holdings, is_coupled
+from controller.model.radio import DIRECTIONS, Direction, by_station, holdings, is_coupled, sharers_of, stations_of
 
 #: Rounding that a sum of shares may carry.
 SUM_TOLERANCE = 1e-6
@@ -63,10 +63,10 @@ def enforce(
     ups = [ue.spectrum_up_hz for ue in checked]
     downs = [ue.spectrum_down_hz for ue in checked]
     # who is superposed uses all that bands of UEs' own leave
-    free_up = not any(ue.subchannels_up and not ue.spectrum_up_hz for ue in checked)
-    free_down = not any(ue.subchannels_down and not ue.spectrum_down_hz for ue in checked)
-    ups = _share(ups, older.up, scenario.radio.uplink_hz, "spectrum_up_hz", free_up)
-    downs = _share(downs, older.down, scenario.radio.downlink_hz, "spectrum_down_hz", free_down)
+    on_all_up = [bool(ue.subchannels_up and not ue.spectrum_up_hz) for ue in checked]
+    on_all_down = [bool(ue.subchannels_down and not ue.spectrum_down_hz) for ue in checked]
+    ups = _share_spectrum(scenario, ups, older.up, scenario.radio.uplink_hz, "spectrum_up_hz", on_all_up)
+    downs = _share_spectrum(scenario, downs, older.down, scenario.radio.downlink_hz, "spectrum_down_hz", on_all_down)
     if is_coupled(scenario.radio):
         ups, downs = (
             _fit_subchannels(scenario, checked, values, direction)
@@ -83,6 +83,7 @@ def enforce(
 def bootstrap_decision(scenario: Scenario, valid_from_seconds: float) -> Decision:
     """In force until the first decision of a policy: everything on the device, equal shares, sequence 0."""
     count = len(scenario.ues)
+    sharers = sharers_of(scenario).tolist()
     return Decision(
         sequence=0,
         slot=0,
@@ -92,11 +93,11 @@ def bootstrap_decision(scenario: Scenario, valid_from_seconds: float) -> Decisio
                 name=ue.name,
                 cut=ALL_ON_DEVICE,
                 device_speed=ue.max_speed,
-                spectrum_up_hz=scenario.radio.uplink_hz / count,
-                spectrum_down_hz=scenario.radio.downlink_hz / count,
+                spectrum_up_hz=scenario.radio.uplink_hz / among,
+                spectrum_down_hz=scenario.radio.downlink_hz / among,
                 edge_share=scenario.edge.cpus / count,
             )
-            for ue in scenario.ues
+            for ue, among in zip(scenario.ues, sharers, strict=True)
         ),
     )
 
@@ -224,6 +225,27 @@ def _check_downlink_power(scenario: Scenario, choices: list[UeDecision]) -> None
             raise InvalidDecisionError(f"downlink_watts{where} sum to {watts:g}, above the base station's {most:g} W")
 
 
+def _share_spectrum(
+    scenario: Scenario, values: list[float], older: Parts, total: float, key: str, superposed: list[bool]
+) -> list[float]:
+    """:func:`_share` at each access point: all of the spectrum is there for its own UEs."""
+    stations = stations_of(scenario)
+    result = list(values)
+    for station in sorted(set(stations.tolist())):
+        members = np.flatnonzero(stations == station)
+        where = f"{key} at access point {station}" if scenario.radio.access_points > 1 else key
+        shares = _share(
+            [values[index] for index in members],
+            Parts(older.wanted[members], older.least[members]),
+            total,
+            where,
+            free=not any(superposed[index] for index in members),
+        )
+        for index, share in zip(members.tolist(), shares, strict=True):
+            result[index] = share
+    return result
+
+
 def _share(values: list[float], older: Parts, total: float, key: str, free: bool = True) -> list[float]:
     """At least the parts for older tasks; all scaled down where that does not fit. ``free``: what is not asked is."""
     asked = sum(values)
@@ -249,16 +271,17 @@ def _fit_subchannels(
     except ValueError as error:
         raise InvalidDecisionError(str(error)) from error
     width = before.subchannel_hz
-    load = before.own_hz.sum(axis=0) / width
-    if load.max() > 1 + SUM_TOLERANCE:
-        raise InvalidDecisionError(f"bands on subchannel {int(load.argmax())} sum to {load.max():.3g} of its width")
+    for taken in by_station(scenario, before.own_hz):
+        load = taken / width
+        if load.max() > 1 + SUM_TOLERANCE:
+            raise InvalidDecisionError(f"bands on subchannel {int(load.argmax())} sum to {load.max():.3g} of its width")
     if before.superposed.any():
         _check_superposed(scenario, before.superposed, f"subchannels_{direction}")
-        crowded = before.superposed.any(axis=0) & (after.own_hz.sum(axis=0) >= width)
+        crowded = (before.superposed & (after.left_hz <= 0)).any(axis=0)
         if crowded.any():
             raise InvalidDecisionError(f"bands of UEs' own leave nothing of subchannel {int(crowded.argmax())}")
-    scale = min(1.0, width / max(float(after.own_hz.sum(axis=0).max()), 1e-300))
-    return [hz * scale for hz in spectrum_hz]
+    scales = [min(1.0, width / max(float(taken.max()), 1e-300)) for taken in by_station(scenario, after.own_hz)]
+    return [hz * scales[ue.access_point] for ue, hz in zip(scenario.ues, spectrum_hz, strict=True)]
 
 
 def _check_superposed(scenario: Scenario, superposed: NDArray[np.bool_], key: str) -> None:
@@ -268,7 +291,7 @@ def _check_superposed(scenario: Scenario, superposed: NDArray[np.bool_], key: st
     for index, ue in enumerate(scenario.ues):
         if superposed[index].any() and ue.channel_kind == "rate":
             raise InvalidDecisionError(f"{ue.name}: a channel of kind 'rate' has no gain and cannot be superposed")
-    points = np.array([ue.access_point for ue in scenario.ues])
+    points = stations_of(scenario)
     for point in set(points.tolist()):
         users = superposed[points == point].sum(axis=0)
         if users.max() > radio.users_per_subchannel:

@@ -23,7 +23,7 @@ from controller.contract import (
     UeScenario,
 )
 from controller.model.delay import cut_codec, stage_work, wire_bits
-from controller.model.radio import idle_bits_per_second, shannon_bits_per_second
+from controller.model.radio import idle_bits_per_second, shannon_bits_per_second, sharers_of
 
 Floats = NDArray[np.float64]
 
@@ -69,7 +69,10 @@ def parts_for_older_tasks(
     parts = np.zeros((3, 2, len(scenario.ues)))
     if scenario.retraining_interval_seconds is not None:
         # a UE that computes alone fetches its model, and no observation tells when
-        parts[1, 0] = [0.0 if needs_edge(choice) else LARGEST_PART / len(choices) for choice in choices]
+        sharers = sharers_of(scenario)
+        parts[1, 0] = [
+            0.0 if needs_edge(choice) else LARGEST_PART / among for choice, among in zip(choices, sharers, strict=True)
+        ]
     if observation is not None:
         seen = {ue.name: ue for ue in observation.ues}
         before = {} if previous is None else {choice.name: choice for choice in previous.ues}

@@ -5,6 +5,9 @@ the subchannels that the UE names, else evenly in all. Without a band of its own
 subchannel that it names, together with the other UEs there (:mod:`controller.model.sic`). OFDMA is the case in which
 everybody has a band of its own; the two may be mixed, and what is superposed gets the width that is left. A UE that
 holds neither has its wire's outage floor, for acknowledgements.
+
+Every access point has all of the spectrum, and divides it among its own UEs. What the others receive and send there is
+noise, spread evenly over each subchannel: nobody says where in it a band lies. Who holds spectrum counts as sending.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from controller.model.outage import OUTAGE_BITS_PER_SECOND
 from controller.model.sic import superposed_rates
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 Direction = Literal["up", "down"]
 
 #: Channel states (steps x UEs x UEs x subchannels) that are worked on at once.
@@ -50,7 +54,18 @@ def idle_bits_per_second(ue: UeScenario) -> float:
 
 def is_coupled(radio: Radio) -> bool:
     """Whether a link's rate may depend on more than its own state, spectrum and power."""
-    return radio.access == "noma" or radio.subchannels > 1
+    return radio.access == "noma" or radio.subchannels > 1 or radio.access_points > 1
+
+
+def stations_of(scenario: Scenario) -> Integers:
+    """The access point of each UE, (UEs,): whoever has the same shares one spectrum."""
+    return np.array([ue.access_point for ue in scenario.ues], dtype=np.int64)
+
+
+def sharers_of(scenario: Scenario) -> Integers:
+    """How many UEs share the spectrum with each, itself among them, (UEs,)."""
+    stations = stations_of(scenario)
+    return np.bincount(stations)[stations]
 
 
 def rates(
@@ -142,7 +157,7 @@ class Holdings:
 
     own_hz: Floats  # (UEs, subchannels)
     superposed: NDArray[np.bool_]  # (UEs, subchannels)
-    left_hz: Floats  # (subchannels,): what bands of UEs' own leave to the superposed
+    left_hz: Floats  # (UEs, subchannels): what bands of UEs' own leave to the superposed at a UE's access point
     subchannel_hz: float
 
 
@@ -163,20 +178,29 @@ def holdings(scenario: Scenario, choices: Mapping[str, UeDecision], direction: D
         elif named:
             superposed[index, list(named)] = True
     width = total / radio.subchannels
-    return Holdings(own, superposed, np.maximum(width - own.sum(axis=0), 0.0), width)
+    left = np.array([np.maximum(width - taken, 0.0) for taken in by_station(scenario, own)])
+    return Holdings(own, superposed, left[stations_of(scenario)], width)
+
+
+def by_station(scenario: Scenario, held: Floats) -> list[Floats]:
+    """Sums of (UEs, subchannels) over each access point's UEs, (subchannels,) each."""
+    stations = stations_of(scenario)
+    return [held[stations == station].sum(axis=0) for station in range(int(stations.max()) + 1)]
 
 
 def _coupled(scenario: Scenario, up: Floats, down: Floats, decision: Decision) -> tuple[Floats, Floats]:
     """(up, down) rates (steps, UEs) from gains (steps, UEs, subchannels)."""
     radio = scenario.radio
     choices = {str(ue.name): ue for ue in decision.ues}
-    points = [ue.access_point for ue in scenario.ues]
+    points = stations_of(scenario)
     by_rate = np.array([ue.channel_kind == "rate" for ue in scenario.ues])
     result: list[Floats] = []
     for direction, gains in zip(DIRECTIONS, (up, down), strict=True):
         held = holdings(scenario, choices, direction)
         powers = _powers(scenario, choices, held, direction)
-        noise = radio.noise_watts_per_hz
+        noise: float | Floats = radio.noise_watts_per_hz
+        if radio.access_points > 1:
+            noise = noise + _foreign_watts_per_hz(scenario, powers, gains, held.subchannel_hz, direction)
         own = shannon_bits_per_second(held.own_hz, powers * gains, noise).sum(axis=-1)
         total = radio.uplink_hz if direction == "up" else radio.downlink_hz
         own = np.where(by_rate, gains[..., 0] * held.own_hz.sum(axis=-1) / total, own)
@@ -187,12 +211,25 @@ def _coupled(scenario: Scenario, up: Floats, down: Floats, decision: Decision) -
             noise,
             downlink=direction == "down",
             residual_ratio=radio.sic_residual_ratio,
-            access_points=points,
-            leakage_ratio=radio.leakage_ratio,
+            access_points=points,  # of others nothing is decoded: it is in the noise
         )
         none = ~(held.superposed | (held.own_hz > 0)).any(axis=1)
         result.append(np.where(none, _idle_rates(scenario, gains, direction), own + superposed.sum(axis=-1)))
     return result[0], result[1]
+
+
+def _foreign_watts_per_hz(
+    scenario: Scenario, powers: Floats, gains: Floats, subchannel_hz: float, direction: Direction
+) -> Floats:
+    """What comes in from other access points' cells, (steps, UEs, subchannels), from powers (UEs, subchannels).
+
+    Uplink: at a UE's access point, of the UEs of the others. Downlink: at the UE, of the other access points.
+    """
+    stations = stations_of(scenario)
+    foreign = (stations[:, np.newaxis] != stations).astype(np.float64)
+    known = np.array([[ue.channel_kind == "gain"] for ue in scenario.ues])  # of a rate nobody knows the power
+    sent = foreign @ (powers * gains * known if direction == "up" else np.broadcast_to(powers, gains.shape))
+    return np.asarray(scenario.radio.leakage_ratio * (sent if direction == "up" else sent * gains) / subchannel_hz)
 
 
 def _idle_rates(scenario: Scenario, gains: Floats, direction: Direction) -> Floats:
@@ -217,7 +254,7 @@ def _powers(scenario: Scenario, choices: Mapping[str, UeDecision], held: Holding
             for ue in scenario.ues
         ]
         return np.asarray(np.array(nominal, dtype=np.float64)[:, np.newaxis] * spread_evenly)
-    points = np.array([ue.access_point for ue in scenario.ues])
+    points = stations_of(scenario)
     sharing = held.superposed * np.array([held.superposed[points == point].sum(axis=0) for point in points])
     hz = held.own_hz + held.superposed * held.left_hz / np.maximum(sharing, 1)
     powers = radio.downlink_power_watts * hz / radio.downlink_hz

@@ -55,7 +55,7 @@ def superposed_rates(
     powers_watts: ArrayLike,
     gains: ArrayLike,
     widths_hz: ArrayLike,
-    noise_watts_per_hz: float,
+    noise_watts_per_hz: ArrayLike,
     *,
     downlink: bool,
     residual_ratio: float = 0.0,
@@ -64,9 +64,9 @@ def superposed_rates(
 ) -> Floats:
     """bit/s of each UE on each subchannel, shape (..., UEs, subchannels).
 
-    ``powers_watts`` and ``gains`` are (..., UEs, subchannels), ``widths_hz`` is (subchannels,). A UE is on a subchannel
-    if it has power there. With perfect SIC and one access point the uplink's rates of a subchannel sum to
-    ``B log2(1 + sum_i p_i g_i / (N0 B))``.
+    ``powers_watts`` and ``gains`` are (..., UEs, subchannels), ``widths_hz`` is (UEs, subchannels) or (subchannels,),
+    the noise a number or of the gains' shape. A UE is on a subchannel if it has power there. With perfect SIC and one
+    access point the uplink's rates of a subchannel sum to ``B log2(1 + sum_i p_i g_i / (N0 B))``.
     """
     gains = np.asarray(gains, dtype=np.float64)
     powers, gains = np.broadcast_arrays(np.asarray(powers_watts, dtype=np.float64), gains)
@@ -80,7 +80,7 @@ def superposed_rates(
     )
     signal = powers if downlink else powers * gains
     disturbing = np.swapaxes((weights @ np.swapaxes(signal, -1, -2)[..., np.newaxis])[..., 0], -1, -2)
-    noise = noise_watts_per_hz * widths
+    noise = np.asarray(noise_watts_per_hz) * widths
     with np.errstate(divide="ignore", invalid="ignore"):
         floor = noise / gains if downlink else np.broadcast_to(noise, gains.shape)
         ratio = np.where(signal > 0, signal / (disturbing + floor), 0.0)

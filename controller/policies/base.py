@@ -14,12 +14,14 @@ from controller.contract import (
     UeDecision,
     UeScenario,
 )
+from controller.model.radio import sharers_of
 
 
 class BasicPolicy:
     """A policy that decides nothing but cuts. Subclass it and override :meth:`cuts`.
 
-    Every UE gets the same part of the spectrum and of the edge, whatever its cut, and runs at full speed.
+    Every UE gets the same part of its access point's spectrum and of the edge, whatever its cut, and runs at full
+    speed.
     """
 
     def reset(self, scenario: Scenario, seed: int) -> None:
@@ -40,6 +42,7 @@ class BasicPolicy:
     def with_cuts(self, observation: Observation, cuts: Sequence[Cut]) -> Decision:
         """The decision with these cuts, equal shares and full speed."""
         radio, count = self.scenario.radio, len(self.scenario.ues)
+        sharers = sharers_of(self.scenario).tolist()
         return Decision(
             sequence=observation.slot,
             slot=observation.slot,
@@ -49,11 +52,11 @@ class BasicPolicy:
                     name=ue.name,
                     cut=cut,
                     device_speed=self.speed(ue),
-                    spectrum_up_hz=radio.uplink_hz / count,
-                    spectrum_down_hz=radio.downlink_hz / count,
+                    spectrum_up_hz=radio.uplink_hz / among,
+                    spectrum_down_hz=radio.downlink_hz / among,
                     edge_share=self.scenario.edge.cpus / count,
                 )
-                for ue, cut in zip(self.scenario.ues, cuts, strict=True)
+                for ue, cut, among in zip(self.scenario.ues, cuts, sharers, strict=True)
             ),
         )
 

@@ -53,14 +53,14 @@ def check_policy(
     """Run ``policy`` through ``slots`` slots of made-up observations and check what it answers.
 
     Without a ``scenario`` it runs in :func:`~controller.policies.examples.example_labs`: one UE, three and twelve,
-    mixed models, links whose traces are rates, NOMA, an edge that starts without models. A ValueError in ``reset``
-    refuses a lab, as it does in the testbed; a policy that refuses all of them has not been checked. The observations
-    hold what a lab can bring: outages of one link and of all (gain 0), very good and very bad links, stale reports,
-    slots that are skipped, long queues, no arrivals and far too many. Checked are: a decision within
-    ``decide_seconds``, however slow the lab that it is for; types; the decided UEs; cuts that exist and are canonical;
-    numbers that are finite, not negative and within the totals, speeds in (0, max_speed]; ``state()`` with finite
-    floats; ``checkpoint_info()`` as plain data; that neither scenario, observation nor outcome is changed; and that
-    after ``reset`` with the same seed the same observations bring the same decisions, whatever was decided before.
+    mixed models, links whose traces are rates, NOMA, two access points, an edge that starts without models. A
+    ValueError in ``reset`` refuses a lab, as it does in the testbed; a policy that refuses all of them has not been
+    checked. The observations hold what a lab can bring: outages of one link and of all (gain 0), very good and very bad
+    links, stale reports, slots that are skipped, long queues, no arrivals and far too many. Checked are: a decision
+    within ``decide_seconds``, however slow the lab that it is for; types; the decided UEs; cuts that exist and are
+    canonical; numbers that are finite, not negative and within the totals, speeds in (0, max_speed]; ``state()`` with
+    finite floats; ``checkpoint_info()`` as plain data; that neither scenario, observation nor outcome is changed; and
+    that after ``reset`` with the same seed the same observations bring the same decisions, whatever was decided before.
 
     Raises PolicyError.
     """

@@ -28,7 +28,7 @@ from controller.contract import (
     UeName,
     UeObservation,
 )
-from controller.model.radio import LinkRates, rates
+from controller.model.radio import LinkRates, rates, sharers_of
 from controller.policies.base import BasicPolicy
 from controller.policies.dag import DagUe
 from controller.seeds import Purpose, generator
@@ -246,11 +246,11 @@ class _Answers:
     def __init__(self, scenario: Scenario, observation: Observation, ask_ue: AskUe) -> None:
         self._ask_ue = ask_ue
         self._observation = observation
-        count = len(scenario.ues)
-        self._fixed = {
-            "spectrum_up_hz": scenario.radio.uplink_hz / count,
-            "spectrum_down_hz": scenario.radio.downlink_hz / count,
-        }
+        radio = scenario.radio
+        self._fixed = [
+            {"spectrum_up_hz": radio.uplink_hz / among, "spectrum_down_hz": radio.downlink_hz / among}
+            for among in sharers_of(scenario).tolist()
+        ]
         self._cuts: list[dict[float, Cut]] = [{} for _ in scenario.ues]
         self._latest: list[Cut] = [ALL_ON_DEVICE for _ in scenario.ues]
         self._worth = [0.0 for _ in scenario.ues]
@@ -263,7 +263,7 @@ class _Answers:
             "capacity": signal.capacity,
             "limit": signal.limit,
             "form": float(_FORMS.index(signal.form)),
-            **self._fixed,
+            **self._fixed[device],
         }
         state = self._observation.ues[device]
         answer = self._ask_ue(state.name, numbers, state)

@@ -73,6 +73,11 @@ class DriftPlusPenalty:
     # ------------------------------------------------------------------------------------------ the Policy protocol
 
     def reset(self, scenario: Scenario, seed: int) -> None:
+        if scenario.radio.access_points > 1 and (self.delay_model == "exact" or self._solve is allocate_general):
+            raise ValueError(
+                f"several access points ({scenario.radio.access_points}) need delay_model 'indep' and solver 'newton': "
+                "the others divide one spectrum"
+            )
         self.scenario = scenario
         self.seed = seed
         self.tables = ChainTables.of(scenario, every_cut=self.every_cut, objective=self.objective)
@@ -180,7 +185,9 @@ class DriftPlusPenalty:
     def decision(self, observation: Observation, cuts: CutArray, allocation: Allocation) -> Decision:
         """The contract's form of cuts (ues,) and their allocation (1, ues); offloading UEs share the downlink."""
         offloads = cuts != self.tables.local
-        down = np.where(offloads, self.scenario.radio.downlink_hz / max(int(offloads.sum()), 1), 0.0)
+        station = self.tables.ues.station
+        among = np.bincount(station, weights=offloads)[station]  # who offloads at the same access point
+        down = np.where(offloads, self.scenario.radio.downlink_hz / np.maximum(among, 1.0), 0.0)
         return Decision(
             sequence=observation.slot,
             slot=observation.slot,

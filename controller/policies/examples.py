@@ -132,6 +132,13 @@ def example_scenario(ues: int = 3, *, slot_seconds: float = 0.5, energy_budget_j
     )
 
 
+def with_access_points(scenario: Scenario, count: int, leakage_ratio: float = 0.01) -> Scenario:
+    """A lab whose UEs belong to ``count`` access points in turn, each with all of the spectrum and its own power."""
+    radio = msgspec.structs.replace(scenario.radio, access_points=count, leakage_ratio=leakage_ratio)
+    ues = tuple(msgspec.structs.replace(ue, access_point=index % count) for index, ue in enumerate(scenario.ues))
+    return msgspec.structs.replace(scenario, radio=radio, ues=ues)
+
+
 def example_labs() -> tuple[Scenario, ...]:
     """Labs of every kind that a policy can meet, for ``check_policy``: see there."""
     replace = msgspec.structs.replace
@@ -160,7 +167,8 @@ def example_labs() -> tuple[Scenario, ...]:
         uploading=Uploading(cache="keep", memory_bytes=4_000_000),
         ues=tuple(replace(ue, boundary_codec="fp32") for ue in base.ues),  # parameters go up as they are
     )
-    return (example_scenario(1), base, example_scenario(12), mixed, rates, noma, uploading)
+    points = msgspec.structs.replace(with_access_points(example_scenario(5), 2), name="access-points")
+    return (example_scenario(1), base, example_scenario(12), mixed, rates, noma, points, uploading)
 
 
 def _shorter(profile: ModelProfile) -> ModelProfile:

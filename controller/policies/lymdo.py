@@ -186,7 +186,7 @@ class LymdoEqualShares(Lymdo):
     def choose(self, state: SlotState, observation: Observation) -> tuple[CutArray, Allocation]:
         cuts, optimal = super().choose(state, observation)
         demands = self.tables.demands(cuts[np.newaxis], state)
-        spectrum, edge = equal_shares(demands, self.limits)
+        spectrum, edge = equal_shares(demands, self.tables.ues, self.limits)
         equal = optimal._replace(spectrum_hz=spectrum, edge_share=edge)
         return cuts, evaluate(equal, demands, self.tables.ues, self.limits, "indep")
 

@@ -213,8 +213,9 @@ def _require_covered(scenario: Scenario) -> None:
     if is_coupled(scenario.radio):
         raise ValueError(
             f"the cost of an upload is that of a link of its own, but radio.access {scenario.radio.access} with "
-            f"{scenario.radio.subchannels} subchannels makes rates depend on more; allowed: access ofdma with one "
-            f"subchannel. Use one of the policies after Li-GD there"
+            f"{scenario.radio.subchannels} subchannels and {scenario.radio.access_points} access points makes rates "
+            "depend on more; allowed: access ofdma with one subchannel and one access point. Use one of the policies "
+            "after Li-GD there"
         )
     if scenario.uploading is not None:
         raise ValueError(

@@ -76,7 +76,9 @@ class UploadPolicy(BasicPolicy):
         if scenario.uploading is None:
             raise ValueError("this policy sends models to the edge: the lab needs the key 'uploading'")
         if is_coupled(scenario.radio):
-            raise ValueError("plans of uploads need links of their own: radio.access ofdma with one subchannel")
+            raise ValueError(
+                "plans of uploads need links of their own: radio.access ofdma, one subchannel and access point"
+            )
         self._cold = [UploadProblem.of(scenario, index, self.crossing_seconds) for index in range(len(scenario.ues))]
         self._planned: list[Planned] = []
         self._gains: Floats = np.zeros(0)

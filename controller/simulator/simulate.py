@@ -173,7 +173,9 @@ class _Lab:
         if all(ue.channel_refresh == "time" for ue in self.scenario.ues):
             return None
         if self.coupled:
-            raise ValueError("a channel that is drawn per task and stage needs links of their own: access ofdma")
+            raise ValueError(
+                "a channel that is drawn per task and stage needs links of their own: one access point, ofdma"
+            )
         counts = [one.size for one in times]
         units = np.repeat([self.quality_of_gain(ue) for ue in range(len(counts))], counts)
         return np.asarray(stage_gain_tables(self.scenario, seed, counts) * units[:, np.newaxis])
@@ -284,7 +286,9 @@ def simulate(
         else:
             live = in_force = msgspec.structs.replace(settled, slot=slot, valid_from_seconds=slot * slot_seconds)
         if (mode == "slot" or lab.coupled) and any(choice.stop_rule for choice in live.ues):
-            raise ValueError("a stop rule is followed task by task, on links of their own: mode 'event', access ofdma")
+            raise ValueError(
+                "a stop rule is followed task by task, on links of their own: mode 'event', one access point, ofdma"
+            )
         if uploading is None:
             force = lab.in_force(live if moves is None else moves.fit(live))
             cuts[slot] = force.cut

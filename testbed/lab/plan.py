@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
@@ -131,7 +132,7 @@ def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
             shannon_bits_per_second(radio.downlink / parts, radio.downlink_power * peak_state * down, noise)
         )
     impairment = impairment_of(link)
-    count = len(topology.expand())
+    count = math.ceil(len(topology.expand()) / radio.access_points)  # that share a spectrum
     return WireSpec(
         index=ue.index,
         ue=ue.name,

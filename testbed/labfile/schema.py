@@ -90,13 +90,15 @@ class RadioSpec(Model):
         default="none", description="of each subchannel against the channel, drawn once from the seed"
     )
     sic_residual: Ratio = Field(default=0.0, description="part of a decoded signal's power that stays, access 'noma'")
-    access_points: int = Field(default=1, ge=1, le=16, description="reuse the subchannels; UEs take turns")
+    access_points: int = Field(
+        default=1, ge=1, le=16, description="reuse the spectrum, each with a power of its own; UEs take turns"
+    )
     isolation: Decibels = Field(default=20.0, description="gain to a foreign access point under that to the own one")
 
     @model_validator(mode="after")
     def _fits_access(self) -> RadioSpec:
         if self.access != "noma":
-            for key in ("users_per_subchannel", "sic_residual", "access_points", "isolation"):
+            for key in ("users_per_subchannel", "sic_residual"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(f"the key {key!r} belongs to access 'noma'")
         return self

@@ -12,7 +12,7 @@ from controller.contract import Cut, ModelProfile, Observation, Scenario, UeObse
 from controller.model.cuts import merged_points
 from controller.model.delay import chain_work
 from controller.model.queueing import variability
-from controller.model.radio import shannon_bits_per_second
+from controller.model.radio import shannon_bits_per_second, stations_of
 from controller.solvers.allocation.problem import Demands, FloatArray, Limits, Objective, UeConstants
 from controller.solvers.allocation.shares import LEAST_ARRIVAL_RATE
 
@@ -78,6 +78,7 @@ class ChainTables:
                 weight=np.array([ue.weight for ue in scenario.ues]),
                 linear=np.array([ue.channel_kind == "rate" for ue in scenario.ues]),
                 variability=np.array([variability(ue.arrivals) for ue in scenario.ues]),
+                station=stations_of(scenario),
             ),
             budget_joules=np.array([ue.energy_budget_joules for ue in scenario.ues]),
             scenario=scenario,
@@ -105,14 +106,27 @@ class ChainTables:
         return max(float(np.mean(rates)), LEAST_ARRIVAL_RATE)
 
     def link_quality(self, up: FloatArray) -> FloatArray:
-        """``p h / N0`` in Hz (or bit/s/Hz for a rate trace) from channel states; the last axis is the UEs."""
+        """``p h / N0`` in Hz (or bit/s/Hz for a rate trace) from channel states; the last axis is the UEs.
+
+        N0 includes the UEs of other access points, as if all of them sent at their nominal powers.
+        """
         radio = self.scenario.radio
-        return np.where(self.ues.linear, up / radio.uplink_hz, up * self.ues.transmit_watts / radio.noise_watts_per_hz)
+        received = up * self.ues.transmit_watts
+        noise: float | FloatArray = radio.noise_watts_per_hz
+        if radio.access_points > 1:
+            foreign = self.ues.station[:, np.newaxis] != self.ues.station
+            heard = np.where(self.ues.linear, 0.0, received) @ foreign.astype(np.float64)
+            noise = noise + radio.leakage_ratio * heard / radio.uplink_hz
+        return np.where(self.ues.linear, up / radio.uplink_hz, received / noise)
 
     def downlink_rate(self, down: FloatArray) -> FloatArray:
         """bit/s at the whole downlink spectrum from channel states; the last axis is the UEs."""
         radio = self.scenario.radio
-        full = shannon_bits_per_second(radio.downlink_hz, down * radio.downlink_power_watts, radio.noise_watts_per_hz)
+        received = down * radio.downlink_power_watts
+        noise: float | FloatArray = radio.noise_watts_per_hz
+        if radio.access_points > 1:  # all of them send
+            noise = noise + radio.leakage_ratio * (radio.access_points - 1) * received / radio.downlink_hz
+        full = shannon_bits_per_second(radio.downlink_hz, received, noise)
         return np.where(self.ues.linear, down, full)
 
     def index_of(self, ue: int, cut: Cut) -> int:

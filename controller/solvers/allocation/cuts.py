@@ -42,7 +42,17 @@ def gather_cuts(cuts, rates, downlink, head, bits, tail, constant, down_bits, wo
 
 
 @compiled
-def project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus, least_spectrum, least_edge, work):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _is_short(number, station, least_spectrum, spectrum):  # type: ignore[no-untyped-def]
+    """Whether the UEs of an access point need all of its spectrum, or more."""
+    total = 0.0
+    for i in range(station.shape[0]):
+        if station[i] == number:
+            total += least_spectrum[i]
+    return total >= spectrum
+
+
+@compiled
+def project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, station, spectrum, cpus, least_spectrum, least_edge, work):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Move cuts, in place, until each device, the spectrum and the edge can carry them."""
     n = cuts.shape[0]
     for i in range(n):
@@ -57,9 +67,11 @@ def project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linea
         for i in range(n):
             work[0, i] = bits[i, cuts[i]]
             work[1, i] = tail[i, cuts[i]]
-        if surely_fit(n, spectrum, cpus, rates, work[0], work[1], quality, linear):
+        if surely_fit(n, station, spectrum, cpus, rates, work[0], work[1], quality, linear):
             return
-        hz, share = smallest_shares(n, spectrum, rates, work[0], work[1], quality, linear, least_spectrum, least_edge)
+        hz, share = smallest_shares(
+            n, station, spectrum, rates, work[0], work[1], quality, linear, least_spectrum, least_edge
+        )
         over_hz = hz >= spectrum
         if not over_hz and share < cpus:
             return
@@ -69,7 +81,7 @@ def project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linea
         better = 0
         for i in range(n):
             need = least_spectrum[i] if over_hz else least_edge[i]
-            if need <= largest:
+            if need <= largest or (over_hz and not _is_short(station[i], station, least_spectrum, spectrum)):
                 continue
             for k in range(cuts[i] + 1, counts[i]):
                 if rates[i] * head[i, k] >= MAXIMUM_LOAD * max_speed[i]:
@@ -85,12 +97,12 @@ def project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linea
 
 
 @compiled
-def _project_batch(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, spectrum, cpus):  # type: ignore[no-untyped-def]  # fmt: skip
+def _project_batch(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, station, spectrum, cpus):  # type: ignore[no-untyped-def]  # fmt: skip
     n = cuts.shape[1]
     scratch = np.empty((2, n))
     work = np.empty((2, n))
     for e in range(cuts.shape[0]):
-        project_one(cuts[e], rates[e], quality[e], head, bits, tail, counts, max_speed, linear, spectrum, cpus, scratch[0], scratch[1], work)  # fmt: skip  # noqa: E501
+        project_one(cuts[e], rates[e], quality[e], head, bits, tail, counts, max_speed, linear, station, spectrum, cpus, scratch[0], scratch[1], work)  # fmt: skip  # noqa: E501
 
 
 @compiled
@@ -110,7 +122,7 @@ def _local_mask(rates, quality, head, bits, tail, counts, max_speed, linear, spe
 
 
 @compiled
-def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, edge_square_price, exact, cost_out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, station, spectrum, cpus, slot, edge_square_price, exact, cost_out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     environments, n = cuts.shape
     work = np.empty((5, n))
     scratch = np.empty((SCRATCH_ROWS, n))
@@ -137,7 +149,7 @@ def _descend(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
                     )
                     cost, feasible, _ = share_slot(
                         exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed,
-                        kappa, watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price,
+                        kappa, watts, linear, variability, price[e], station, spectrum, cpus, slot, edge_square_price,
                         result[0], result[1], result[2], result[3], result[4], scratch, active,
                     )  # fmt: skip
                     if feasible and cost < best * (1.0 - 1e-12):
@@ -175,7 +187,7 @@ def project(tables: ChainTables, cuts: CutArray, state: SlotState) -> CutArray:
     limits = tables.limits(1.0)
     _project_batch(
         projected, rates, quality, tables.head_seconds, tables.wire_bits, tables.tail_seconds, tables.counts,
-        tables.ues.max_speed, tables.ues.linear, limits.spectrum_hz, limits.edge_cpus,
+        tables.ues.max_speed, tables.ues.linear, tables.ues.station, limits.spectrum_hz, limits.edge_cpus,
     )  # fmt: skip
     return projected
 
@@ -205,7 +217,8 @@ def coordinate_descent(
     _descend(
         cuts, rates, quality, downlink, queue, tables.head_seconds, tables.wire_bits, tables.tail_seconds,
         tables.constant_seconds, tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts,
-        ues.linear, ues.variability, np.maximum(limits.v * tables.weights(rates), SMALLEST_PRICE), limits.spectrum_hz,
+        ues.linear, ues.variability, np.maximum(limits.v * tables.weights(rates), SMALLEST_PRICE), ues.station,
+        limits.spectrum_hz,
         limits.edge_cpus, limits.slot_seconds, limits.edge_square_price, model == "exact", cost,
     )  # fmt: skip
     return cuts, cost

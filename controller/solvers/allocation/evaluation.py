@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.model.queueing import tandem_delay_seconds
 from controller.solvers.allocation.problem import (
@@ -29,7 +30,8 @@ def evaluate(
         transfer = np.divide(demands.wire_bits, bits_per_second, out=np.zeros(rate.shape), where=sends)
     at_edge = np.divide(demands.tail_seconds, allocation.edge_share, out=np.zeros(rate.shape), where=tail)
     service = np.stack([demands.head_seconds / allocation.device_speed, transfer, at_edge], axis=-1)
-    download = demands.download_seconds * np.sum(sends, axis=1, keepdims=True)
+    together = (ues.station[:, np.newaxis] == ues.station).astype(np.float64)
+    download = demands.download_seconds * (sends @ together)  # the downlink is shared evenly by who offloads
     delay = tandem_delay_seconds(rate, service, model, ues.variability) + demands.constant_seconds + download
     busy = np.minimum(rate[..., np.newaxis] * service, 1.0)
     energy = limits.slot_seconds * (
@@ -49,17 +51,25 @@ def evaluate(
     )
 
 
-def equal_shares(demands: Demands, limits: Limits) -> tuple[FloatArray, FloatArray]:
+def equal_shares(demands: Demands, ues: UeConstants, limits: Limits) -> tuple[FloatArray, FloatArray]:
     """(spectrum, edge share), each (environments, ues): evenly among the UEs that have work there."""
     even = np.ones(demands.wire_bits.shape)
     return (
-        shares_by_weight(even, demands.wire_bits, limits.spectrum_hz),
+        shares_by_weight(even, demands.wire_bits, limits.spectrum_hz, ues.station),
         shares_by_weight(even, demands.tail_seconds, limits.edge_cpus),
     )
 
 
-def shares_by_weight(weight: FloatArray, work: FloatArray, total: float) -> FloatArray:
-    """``total`` in proportion to the weights of the UEs that have work, 0 for the others; (environments, ues) each."""
+def shares_by_weight(
+    weight: FloatArray, work: FloatArray, total: float, station: NDArray[np.int64] | None = None
+) -> FloatArray:
+    """``total`` in proportion to the weights of the UEs that have work, 0 for the others; (environments, ues) each.
+
+    With ``station`` (ues,) the total is there at each access point, for its own UEs.
+    """
     weights = np.where(work > 0, weight, 0.0)
-    sums = weights.sum(axis=1, keepdims=True)
+    if station is None or not station.any():
+        sums = weights.sum(axis=1, keepdims=True)
+    else:
+        sums = weights @ (station[:, np.newaxis] == station).astype(np.float64)
     return np.asarray(total * weights / np.where(sums > 0, sums, 1.0))

@@ -112,32 +112,32 @@ def _priced_cut(i, k, own, rates, quality, linear, downlink, price, variability,
 
 
 @compiled
-def _promises(cuts, own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, counts, spectrum, cpus, shares_hz, shares_cpu, thorough, out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _promises(cuts, own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, counts, station, spectrum, cpus, shares_hz, shares_cpu, thorough, out):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Fill out (ues, candidates): by how much at least the slot's cost changes as one UE takes that cut."""
     n = cuts.shape[0]
-    hz_price = 0.0
+    hz_price = np.zeros(station.max() + 1)
+    links = np.zeros(station.max() + 1, dtype=np.int64)
     cpu_price = 0.0
-    links = 0
     for i in range(n):
         k = cuts[i]
         if bits[i, k] > 0.0:
-            links += 1
-            hz_price = max(hz_price, _marginal(SPECTRUM, shares_hz[i], bits[i, k], quality[i], linear[i], rates[i], price[i], variability[i], energy_price[i])[1])  # fmt: skip  # noqa: E501
+            links[station[i]] += 1
+            hz_price[station[i]] = max(hz_price[station[i]], _marginal(SPECTRUM, shares_hz[i], bits[i, k], quality[i], linear[i], rates[i], price[i], variability[i], energy_price[i])[1])  # fmt: skip  # noqa: E501
         if tail[i, k] > 0.0:
             cpu_price = max(cpu_price, _marginal(EDGE, shares_cpu[i], tail[i, k], quality[i], linear[i], rates[i], price[i], variability[i], 0.0)[1])  # fmt: skip  # noqa: E501
     for i in range(n):
-        own_cost = _priced_cut(i, cuts[i], own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, spectrum, cpus, hz_price, cpu_price, links, np.inf)  # fmt: skip  # noqa: E501
+        own_cost = _priced_cut(i, cuts[i], own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, spectrum, cpus, hz_price[station[i]], cpu_price, links[station[i]], np.inf)  # fmt: skip  # noqa: E501
         for k in range(bits.shape[1]):
             if k >= counts[i]:
                 out[i, k] = np.inf
             elif k == cuts[i]:
                 out[i, k] = 0.0
             else:
-                out[i, k] = _priced_cut(i, k, own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, spectrum, cpus, hz_price, cpu_price, links, np.inf if thorough else own_cost) - own_cost  # fmt: skip  # noqa: E501
+                out[i, k] = _priced_cut(i, k, own, rates, quality, linear, downlink, price, variability, energy_price, bits, tail, constant, down_bits, spectrum, cpus, hz_price[station[i]], cpu_price, links[station[i]], np.inf if thorough else own_cost) - own_cost  # fmt: skip  # noqa: E501
 
 
 @compiled
-def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, spectrum, cpus, slot, edge_square_price, exact, most, thorough, own, promise, best, cost_out, load_out, moved):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, down_bits, counts, max_speed, kappa, watts, linear, variability, price, station, spectrum, cpus, slot, edge_square_price, exact, most, thorough, own, promise, best, cost_out, load_out, moved):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     environments, n = cuts.shape
     work = np.empty((5, n))
     scratch = np.empty((SCRATCH_ROWS, n))
@@ -148,8 +148,8 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
         gather_cuts(cuts[e], rates[e], downlink[e], head, bits, tail, constant, down_bits, work)
         cost_out[e], _, load_out[e] = allocate_slot(
             exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed, kappa,
-            watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price, best[0, e], best[1, e],
-            best[2, e], best[3, e], best[4, e], scratch, active,
+            watts, linear, variability, price[e], station, spectrum, cpus, slot, edge_square_price, best[0, e],
+            best[1, e], best[2, e], best[3, e], best[4, e], scratch, active,
         )  # fmt: skip
         if not cost_out[e] < np.inf:
             continue
@@ -159,7 +159,7 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
         changed = n  # UEs, since the prices were found
         for _ in range(most):
             if changed * REPRICED_PART >= n:
-                _promises(cuts[e], own[e], rates[e], quality[e], linear, downlink[e], price[e], variability, energy_price, bits, tail, constant, down_bits, counts, spectrum, cpus, best[1, e], best[2, e], thorough, promise[e])  # fmt: skip  # noqa: E501
+                _promises(cuts[e], own[e], rates[e], quality[e], linear, downlink[e], price[e], variability, energy_price, bits, tail, constant, down_bits, counts, station, spectrum, cpus, best[1, e], best[2, e], thorough, promise[e])  # fmt: skip  # noqa: E501
                 changed = 0
             least = -LEAST_GAIN_RATIO * cost_out[e]
             ue = -1
@@ -179,7 +179,7 @@ def _improve(cuts, rates, quality, downlink, queue, head, bits, tail, constant, 
             prepare_ue(ue, rates[e], work[0], queue[e], max_speed, kappa, watts, variability, price[e], slot, scratch)
             cost, _, load = share_slot(
                 exact, rates[e], work[0], work[1], work[2], quality[e], queue[e], work[3], work[4], max_speed, kappa,
-                watts, linear, variability, price[e], spectrum, cpus, slot, edge_square_price, result[0],
+                watts, linear, variability, price[e], station, spectrum, cpus, slot, edge_square_price, result[0],
                 result[1], result[2], result[3], result[4], scratch, active,
             )  # fmt: skip
             if cost < cost_out[e] * (1.0 - 1e-12):
@@ -240,7 +240,7 @@ def improve(
     _improve(
         cuts, rates, quality, downlink, queue, tables.head_seconds, tables.wire_bits, tables.tail_seconds,
         tables.constant_seconds, tables.down_bits, tables.counts, ues.max_speed, ues.kappa, ues.transmit_watts,
-        ues.linear, ues.variability, price, limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds,
+        ues.linear, ues.variability, price, ues.station, limits.spectrum_hz, limits.edge_cpus, limits.slot_seconds,
         limits.edge_square_price, model == "exact", most, thorough, own, promise, best, cost, load, moves,
     )  # fmt: skip
     return Improved(cuts, Allocation._make((*best, cost, cost < np.inf, load)), moves, promise)

@@ -234,6 +234,19 @@ def edge_wishes(total, n, tail, arrival_rate, price, variability, edge_square_pr
 
 
 @compiled
+def largest_sum(n, share, station):  # type: ignore[no-untyped-def]
+    """Of shares (ues,) by access point: the largest."""
+    largest = 0.0
+    for number in range(station.max() + 1):
+        total = 0.0
+        for i in range(n):
+            if station[i] == number:
+                total += share[i]
+        largest = max(largest, total)
+    return largest
+
+
+@compiled
 def smallest_share(kind, total, work, quality, linear, arrival_rate):  # type: ignore[no-untyped-def]
     """The share of ``total`` that keeps a UE's load at MAXIMUM_LOAD; inf for spectrum that cannot be had."""
     needed = arrival_rate * work / MAXIMUM_LOAD
@@ -241,29 +254,32 @@ def smallest_share(kind, total, work, quality, linear, arrival_rate):  # type: i
 
 
 @compiled
-def smallest_shares(n, spectrum, arrival_rate, wire_bits, tail, quality, linear, least_spectrum, least_edge):  # type: ignore[no-untyped-def]  # fmt: skip
-    """Fill each UE's :func:`smallest_share` of spectrum and edge; return their sums."""
-    spectrum_sum = 0.0
+def smallest_shares(n, station, spectrum, arrival_rate, wire_bits, tail, quality, linear, least_spectrum, least_edge):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Fill each UE's :func:`smallest_share` of spectrum and edge; return their sums: of spectrum the largest of any
+    access point."""
     edge_sum = 0.0
     for i in range(n):
         least_spectrum[i] = smallest_share(SPECTRUM, spectrum, wire_bits[i], quality[i], linear[i], arrival_rate[i])
         least_edge[i] = smallest_share(EDGE, 0.0, tail[i], 0.0, False, arrival_rate[i])
-        spectrum_sum += least_spectrum[i]
         edge_sum += least_edge[i]
-    return spectrum_sum, edge_sum
+    return largest_sum(n, least_spectrum, station), edge_sum
 
 
 @compiled
-def surely_fit(n, spectrum, cpus, arrival_rate, wire_bits, tail, quality, linear):  # type: ignore[no-untyped-def]
+def surely_fit(n, station, spectrum, cpus, arrival_rate, wire_bits, tail, quality, linear):  # type: ignore[no-untyped-def]
     """Whether the :func:`smallest_shares` fit, told without a root: never wrongly yes, often wrongly no.
 
     R is concave: with a part of the spectrum a UE has at least that part of the rate that it has with all of it.
     """
-    hz = 0.0
+    for number in range(station.max() + 1):
+        hz = 0.0
+        for i in range(n):
+            if wire_bits[i] > 0.0 and station[i] == number:
+                whole = service_derivatives(SPECTRUM, spectrum, wire_bits[i], quality[i], linear[i])[0]
+                hz += arrival_rate[i] * whole / MAXIMUM_LOAD
+        if not hz < 1.0:
+            return False
     edge = 0.0
     for i in range(n):
-        if wire_bits[i] > 0.0:
-            whole = service_derivatives(SPECTRUM, spectrum, wire_bits[i], quality[i], linear[i])[0]
-            hz += arrival_rate[i] * whole / MAXIMUM_LOAD
         edge += arrival_rate[i] * tail[i] / MAXIMUM_LOAD
-    return hz < 1.0 and edge < cpus
+    return edge < cpus

@@ -10,7 +10,7 @@ and ``c_e`` (tail seconds on the reference core). With device speed f, spectrum 
 and a slot costs ``sum_n  V w_n (D_n + constant_n) + Q_n E_n + Z E_edge`` with D from :mod:`controller.model.queueing`,
 ``w`` the UE's weight (times its part of the tasks, where the mean over tasks is wanted: ``ChainTables.weights``),
 ``E_n = lambda_n tau (kappa_n f^2 c_u + p_n s_t)``, ``kappa = P_max / s_max^3``, subject to ``f <= s_max``,
-``sum b = B`` and ``sum e = F``. With a budget for the edge's energy its virtual queue is Z,
+``sum b = B`` at each access point and ``sum e = F``. With a budget for the edge's energy its virtual queue is Z,
 ``E_edge = tau kappa_e sum_n lambda_n c_e e_n^2``, and ``sum e <= F``. All of it is jointly convex.
 """
 
@@ -43,6 +43,7 @@ class UeConstants(NamedTuple):
     weight: FloatArray  # the lab's
     linear: BoolArray  # the link's state is a spectral efficiency, not p h / N0
     variability: FloatArray  # of the UE's queues: see controller.model.queueing
+    station: NDArray[np.int64]  # its access point, from 0: all of the spectrum is there for each one's UEs
 
 
 def link_rate(ues: UeConstants, spectrum_hz: FloatArray | float, link_quality: FloatArray) -> FloatArray:
@@ -54,7 +55,7 @@ def link_rate(ues: UeConstants, spectrum_hz: FloatArray | float, link_quality: F
 class Limits(NamedTuple):
     """What the UEs share, and the trade-off."""
 
-    spectrum_hz: float
+    spectrum_hz: float  # at each access point
     edge_cpus: float
     slot_seconds: float
     v: float  # J^2/s
@@ -81,7 +82,7 @@ class Allocation(NamedTuple):
     """Arrays are (environments, ues) or (environments,). Never NaN: see ``feasible``."""
 
     device_speed: FloatArray
-    spectrum_hz: FloatArray  # sums to the total, 0 for a UE that sends nothing
+    spectrum_hz: FloatArray  # sums to the total at each access point, 0 for a UE that sends nothing
     edge_share: FloatArray  # alike, or sums to less where the edge's energy has a price
     delay_seconds: FloatArray  # mean E2E delay by the model that was optimised, constants included
     energy_joules: FloatArray  # per slot

@@ -39,7 +39,7 @@ def prepare_ue(i, arrival_rate, head, queue, max_speed, kappa, watts, variabilit
 @compiled
 def allocate_slot(  # type: ignore[no-untyped-def]
     exact, arrival_rate, head, bits, tail, quality, queue, constant, download,
-    max_speed, kappa, watts, linear, variability, price,
+    max_speed, kappa, watts, linear, variability, price, station,
     spectrum_hz, edge_cpus, slot, edge_square_price,
     speed, spectrum, edge, delay, energy,
     scratch, active,
@@ -52,15 +52,15 @@ def allocate_slot(  # type: ignore[no-untyped-def]
         prepare_ue(i, arrival_rate, head, queue, max_speed, kappa, watts, variability, price, slot, scratch)
     return share_slot(
         exact, arrival_rate, head, bits, tail, quality, queue, constant, download, max_speed, kappa, watts, linear,
-        variability, price, spectrum_hz, edge_cpus, slot, edge_square_price, speed, spectrum, edge, delay, energy,
-        scratch, active,
+        variability, price, station, spectrum_hz, edge_cpus, slot, edge_square_price, speed, spectrum, edge, delay,
+        energy, scratch, active,
     )  # fmt: skip
 
 
 @compiled
 def share_slot(  # type: ignore[no-untyped-def]
     exact, arrival_rate, head, bits, tail, quality, queue, constant, download,
-    max_speed, kappa, watts, linear, variability, price,
+    max_speed, kappa, watts, linear, variability, price, station,
     spectrum_hz, edge_cpus, slot, edge_square_price,
     speed, spectrum, edge, delay, energy,
     scratch, active,
@@ -70,6 +70,7 @@ def share_slot(  # type: ignore[no-untyped-def]
     least_spectrum, least_edge, energy_price = scratch[_LEAST_SPECTRUM], scratch[_LEAST_EDGE], scratch[_ENERGY_PRICE]
     step, trial, gradient, inverse = scratch[_STEP], scratch[_TRIAL], scratch[_GRADIENT], scratch[_INVERSE]
     zero, square = scratch[_ZERO], scratch[_SQUARE]
+    stations = station.max() + 1
     idle_links = 0
     feasible = True
     for i in range(n):
@@ -78,7 +79,9 @@ def share_slot(  # type: ignore[no-untyped-def]
         square[i] = edge_square_price * arrival_rate[i] * tail[i]
         feasible = feasible and arrival_rate[i] * head[i] < MAXIMUM_LOAD * max_speed[i]
         speed[i] = scratch[_SPEED, i]
-    if begin_shares(SPECTRUM, spectrum_hz, n, bits, quality, linear, arrival_rate, price, energy_price, least_spectrum, spectrum, step):  # fmt: skip  # noqa: E501
+    if stations > 1:
+        feasible = _share_by_station(station, spectrum_hz, n, bits, quality, linear, arrival_rate, price, variability, energy_price, zero, least_spectrum, spectrum, step, trial, gradient, inverse, active) and feasible  # fmt: skip  # noqa: E501
+    elif begin_shares(SPECTRUM, spectrum_hz, n, bits, quality, linear, arrival_rate, price, energy_price, least_spectrum, spectrum, step):  # fmt: skip  # noqa: E501
         share_resource(SPECTRUM, n, bits, quality, linear, arrival_rate, price, variability, energy_price, zero, spectrum, step, trial, gradient, inverse, active)  # fmt: skip  # noqa: E501
     else:
         feasible = False
@@ -115,6 +118,8 @@ def share_slot(  # type: ignore[no-untyped-def]
     largest_load = 0.0
     download_slowdown = n - idle_links
     for i in range(n):
+        if stations > 1 and bits[i] > 0.0:
+            download_slowdown = np.sum((station == station[i]) & (bits > 0.0))
         if bits[i] <= 0.0:
             spectrum[i] = 0.0
         if tail[i] <= 0.0:
@@ -144,6 +149,29 @@ def share_slot(  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _share_by_station(station, total, n, bits, quality, linear, arrival_rate, price, variability, energy_price, zero, least, share, step, trial, gradient, inverse, active):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Each access point's spectrum among its own UEs; whether it is enough everywhere."""
+    own = np.empty(n)
+    part = np.empty(n)
+    share[:] = 0.0
+    fits = True
+    for number in range(station.max() + 1):
+        for i in range(n):
+            own[i] = bits[i] if station[i] == number else 0.0
+        if not np.any(own > 0.0):
+            continue
+        if begin_shares(SPECTRUM, total, n, own, quality, linear, arrival_rate, price, energy_price, least, part, step):
+            share_resource(SPECTRUM, n, own, quality, linear, arrival_rate, price, variability, energy_price, zero, part, step, trial, gradient, inverse, active)  # fmt: skip  # noqa: E501
+        else:
+            fits = False
+            _in_proportion(n, total, own, least, part)
+        for i in range(n):
+            if own[i] > 0.0:
+                share[i] = part[i]
+    return fits
+
+
+@compiled
 def _in_proportion(n, total, work, least, share):  # type: ignore[no-untyped-def]
     """Overload: every UE gets in proportion to its need; one that cannot be served at all counts as half the total."""
     needed = 0.0
@@ -160,7 +188,7 @@ def _in_proportion(n, total, work, least, share):  # type: ignore[no-untyped-def
 @compiled
 def _allocate_batch(  # type: ignore[no-untyped-def]
     exact, rates, heads, bits, tails, qualities, queues, constants, downloads, max_speed, kappa, watts, linear,
-    variability, price, spectrum_hz, edge_cpus, slot, edge_square_price, speed, spectrum, edge, delay, energy,
+    variability, price, station, spectrum_hz, edge_cpus, slot, edge_square_price, speed, spectrum, edge, delay, energy,
     cost, feasible, load,
 ):  # fmt: skip
     environments, n = rates.shape
@@ -169,7 +197,7 @@ def _allocate_batch(  # type: ignore[no-untyped-def]
     for e in range(environments):
         cost[e], feasible[e], load[e] = allocate_slot(
             exact, rates[e], heads[e], bits[e], tails[e], qualities[e], queues[e], constants[e], downloads[e],
-            max_speed, kappa, watts, linear, variability, price[e], spectrum_hz, edge_cpus, slot,
+            max_speed, kappa, watts, linear, variability, price[e], station, spectrum_hz, edge_cpus, slot,
             edge_square_price, speed[e], spectrum[e], edge[e], delay[e], energy[e], scratch, active,
         )  # fmt: skip
 
@@ -182,6 +210,8 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
     energy it does not know (ValueError; :mod:`.general` does). A slot that no allocation can keep stable comes back
     with ``feasible`` False, cost ``inf`` and shares in proportion to the needs, never NaN.
     """
+    if model == "exact" and ues.station.any():
+        raise ValueError("the Newton solver of the exact model divides one spectrum: it knows one access point only")
     if model == "exact" and limits.edge_square_price > 0:
         raise ValueError(
             "the Newton solver of the exact model has no price for the edge's energy: use allocate_general"
@@ -195,7 +225,7 @@ def allocate(demands: Demands, ues: UeConstants, limits: Limits, model: Allocati
     _allocate_batch(
         model == "exact", rates, demands.head_seconds, demands.wire_bits, demands.tail_seconds, demands.link_quality,
         demands.queue_joules, demands.constant_seconds, demands.download_seconds, ues.max_speed, ues.kappa,
-        ues.transmit_watts, ues.linear, ues.variability, price, limits.spectrum_hz, limits.edge_cpus,
+        ues.transmit_watts, ues.linear, ues.variability, price, ues.station, limits.spectrum_hz, limits.edge_cpus,
         limits.slot_seconds, limits.edge_square_price, speed, spectrum, edge, delay, energy,
         cost, feasible, load,
     )  # fmt: skip

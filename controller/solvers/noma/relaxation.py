@@ -131,7 +131,7 @@ class Relaxation:
             self.order = torch.as_tensor(np.array(order), device=self.device)
             self.place = self.order.argsort(dim=2)
             self.residual = stack([p.sic_residual_ratio for p in problems])[:, None, None, None, None]
-            self.leakage = stack([p.leakage_ratio for p in problems])[:, None, None, None, None]
+        self.leakage = stack([p.leakage_ratio for p in problems])[:, None, None, None, None]
         # (B, 1, access points, M, 1): who belongs to which
         points = [np.zeros(self.ues) if p.access_points is None else p.access_points for p in problems]
         number = np.arange(1 + int(np.max(points)))[:, np.newaxis]
@@ -191,8 +191,11 @@ class Relaxation:
         signal = on * (watts * remote)[..., None] * self.received
         if self.ofdma:
             claim = on * (torch.exp(rest[:, 2:4]) * remote)[..., None]
-            band = claim / claim.sum(dim=2, keepdim=True).clamp(min=_TINY)
-            rates = (self.width * band * torch.log2(1 + signal / (self.floor * band).clamp(min=_TINY))).sum(dim=3)
+            band = claim / self._of_own_station(claim).clamp(min=_TINY)
+            floor = self.floor
+            if self.members.shape[2] > 1:
+                floor = floor + self._foreign(watts * remote, on, signal)
+            rates = (self.width * band * torch.log2(1 + signal / (floor * band).clamp(min=_TINY))).sum(dim=3)
         else:
             band = on
             rates = self.width[..., 0] * torch.log2(1 + signal / (self._heard(signal) + self.floor)).sum(dim=3)
@@ -205,6 +208,19 @@ class Relaxation:
         if self.qoe:
             each = each - self.qoe_weight * torch.sigmoid(10 * (1 - seconds / self.qoe_seconds))
         return Point(each.sum(dim=1), on, watts, band, share, rates, seconds, joules)
+
+    def _of_own_station(self, values: Tensor) -> Tensor:
+        """Sums over the UEs of each UE's own access point, (B, 2, M, N) or (B, 2, 1, N) for one access point."""
+        if self.members.shape[2] == 1:
+            return values.sum(dim=2, keepdim=True)
+        sums = (values[:, :, None] * self.members).sum(dim=3, keepdim=True)
+        return (sums * self.members).sum(dim=2)
+
+    def _foreign(self, watts: Tensor, on: Tensor, received: Tensor) -> Tensor:
+        """Of bands: what other access points' cells send into a whole subchannel, (B, 2, M, N)."""
+        sent = torch.stack([received[:, UP], (watts[..., None] * on)[:, DOWN]], dim=1)
+        leaks = self.leakage[:, :, 0] * (sent.sum(dim=2, keepdim=True) - self._of_own_station(sent))
+        return torch.stack([leaks[:, UP], leaks[:, DOWN] * self.received[:, DOWN]], dim=1)
 
     def _heard(self, signal: Tensor) -> Tensor:
         """Interference at every UE, (B, 2, M, N): what ``interference_weights`` describes, by sums along the order."""

@@ -3,8 +3,8 @@
 After MJOA-MU (see :mod:`controller.solvers.upload.plan`), our reconstruction [ours]. Device and edge work through their
 vertices in topological order. Each output crosses a link at most once per direction, from the moment at which it is
 there, first come first served; the parameters of the edge's vertices go up in topological order on what the outputs
-leave of the link. That is what UE and edge do (:mod:`testbed.mechanisms.uploading.upload_sender`), and :func:`graph_seconds` follows
-it from event to event.
+leave of the link. That is what UE and edge do (:mod:`testbed.mechanisms.uploading.upload_sender`), and
+:func:`graph_seconds` follows it from event to event.
 
 No recursion over the vertices gives it: a later vertex of the device may be ready before an earlier one's parameters
 are through, and takes the link from them. The search for a plan therefore goes by a recursion for an uplink that always
@@ -55,7 +55,7 @@ class UploadGraph:
 
 
 class _State(NamedTuple):
-    """After some vertices, by the recursion. ``ready`` of what a later vertex reads: when it was finished, where made."""
+    """After some vertices, by the recursion. ``ready`` of what a later vertex reads: when it was finished."""
 
     device_free: float
     edge_free: float

@@ -18,7 +18,7 @@ import msgspec
 from controller.contract import Decision, Scenario, UeDecision
 from controller.frames import FRAME_BITS
 from controller.model.outage import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND
-from controller.model.radio import LinkRates, is_coupled, rates
+from controller.model.radio import LinkRates, is_coupled, rates, sharers_of
 from controller.model.stage_fading import Floats, stage_gains
 from testbed.errors import TestbedError
 from testbed.programs.player.outlook import Channel, Outlook
@@ -40,8 +40,7 @@ _LATENESS_WINDOW = 1000
 
 
 def equal_shares(scenario: Scenario) -> Decision:
-    """Before the first decision: everybody has the same part of the spectrum."""
-    count = len(scenario.ues)
+    """Before the first decision: everybody has the same part of its access point's spectrum."""
     return Decision(
         sequence=-1,
         slot=-1,
@@ -51,11 +50,11 @@ def equal_shares(scenario: Scenario) -> Decision:
                 name=ue.name,
                 cut=(),
                 device_speed=0.0,
-                spectrum_up_hz=scenario.radio.uplink_hz / count,
-                spectrum_down_hz=scenario.radio.downlink_hz / count,
+                spectrum_up_hz=scenario.radio.uplink_hz / among,
+                spectrum_down_hz=scenario.radio.downlink_hz / among,
                 edge_share=0.0,
             )
-            for ue in scenario.ues
+            for ue, among in zip(scenario.ues, sharers_of(scenario).tolist(), strict=True)
         ),
     )
 

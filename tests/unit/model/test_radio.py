@@ -11,12 +11,12 @@ import pytest
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Decision, Scenario, UeDecision
 from controller.model.channel import subchannel_ratios
-from controller.model.decision import InvalidDecisionError, enforce
+from controller.model.decision import InvalidDecisionError, bootstrap_decision, enforce
 from controller.model.older_tasks import DRAIN_RATIO, LARGEST_PART
 from controller.model.outage import OUTAGE_BITS_PER_SECOND
-from controller.model.radio import LinkRates, rates, rates_over
+from controller.model.radio import LinkRates, rates, rates_over, spread
 from controller.model.sic import superposed_rates
-from controller.policies.examples import example_observation, example_scenario
+from controller.policies.examples import example_observation, example_scenario, with_access_points
 from controller.policies.neurosurgeon import Neurosurgeon
 from controller.policies.static import EdgeOnly
 from controller.simulator.channels import ChannelStates
@@ -92,9 +92,7 @@ def _on(scenario: Scenario, numbers: list[int], **changes: object) -> Decision:
         ues=tuple(
             replace(
                 UeDecision(ue.name, ALL_ON_EDGE, ue.max_speed, 0.0, 0.0, scenario.edge.cpus / len(scenario.ues)),
-                subchannels_up=(number,),
-                subchannels_down=(number,),
-                **changes,
+                **({"subchannels_up": (number,), "subchannels_down": (number,)} | changes),
             )
             for ue, number in zip(scenario.ues, numbers, strict=True)
         ),
@@ -177,6 +175,81 @@ def test_powers_above_what_there_is_are_refused() -> None:
     enforce(two, None, _on(two, [0, 0, 1, 1], downlink_watts=0.5))
     with pytest.raises(InvalidDecisionError, match=r"of access point 0 sum to 1\.02"):
         enforce(two, None, _on(two, [0, 0, 1, 1], downlink_watts=0.51))
+
+
+def test_access_points_reuse_the_spectrum_and_hear_each_other() -> None:
+    """Four UEs in turn at two access points, each with a half of its own one's spectrum: by hand."""
+    lab = with_access_points(example_scenario(4), 2, leakage_ratio=0.05)
+    radio = lab.radio
+    decision = bootstrap_decision(lab, 0.0)
+    assert [ue.spectrum_up_hz for ue in decision.ues] == [radio.uplink_hz / 2] * 4
+    decision = enforce(lab, None, replace(decision, ues=tuple(replace(ue, cut=ALL_ON_EDGE) for ue in decision.ues)))
+    gains = {str(ue.name): ((ue.mean_gain,), (2 * ue.mean_gain,)) for ue in lab.ues}
+    found = rates(lab, gains, decision)
+    band, noise = radio.uplink_hz / 2, radio.noise_watts_per_hz
+    for index, ue in enumerate(lab.ues):
+        others = [one for one in lab.ues if one.access_point != ue.access_point]
+        heard = sum(0.05 * one.transmit_watts * one.mean_gain for one in others) / radio.uplink_hz
+        up = band * math.log2(1 + ue.transmit_watts * ue.mean_gain / ((noise + heard) * band))
+        heard = 0.05 * radio.downlink_power_watts * 2 * ue.mean_gain / radio.downlink_hz
+        received = radio.downlink_power_watts / 2 * 2 * ue.mean_gain
+        down = band * math.log2(1 + received / ((noise + heard) * band))
+        assert found[ue.name] == pytest.approx((up, down), rel=1e-9), index
+
+
+@pytest.mark.parametrize("access", ["noma", "ofdma"])
+def test_a_band_as_wide_as_the_subchannel_is_heard_as_a_superposed_ue_is(access: Literal["ofdma", "noma"]) -> None:
+    """One UE at each of two access points: the same rates either way, those of the rule for superposed UEs."""
+    lab = _lab(2, 3, "noma")
+    lab = with_access_points(replace(lab, radio=replace(lab.radio, access=access)), 2, leakage_ratio=0.1)
+    everywhere = (0, 1, 2)
+    bands = _on(lab, [0, 1], subchannels_up=(), subchannels_down=(), spectrum_up_hz=lab.radio.uplink_hz,
+                spectrum_down_hz=lab.radio.downlink_hz)  # fmt: skip
+    superposed = _on(lab, [0, 1], subchannels_up=everywhere, subchannels_down=everywhere)
+    found = rates(lab, _states(lab), enforce(lab, None, bands))
+    for side, direction in enumerate(("up", "down")):
+        gains = np.array([spread(lab.radio, ue, _states(lab)[ue.name][side], direction) for ue in lab.ues])
+        watts = [ue.transmit_watts if direction == "up" else lab.radio.downlink_power_watts for ue in lab.ues]
+        expected = superposed_rates(
+            np.repeat(np.array(watts)[:, np.newaxis] / 3, 3, axis=1),
+            gains,
+            np.full(3, lab.radio.uplink_hz / 3),
+            lab.radio.noise_watts_per_hz,
+            downlink=direction == "down",
+            access_points=[0, 1],
+            leakage_ratio=0.1,
+        ).sum(axis=1)
+        assert [found[ue.name][side] for ue in lab.ues] == pytest.approx(expected, rel=1e-9)
+    if access == "noma":
+        assert rates(lab, _states(lab), superposed)["ue0"] == pytest.approx(found["ue0"], rel=1e-9)
+
+
+def test_the_spectrum_of_an_access_point_is_for_its_own_ues() -> None:
+    lab = with_access_points(example_scenario(4), 2)
+    blank = bootstrap_decision(lab, 0.0)
+
+    def bands(*parts: float) -> Decision:
+        hz = [part * lab.radio.uplink_hz for part in parts]
+        return replace(
+            blank,
+            ues=tuple(replace(ue, cut=ALL_ON_EDGE, spectrum_up_hz=one) for ue, one in zip(blank.ues, hz, strict=True)),
+        )
+
+    found = enforce(lab, None, bands(0.7, 0.2, 0.3, 0.8))
+    assert [ue.spectrum_up_hz / lab.radio.uplink_hz for ue in found.ues] == pytest.approx([0.7, 0.2, 0.3, 0.8])
+    with pytest.raises(InvalidDecisionError, match="spectrum_up_hz at access point 1 is"):
+        enforce(lab, None, bands(0.1, 0.3, 0.1, 0.8))
+    # older tasks take what is left at their own access point, and nobody else's
+    seen = example_observation(lab)
+    waits = replace(seen.ues[2], in_flight_tasks=1, device_queue_tasks=0, tx_queue_tasks=1, tx_backlog_bytes=2_000)
+    asked = bands(1.0, 0.6, 0.0, 0.4)
+    asked = replace(asked, ues=(*asked.ues[:2], replace(asked.ues[2], cut=ALL_ON_DEVICE), asked.ues[3]))
+    before = enforce(lab, None, bands(0.5, 0.6, 0.5, 0.4))
+    now = enforce(lab, before, asked, replace(seen, ues=(*seen.ues[:2], waits, seen.ues[3])))
+    parts = [ue.spectrum_up_hz / lab.radio.uplink_hz for ue in now.ues]
+    assert parts[2] > 0
+    assert parts[0] + parts[2] == pytest.approx(1.0)
+    assert parts[1::2] == pytest.approx([0.6, 0.4])
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,10 @@ def test_what_a_decision_waits_for_a_core_is_not_its_time() -> None:
         (_NeedsGains(), "in the lab rates, with 3 UEs, slot 0: decide.* AssertionError"),
         (_OneModel(), "in the lab mixed, with 3 UEs, slot 0: decide.* AssertionError"),
         (_Queueing(), r"state\(\)\['wait'\] must be a finite float, got inf"),
-        (_Refuses("example", "mixed", "rates", "noma", "uploading"), "refuses every lab.* not in example"),
+        (
+            _Refuses("example", "mixed", "rates", "noma", "access-points", "uploading"),
+            "refuses every lab.* not in example",
+        ),
     ],
 )
 def test_labs_of_every_kind_are_tried(policy: Any, text: str) -> None:

@@ -25,6 +25,7 @@ def random_instances(
         weight=rng.uniform(0.5, 2.0, ues),
         linear=rng.random(ues) < 0.1,
         variability=np.resize([1.0, 0.1, 1.0, 0.01], ues),
+        station=np.zeros(ues, dtype=np.int64),
     )
     limits = Limits(
         spectrum_hz=1e6 * ues,

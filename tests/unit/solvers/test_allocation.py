@@ -194,7 +194,10 @@ def test_without_a_queue_the_device_runs_at_full_speed_and_slower_the_longer_it_
 
 def test_a_link_of_kind_rate_is_shared_by_its_efficiency() -> None:
     constants = UeConstants(
-        *(np.array([x, x]) for x in (0.5, 10.0, 0.0, 1.0)), linear=np.array([True, True]), variability=np.ones(2)
+        *(np.array([x, x]) for x in (0.5, 10.0, 0.0, 1.0)),
+        linear=np.array([True, True]),
+        variability=np.ones(2),
+        station=np.zeros(2, dtype=np.int64),
     )
     limits = Limits(2e6, 1.0, 2.0, 1.0)
     one = np.ones((1, 2))

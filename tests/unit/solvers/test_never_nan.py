@@ -44,7 +44,7 @@ def slots(draw: st.DrawFn) -> tuple[Demands, UeConstants]:
     linear = draw(rows(st.booleans()))[0]
     one = np.ones(UES)
     variability = draw(rows(st.sampled_from([0.01, 1.0])))[0]
-    return demands, UeConstants(0.5 * one, 10 * one, 0.3 * one, one, linear, variability)
+    return demands, UeConstants(0.5 * one, 10 * one, 0.3 * one, one, linear, variability, np.zeros(UES, dtype=np.int64))
 
 
 def is_sound(found: Allocation) -> bool:
@@ -59,7 +59,7 @@ def test_allocations(model: AllocationModel, slot: tuple[Demands, UeConstants]) 
     limits = Limits(1e6, 1.0, 2.0, 0.3)
     found = allocate(demands, constants, limits, model)
     assert is_sound(found)
-    spectrum, edge = equal_shares(demands, limits)
+    spectrum, edge = equal_shares(demands, constants, limits)
     assert is_sound(evaluate(found._replace(spectrum_hz=spectrum, edge_share=edge), demands, constants, limits, model))
 
 
