@@ -15,6 +15,7 @@ from testbed.records.tables import STAGE_COLUMNS, RunTables, column
 from testbed.report.fidelity.fidelity import Fidelity
 from testbed.report.fidelity.limits import CENSORED_RATIO, NOT_MEASURED, Value
 from testbed.report.fidelity.task_figures import Backlog
+from testbed.report.markets import settled_ratio
 from testbed.report.placement_costs import PlacementCosts, placement_costs
 
 
@@ -69,6 +70,7 @@ class Summary(msgspec.Struct, frozen=True):
     backlog: Backlog | None = None  # None: written before it was looked at
     unstable: bool = False  # its queue grew through the whole run: the delays are of this duration
     placement: PlacementCosts | None = None  # of a lab whose models move, or of a policy that places them
+    settled_ratio: float | None = None  # of the slots, under a policy whose UEs settle a market
 
 
 def summarise(
@@ -113,6 +115,7 @@ def summarise(
         **missing_of(len(tasks), completions),
         backlog=fidelity.backlog,
         unstable=fidelity.backlog.unstable,
+        settled_ratio=settled_ratio(tables),
         placement=placement_costs(tables, tasks, manifest, duration_seconds(tables, manifest) - warm_up_seconds),
     )
 
@@ -131,6 +134,11 @@ def marks_of(summary: Summary) -> list[str]:
     if summary.unstable and summary.backlog is not None:
         low, high = summary.backlog.low_tasks_per_slot, summary.backlog.high_tasks_per_slot
         marks.append(f"unstable: the queue grew through the whole run, by {low:.2g} to {high:.2g} tasks a slot (95 %)")
+    if summary.settled_ratio is not None and summary.settled_ratio < 1.0:
+        marks.append(
+            f"unsettled: in {1.0 - summary.settled_ratio:.1%} of the slots the UEs' market had not come to rest when "
+            "its rounds ended, so what they hold there is no equilibrium"
+        )
     return marks
 
 

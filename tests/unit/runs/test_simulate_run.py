@@ -25,7 +25,7 @@ from testbed.records.tables import column, read_tables
 from testbed.report.compare import compare
 from testbed.report.conclude import conclude
 from testbed.report.fidelity.limits import NOT_MEASURED
-from testbed.report.summary import Summary, read_summary
+from testbed.report.summary import Summary, marks_of, read_summary
 from testbed.traces.trace import Trace
 
 
@@ -61,6 +61,20 @@ def test_report_and_compare_read_it(tmp_path: Path) -> None:
     assert "edge-only" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     (row,) = compare([tmp_path / "run"])
     assert (row.runtime, row.tasks, row.gap) == ("simulator", first.tasks.completed, None)
+
+
+@pytest.mark.parametrize(("form", "settles"), [("linear", True), ("proportional", False)])
+def test_a_market_that_does_not_settle_is_told(tmp_path: Path, form: str, settles: bool) -> None:
+    summary = simulated(tmp_path / "run", f"policy={{name: dds, form: {form}}}")
+    assert summary.settled_ratio == read_summary(tmp_path / "run").settled_ratio
+    states = column(read_tables(tmp_path / "run").slots, "policy_state")
+    assert summary.settled_ratio == np.mean([dict(state)["settled"] for state in states])
+    assert (summary.settled_ratio == 1.0) == settles
+    assert any(mark.startswith("unsettled: in ") for mark in marks_of(summary)) == (not settles)
+
+
+def test_a_policy_without_a_market_settles_none(tmp_path: Path) -> None:
+    assert simulated(tmp_path / "run").settled_ratio is None
 
 
 @pytest.mark.thorough
