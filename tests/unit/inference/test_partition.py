@@ -18,7 +18,7 @@ Load = Callable[[str], SplitModel]
 MODELS = [
     "small:alexnet",
     "small:resnet18",
-    "small:mobilenet_v2",
+    pytest.param("small:mobilenet_v2", marks=pytest.mark.thorough),
     "small:googlenet",
     "small:vision_transformer",
     "branching:Branching",
@@ -67,7 +67,9 @@ def test_every_single_tensor_cut_over_the_wire(name: str, load: Load) -> None:
     assert torch.equal(answer, model.answer)
 
 
-@pytest.mark.parametrize("name", ["small:googlenet", "branching:Branching", "small:shufflenet"])
+@pytest.mark.parametrize(
+    "name", ["small:googlenet", "branching:Branching", pytest.param("small:shufflenet", marks=pytest.mark.thorough)]
+)
 def test_random_cuts_of_several_tensors(name: str, load: Load) -> None:
     split = load(name)
     nodes = split.graph.nodes

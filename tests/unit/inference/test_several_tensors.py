@@ -45,7 +45,10 @@ def random_cuts(nodes: tuple[GraphNode, ...], count: int, seed: int) -> list[Cut
     raise AssertionError(f"{len(cuts)} different cuts instead of {count}")
 
 
-@pytest.mark.parametrize("name", ["small:googlenet", "families:InceptionLike", "families:DenseLike"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("small:googlenet", marks=pytest.mark.thorough), "families:InceptionLike", "families:DenseLike"],
+)
 def test_any_down_closed_cut_answers_bit_for_bit(name: str, load: Load) -> None:
     split = load(name)
     sizes = {node.name: node.output_bytes for node in split.graph.nodes}

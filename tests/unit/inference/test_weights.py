@@ -13,7 +13,7 @@ from testbed.inference.weights import Contents, pack, unpack
 MODELS = ("tests.emulation.labs.tiny_model:make", "torchvision:resnet18")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [MODELS[0], pytest.param(MODELS[1], marks=pytest.mark.thorough)])
 def test_head_and_tail_of_a_version_answer_as_the_whole_model_of_that_version(model: str) -> None:
     edge, device = load_split_model(model, 3), load_split_model(model, 3)
     edge.weights.train(1, 3, 0.2)

@@ -69,6 +69,7 @@ def test_the_same_seed_trains_the_same_actor_and_another_does_not(trained: Train
     assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
+@pytest.mark.thorough
 def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     scenario, channel = lab()
     state = tmp_path / "state.pt"

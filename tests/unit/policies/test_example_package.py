@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks import contract_tables
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "tests" / "data" / "example_policy"
 
 
+@pytest.mark.thorough
 def test_the_example_package_is_found_checked_and_created_with_its_options(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "site"
     shutil.copytree(PACKAGE, source)  # a build leaves files beside its source

@@ -252,6 +252,7 @@ def test_what_ended_is_told_by_the_manifest(tmp_path: Path) -> None:
     assert any("recorder" in reason for reason in fidelity.invalid_reasons)
 
 
+@pytest.mark.thorough
 def test_tasks_of_a_ue_that_the_manifest_calls_dead_failed(tmp_path: Path) -> None:
     records = [one for one in simulate(LAB) if not (isinstance(one, TaskRecord) and one.ue == "ue1" and one.task > 5)]
     write_streams(tmp_path, records)

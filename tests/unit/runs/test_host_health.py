@@ -30,6 +30,7 @@ def spinners() -> Iterator[tuple[subprocess.Popen[bytes], subprocess.Popen[bytes
         process.wait()
 
 
+@pytest.mark.thorough
 def test_cpu_time_is_the_labs_or_that_of_others(
     spinners: tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]],
 ) -> None:

@@ -51,13 +51,12 @@ def test_it_shows_what_the_recorder_republishes(tmp_path: Path, terminal: bool) 
     console = Console(file=printed, force_terminal=terminal, width=140)
     with recording(tmp_path) as recorder:
         with LiveTable(str(recorder.lab_directory), 5.0, policy="neurosurgeon", console=console) as table:
-            probe = TaskArrived("zz", 0, ORIGIN)
-            for _ in range(100):  # until the subscription has reached the recorder
-                recorder.push([probe])
-                table.update()
-                if "zz" in shown(table):
-                    break
-                time.sleep(0.1)
+
+            def subscribed() -> bool:  # a subscriber joins some time after it connects
+                recorder.push([TaskArrived("ue3", 0, ORIGIN)])  # of the recorder's lab, but in no record
+                return "ue3" in shown(table)
+
+            until(table, subscribed)
             recorder.push(records)
             until(table, lambda: "slot 9" in table.line())
             text = shown(table)

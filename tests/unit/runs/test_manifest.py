@@ -64,6 +64,7 @@ def test_equal_profiles_have_equal_hashes(tmp_path: Path) -> None:
     assert len(hashes.pop()) == 64
 
 
+@pytest.mark.thorough
 def test_torch_is_not_imported_for_its_version() -> None:
     modules = "testbed.report.conclude, testbed.programs.recorder.recorder, testbed.report.live"
     code = f"import sys, {modules}; print('torch' in sys.modules)"

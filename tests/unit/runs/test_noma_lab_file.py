@@ -47,6 +47,7 @@ def test_access_points_take_turns(name: str) -> None:
     assert scenario.radio.leakage_ratio == pytest.approx(0.1)
 
 
+@pytest.mark.thorough
 def test_superposing_serves_the_same_tasks_sooner() -> None:
     scenario, channel = conditions("noma.yaml")
     delays = {}

@@ -72,6 +72,7 @@ def test_the_page_shows_planned_and_achieved_rates_of_every_link(concluded: tupl
     assert link_rates(tables, "nobody") is None
 
 
+@pytest.mark.thorough
 def test_an_invalid_run_says_why_and_escapes_text(run: Path) -> None:
     about = manifest(Lab(duration=20), ended=False)
     write_manifest(msgspec.structs.replace(about, lab="<b>bold</b>"), run)
@@ -122,6 +123,7 @@ def test_compare_on_a_terminal_that_is_ascii(concluded: tuple[Path, Summary]) ->
     assert "+- " in shown.stdout.decode("ascii")
 
 
+@pytest.mark.thorough
 def test_compare_puts_runs_side_by_side(concluded: tuple[Path, Summary], tmp_path: Path) -> None:
     run, first = concluded
     other = tmp_path / "other"

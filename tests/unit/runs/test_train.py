@@ -38,6 +38,7 @@ def test_a_checkpoint_that_the_lab_takes(tmp_path: Path) -> None:
     assert run.tasks.completed > 0
 
 
+@pytest.mark.thorough
 def test_by_default_the_actor_is_for_a_range_of_labs(tmp_path: Path) -> None:
     out = tmp_path / "actor.npz"
     summary = trained(out, "--updates", "2")
@@ -50,6 +51,7 @@ def test_by_default_the_actor_is_for_a_range_of_labs(tmp_path: Path) -> None:
     assert run.tasks.completed > 0
 
 
+@pytest.mark.thorough
 def test_an_actor_for_everything_is_trained_by_the_same_verb(tmp_path: Path) -> None:
     out = tmp_path / "all.npz"
     arguments = ["ppo-all", str(LAB), "--set", "ues.0.count=2", "--out", str(out), "--updates", "1", "--json"]

@@ -81,6 +81,7 @@ def test_a_simulation_keeps_what_the_policy_promised_and_runs_show_it(tmp_path: 
     assert min(column(ended, "boundary_bytes")) > 224 * 224 * 3  # more than the input crosses
 
 
+@pytest.mark.thorough
 def test_a_measured_run_is_held_against_its_promise(tmp_path: Path) -> None:
     topology = load(LAB)
     simulate_lab(SimulationOrder(topology, str(LAB), LAB.parent, tmp_path / "run", 60, "event"), lambda _: None)

@@ -66,6 +66,7 @@ def test_a_host_without_device_is_told_apart_from_one_without_cuda(
     gpu.check_host("required")
 
 
+@pytest.mark.thorough
 def test_the_build_of_torch_is_known_without_importing_it() -> None:
     code = (
         "import sys; from testbed.runtime.host.gpu import torch_has_cuda; before = torch_has_cuda(); "

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from testbed.runtime.netns.netns_runtime import ONE_THREAD
 
 SOURCES = Path(__file__).parents[3]
@@ -41,6 +43,7 @@ def test_a_model_that_starts_threads_is_refused(tmp_path: Path) -> None:
     assert "2 threads before the first fork" in result.stderr
 
 
+@pytest.mark.thorough
 def test_torch_can_be_imported_without_threads(tmp_path: Path) -> None:
     code = "import torch\ndef load(name, seed):\n    torch.set_num_threads(1)\n"
     assert prepare(code, tmp_path).returncode == 0

@@ -19,7 +19,7 @@ TOLERANCE: dict[AllocationModel, float] = {"indep": 1e-8, "exact": 1e-6}
 
 
 @pytest.mark.parametrize("model", ["indep", "exact"])
-@pytest.mark.parametrize("ues", [1, 3, 5])
+@pytest.mark.parametrize("ues", [1, 3, pytest.param(5, marks=pytest.mark.thorough)])
 def test_cost_is_that_of_the_general_solver(model: AllocationModel, ues: int) -> None:
     demands, constants, limits = random_instances(35, ues, seed=ues)
     ours = allocate(demands, constants, limits, model)

@@ -116,6 +116,7 @@ def spread(relaxed: Relaxation, z: torch.Tensor, split: torch.Tensor) -> float:
     return float(1 - best[sending].mean())
 
 
+@pytest.mark.thorough
 def test_the_entropy_penalty_gathers_ues_on_one_subchannel() -> None:
     relaxed = Relaxation([cell(seed) for seed in range(4)])
     common = chain(relaxed, relaxed.start(THOROUGH.start_scale, 0), THOROUGH)
@@ -292,8 +293,7 @@ def test_a_decision_brings_the_rates_that_were_planned(policy: LiGd) -> None:
         "li-gd-ofdma",
         "li-gd-edge-only",
         "li-gd-random",
-        "li-gd-exhaustive",
-        pytest.param("li-gd-cold", marks=pytest.mark.thorough),
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in ("li-gd-exhaustive", "li-gd-cold")),
     ],
 )
 def test_policies_keep_the_contract(name: str) -> None:
