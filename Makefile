@@ -9,25 +9,27 @@ QUICK := $(UNIT) and not thorough
 CHECKS_AT_ONCE ?= $(shell nproc)
 # labs wait more than they compute: more of them at once than there are cores
 LABS_AT_ONCE ?= $(shell echo $$(( $$(nproc) + 1 )))
-.PHONY: demo check test test-netem test-pythons lint engine bench clean setup-demo setup-test
+.PHONY: demo check test test-netem test-pythons lint kernels engine bench clean setup-demo setup-test
 
 ## demo: set up, then run the quickstart lab: real split inference across fading links, with a report
 demo: setup-demo
 	$(TESTBED) run topologies/quickstart.yaml --duration 30s
 
 ## check: lint, types, and the tests that need neither root nor a clock: two minutes
-check: setup-test lint
+check:
+	@$(MAKE) --no-print-directory -j 2 lint kernels
 	$(PYTEST) -n $(CHECKS_AT_ONCE) --dist loadgroup -m '$(QUICK)' tests/unit tests/golden
 
 ## test: set up, then run every test that this machine can run: those of function several at a time; those that want all
-## labs and the engine for themselves, and meanwhile those with a kernel of their own, which at most copies an image out
-## of the engine at its start; then those that judge the clock one by one
-test: setup-test lint engine
+## labs and the engine for themselves, and meanwhile what needs neither: those with a kernel of their own, which at most
+## copies an image out of the engine at its start, and those that only compute; then those that judge the clock one by one
+test:
+	@$(MAKE) --no-print-directory -j 3 lint kernels engine
 	@export HYPOTHESIS_PROFILE=thorough; status=0; \
-	$(PYTEST) -n $(LABS_AT_ONCE) --dist loadgroup --no-loadscope-reorder -m 'not quiet and not alone and not guest' \
+	$(PYTEST) -n $(LABS_AT_ONCE) --dist loadgroup --no-loadscope-reorder -m 'not (quiet or alone or guest or computes)' \
 	    tests/docker tests/emulation tests/netem tests/unit tests/golden || status=$$?; \
-	$(PYTEST) -n 2 --dist loadgroup --no-loadscope-reorder -m '(alone or guest) and not quiet' \
-	    tests/netem/test_guest_docker.py tests/docker tests/netem/test_guest.py || status=$$?; \
+	$(PYTEST) -n $(LABS_AT_ONCE) --dist loadgroup --no-loadscope-reorder -m '(alone or guest or computes) and not quiet' \
+	    tests/netem/test_guest_docker.py tests/docker tests/netem/test_guest.py tests/unit tests/golden || status=$$?; \
 	$(PYTEST) -m quiet tests/unit tests/emulation tests/docker tests/netem || status=$$?; \
 	exit $$status
 
@@ -45,6 +47,10 @@ lint: setup-test
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+## kernels: compile once what each worker of pytest would compile
+kernels: setup-test
+	.venv/bin/python -m tests.compile_kernels
 
 ## bench: the figures of docs/figures.md, as JSON under build/benchmarks
 bench: setup-test

@@ -21,6 +21,12 @@ from tests.host_watch import HostWatch
 from tests.quiet import QuietTests
 
 TESTS = Path(__file__).parent
+#: Folders of what neither starts labs nor looks at those that are there.
+COMPUTING = (
+    TESTS / "golden",
+    *(TESTS / "unit" / name for name in ("inference", "learning", "model", "policies", "simulator", "solvers")),
+    TESTS / "unit" / "traces",
+)
 
 hypothesis.settings.register_profile("quick", max_examples=15, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=100, deadline=None)
@@ -92,6 +98,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     So are all that are not beside each other.
     """
     for item in items:
+        if any(folder in item.path.parents for folder in COMPUTING):
+            item.add_marker("computes")
         if mark := item.get_closest_marker("alone") or item.get_closest_marker("guest"):
             item.add_marker(pytest.mark.xdist_group(mark.name))
         elif TESTS / "emulation" not in item.path.parents and item.get_closest_marker("xdist_group") is None:
