@@ -29,9 +29,12 @@ from testbed.protocol.messages import (
 )
 from testbed.runtime.base import OPERATOR
 
-pytestmark = pytest.mark.quiet  # slots are short, and so are their deadlines
+#: What tells which slot a decision or a report was late for: slots are short, and so are their deadlines.
+judges_slots = pytest.mark.quiet
+only_function = pytest.mark.thorough  # each waits for a controller's imports and for slots
 
 
+@judges_slots
 def test_a_run_from_hello_to_the_end(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab", policy="edge-only") as lab:
         ready = lab.wait(lambda status: status.state == "ready")
@@ -64,6 +67,7 @@ def test_a_run_from_hello_to_the_end(tmp_path: Path) -> None:
     assert not any(row.decide_late for row in slots)
 
 
+@only_function
 def test_it_waits_for_everybody_in_flight_but_not_for_ever(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab", drain_slots=10_000) as lab:
         lab.wait(lambda status: status.state == "ready")
@@ -72,6 +76,7 @@ def test_it_waits_for_everybody_in_flight_but_not_for_ever(tmp_path: Path) -> No
     assert "2 tasks still in flight after 0.5 s" in lab.events("drain-timeout")[0].text
 
 
+@only_function
 def test_begin_may_come_before_the_agents(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab") as lab:
         lab.client.status(20.0)
@@ -80,6 +85,7 @@ def test_begin_may_come_before_the_agents(tmp_path: Path) -> None:
         assert lab.wait_end() == 0
 
 
+@judges_slots
 def test_a_policy_that_hangs_misses_its_slots_and_nothing_else(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab", policy="hangs", options='{"slot": 2, "seconds": 0.35}') as lab:
         lab.wait(lambda status: status.state == "ready")
@@ -96,6 +102,7 @@ def test_a_policy_that_hangs_misses_its_slots_and_nothing_else(tmp_path: Path) -
     assert sorted({row.slot for row in lab.slots()}) == list(range(max(sequences) + 1))
 
 
+@judges_slots
 def test_a_policy_that_raises_leaves_its_last_decision(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab", policy="raises") as lab:
         lab.wait(lambda status: status.state == "ready")
@@ -107,6 +114,7 @@ def test_a_policy_that_raises_leaves_its_last_decision(tmp_path: Path) -> None:
     assert [sequence[slot] for slot in range(6)] == [1, 1, 2, 2, 3, 3]
 
 
+@only_function
 def test_an_invalid_decision_leaves_the_last_one(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab", policy="greedy") as lab:
         lab.wait(lambda status: status.state == "ready")
@@ -127,6 +135,7 @@ def test_an_invalid_decision_leaves_the_last_one(tmp_path: Path) -> None:
         ("fixed", '{"kut": "input"}', "allowed options: cut, speed"),
     ],
 )
+@only_function
 def test_a_policy_that_cannot_start_is_told_in_the_status(tmp_path: Path, policy: str, options: str, text: str) -> None:
     with FakeLab(tmp_path / "lab", policy=policy, options=options) as lab:
         status = lab.wait(lambda status: bool(status.error))
@@ -137,6 +146,7 @@ def test_a_policy_that_cannot_start_is_told_in_the_status(tmp_path: Path, policy
         assert lab.wait_end() == 0
 
 
+@only_function
 def test_the_policy_and_a_link_change_in_a_running_lab(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab", policy="device-only") as lab:
         lab.wait(lambda status: status.state == "ready")
@@ -161,6 +171,7 @@ def test_the_policy_and_a_link_change_in_a_running_lab(tmp_path: Path) -> None:
     assert cuts[-1] == ("block3",)
 
 
+@judges_slots
 def test_lost_reports_are_counted_and_the_run_goes_on(tmp_path: Path) -> None:
     def silent(node: str, slot: int) -> bool:
         return (node == "ue1" and 3 <= slot < 8) or (node == "player" and slot == 5)
@@ -181,6 +192,7 @@ def test_lost_reports_are_counted_and_the_run_goes_on(tmp_path: Path) -> None:
     assert sum(row.arrivals for row in lab.slots() if row.ue == "ue1") == max(ages) + 1 - 5
 
 
+@only_function
 def test_garbage_is_dropped(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab") as lab:
         lab.wait(lambda status: status.state == "ready")
@@ -197,6 +209,7 @@ def test_garbage_is_dropped(tmp_path: Path) -> None:
     assert len(lab.events("malformed")) == 3
 
 
+@only_function
 def test_two_labs_do_not_hear_each_other(tmp_path: Path) -> None:
     three = example_scenario(3, slot_seconds=0.1)
     with FakeLab(tmp_path / "a", policy="edge-only") as a, FakeLab(tmp_path / "b", scenario=three) as b:
@@ -211,6 +224,7 @@ def test_two_labs_do_not_hear_each_other(tmp_path: Path) -> None:
     assert {row.ue for row in b.slots()} <= {"ue0", "ue1", "ue2"}
 
 
+@only_function
 def test_a_node_that_comes_back_takes_part_again(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab", policy="edge-only") as lab:
         lab.wait(lambda status: status.state == "ready")
@@ -234,6 +248,7 @@ def test_a_node_that_comes_back_takes_part_again(tmp_path: Path) -> None:
     assert [event.node for event in lab.events("joined")] == ["ue1"]
 
 
+@only_function
 def test_sigterm_stops_everybody(tmp_path: Path) -> None:
     with FakeLab(tmp_path / "lab") as lab:
         lab.wait(lambda status: status.state == "ready")
@@ -245,6 +260,7 @@ def test_sigterm_stops_everybody(tmp_path: Path) -> None:
         assert not any(math.isinf(row.start_seconds) for row in lab.slots())
 
 
+@only_function
 def test_sides_that_made_different_weights_are_refused_by_name(tmp_path: Path) -> None:
     same = {"ue0": {"ue0": "a"}, "ue1": {"ue1": "b"}, "edge": {"ue0": "a", "ue1": "b"}}
     with FakeLab(tmp_path / "same", weights=same) as lab:
