@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,8 @@ from tests.emulation.links_lab import PlayerRun, WiredLab, play_on_full_wires, r
 pytestmark = pytest.mark.root
 
 TRACE = Path(__file__).parents[2] / "topologies" / "traces" / "drive.up"
+#: Lengths in seconds.
+OUTAGES = {f"ue{index}": 2.0**index for index in range(4)}
 
 
 def wires(count: int) -> list[WireSpec]:
@@ -209,41 +212,51 @@ def test_an_overflowing_leaf_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.quiet
-@pytest.mark.parametrize(("outage", "limit"), [("hold", 1.0), ("loss", 2.0)])
-def test_a_wire_is_back_in_service_after_an_outage(tmp_path: Path, outage: str, limit: float) -> None:
-    """Four wires beside each other, each with an outage of its own length, which all end together."""
-    lengths = {f"ue{index}": 2.0**index for index in range(4)}
-    longest = max(lengths.values())
-    traces = {}
-    for name, seconds in lengths.items():
+def test_a_wire_is_back_in_service_after_an_outage(tmp_path: Path) -> None:
+    """Two labs beside each other, one for each kind of outage; in each four wires whose outages end together."""
+    limits: dict[str, float] = {"hold": 1.0, "loss": 2.0}
+    with ExitStack() as stack:
+        played = {outage: stack.enter_context(_outages(tmp_path / outage, outage)) for outage in limits}
+        for run, _ in played.values():
+            run.start(time.monotonic())
+        for run, _ in played.values():
+            run.wait(lambda run=run: len(run.steps()) == 3 * len(OUTAGES), 20.0)  # called before the loop goes on
+        for run, _ in played.values():
+            run.poll(max(limits.values()) + 0.5)
+        arrivals = {
+            outage: {ue: flow.arrivals() for ue, flow in flows.items()} for outage, (_, flows) in played.items()
+        }
+    for outage, limit in limits.items():
+        for ue, seconds in OUTAGES.items():
+            steps = [step for step in played[outage][0].steps() if step.ue == ue]
+            assert len(steps) == 3
+            back, mine = steps[-1].applied_seconds, arrivals[outage][ue]
+            assert mine.bytes_until(back) > 0
+            inside = mine.bits_per_second(back - seconds + 0.2, back)
+            assert inside < 100e3, f"an outage of {seconds} s lets next to nothing through"
+            assert mine.first_after(back) - back <= limit, f"{outage}: an outage of {seconds} s"
+            assert mine.bits_per_second(back + limit, back + limit + 0.4) > 5e6
+
+
+@contextmanager
+def _outages(folder: Path, outage: str) -> Iterator[tuple[PlayerRun, dict[str, Flow]]]:
+    """A player that is about to play them, and a flow up each wire."""
+    folder.mkdir()
+    longest, traces = max(OUTAGES.values()), {}
+    for name, seconds in OUTAGES.items():
         times = np.array([0.0, 1.0 + longest - seconds, 1.0 + longest])
-        values = np.array([10e6, 0.0, 10e6]) * len(lengths)  # of which each has its share
+        values = np.array([10e6, 0.0, 10e6]) * len(OUTAGES)  # of which each has its share
         traces[name] = Trace(times, values, values, "rate", 60.0)
-    scenario = rate_scenario(list(lengths))
     with (
-        wired("pl-outage", wires(len(lengths))) as lab,
-        PlayerRun(lab, tmp_path, scenario, traces, outage=outage) as run,
+        wired(f"pl-{outage}", wires(len(OUTAGES))) as lab,
+        PlayerRun(lab, folder, rate_scenario(list(OUTAGES)), traces, outage=outage) as run,
         ExitStack() as stack,
     ):
-        flows = {
-            wire.ue: stack.enter_context(
-                Flow(lab.name(wire.ue), lab.name("edge"), wire.edge_address, send_buffer=1 << 16)
-            )
-            for wire in lab.wires
-        }
-        run.start(time.monotonic())
-        run.wait(lambda: len(run.steps()) == 3 * len(lengths), 20.0)  # called before the loop goes on
-        run.poll(limit + 0.5)
-        arrivals = {name: flow.arrivals() for name, flow in flows.items()}
-    for name, seconds in lengths.items():
-        steps = [step for step in run.steps() if step.ue == name]
-        assert len(steps) == 3
-        back, mine = steps[-1].applied_seconds, arrivals[name]
-        assert mine.bytes_until(back) > 0
-        inside = mine.bits_per_second(back - seconds + 0.2, back)
-        assert inside < 100e3, f"an outage of {seconds} s lets next to nothing through"
-        assert mine.first_after(back) - back <= limit, f"an outage of {seconds} s"
-        assert mine.bits_per_second(back + limit, back + limit + 0.4) > 5e6
+        flows = {}
+        for wire in lab.wires:
+            flow = Flow(lab.name(wire.ue), lab.name("edge"), wire.edge_address, send_buffer=1 << 16)
+            flows[wire.ue] = stack.enter_context(flow)
+        yield run, flows
 
 
 @pytest.mark.quiet
