@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from testbed.protocol.messages import (
     ChannelDrops,
@@ -25,6 +29,7 @@ from testbed.protocol.messages import (
     TaskRecord,
     UploadRecord,
 )
+from testbed.records.stored_table import PART_ROWS
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -167,30 +172,95 @@ def stream_parts(directory: Path, name: str) -> list[Path]:
     return [first, *later] if first.exists() else later
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Where a batch lies."""
+
+    path: Path
+    offset: int
+    first_row: int
+    schema: pa.Schema
+
+
+class Stream:
+    """One stream of a run directory, on disk: as many rows as it has when this is made.
+
+    A file that ends in half a batch (its writer died) has what came before. Only where batches lie is kept in memory.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.schema = SCHEMAS[name]
+        self._batches: list[_Batch] = []
+        self._rows = 0
+        for path in stream_parts(directory, name):
+            if path.stat().st_size:  # else the disk was full when it was opened
+                with contextlib.suppress(StopIteration, pa.ArrowInvalid, OSError):
+                    self._find_batches(path)
+
+    def _find_batches(self, path: Path) -> None:
+        with pa.OSFile(str(path)) as source:
+            reader = pa.ipc.open_stream(source)
+            while True:
+                offset = source.tell()
+                batch = reader.read_next_batch()
+                self._batches.append(_Batch(path, offset, self._rows, reader.schema))
+                self._rows += len(batch)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All rows in the order of writing, as tables of about PART_ROWS rows; of none there is no part."""
+        names = self.schema.names if columns is None else list(columns)
+        whole = (self._read(batch).select(names) for batch in self._batches)
+        return merged(whole, pa.schema([self.schema.field(name) for name in names]))
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some columns (default: all) of all rows."""
+        names = self.schema.names if columns is None else list(columns)
+        parts = list(self.parts(names))
+        empty = pa.schema([self.schema.field(name) for name in names]).empty_table()
+        return pa.concat_tables(parts) if parts else empty
+
+    def take(self, rows: NDArray[np.int64]) -> pa.Table:
+        """Rows by their number, in that order; -1 gives one of nulls. Only they are in memory at once."""
+        wanted = np.unique(rows[rows >= 0])
+        firsts = np.array([batch.first_row for batch in self._batches], dtype=np.int64)
+        holders, begins = np.unique(np.searchsorted(firsts, wanted, side="right") - 1, return_index=True)
+        bounds = itertools.pairwise([*begins.tolist(), len(wanted)])
+
+        def found() -> Iterator[pa.RecordBatch]:
+            for holder, (begin, end) in zip(holders.tolist(), bounds, strict=True):
+                batch = self._batches[holder]
+                yield self._read(batch).take(pa.array(wanted[begin:end] - batch.first_row))
+
+        parts = list(merged(found(), self.schema))
+        table = pa.concat_tables(parts).combine_chunks() if parts else self.schema.empty_table()
+        return table.take(pa.array(np.searchsorted(wanted, rows), mask=rows < 0))
+
+    def _read(self, batch: _Batch) -> pa.RecordBatch:
+        with pa.OSFile(str(batch.path)) as source:
+            source.seek(batch.offset)
+            return _complete(pa.ipc.read_record_batch(pa.ipc.read_message(source), batch.schema), self.schema)
+
+
+def merged(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Batches by tables of about PART_ROWS rows or MERGED_BATCHES batches, each in one piece."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += len(batch)
+        if rows >= PART_ROWS or len(waiting) >= MERGED_BATCHES:
+            yield pa.Table.from_batches(waiting, schema=schema).combine_chunks()
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting, schema=schema).combine_chunks()
+
+
 def read_stream(directory: Path, name: str) -> pa.Table:
-    """All whole batches of a stream. A file that ends in half a batch (its writer died) gives what came before."""
-    schema = SCHEMAS[name]
-    tables: list[pa.Table] = []
-    batches: list[pa.RecordBatch] = []
-
-    def merge() -> None:
-        tables.append(pa.Table.from_batches(batches, schema=schema).combine_chunks())
-        batches.clear()
-
-    for path in stream_parts(directory, name):
-        if not path.stat().st_size:  # the disk was full when it was opened
-            continue
-        with pa.memory_map(str(path)) as source:
-            try:
-                reader = pa.ipc.open_stream(source)
-                while True:
-                    batches.append(_complete(reader.read_next_batch(), schema))
-                    if len(batches) >= MERGED_BATCHES:
-                        merge()
-            except (StopIteration, pa.ArrowInvalid, OSError):
-                continue
-    merge()
-    return pa.concat_tables(tables)
+    """All whole batches of a stream, in memory."""
+    return Stream(directory, name).read()
 
 
 def _complete(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

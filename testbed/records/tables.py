@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from controller.contract import STAGES
 from testbed.errors import InputError
-from testbed.records.streams import SCHEMAS, read_stream, stream_parts, streams_directory
+from testbed.records.stored_table import PART_ROWS, StoredTable, parts_of
+from testbed.records.streams import SCHEMAS, Stream, stream_parts, streams_directory
 
 #: Of the tables' columns and their meaning, in the metadata of every file.
 TABLE_VERSION = 1
@@ -36,6 +38,10 @@ STAGE_COLUMNS = {stage: f"stage_{stage}_seconds" for stage in STAGES}
 _TABLES = ("tasks", "slots", "links", "drops", "round_trips", "health", "events", "updates", "segments", "uploads")
 
 
+#: In memory (of a simulation), or where it lies.
+Table: TypeAlias = pa.Table | StoredTable
+
+
 @dataclass(frozen=True)
 class RunTables:
     """The tables of a run, as in its directory.
@@ -45,26 +51,44 @@ class RunTables:
     recorded) and ``records`` (how often its end was: anything but 1 for an ended task is an error of the testbed).
     """
 
-    tasks: pa.Table
-    slots: pa.Table
-    links: pa.Table
-    drops: pa.Table
-    round_trips: pa.Table
-    health: pa.Table
-    events: pa.Table
-    updates: pa.Table = field(default_factory=SCHEMAS["updates"].empty_table)  # models that moved
-    segments: pa.Table = field(default_factory=SCHEMAS["segments"].empty_table)  # of tasks that alternate
-    uploads: pa.Table = field(default_factory=SCHEMAS["uploads"].empty_table)  # parameters and values on their way
+    tasks: Table
+    slots: Table
+    links: Table
+    drops: Table
+    round_trips: Table
+    health: Table
+    events: Table
+    updates: Table = field(default_factory=SCHEMAS["updates"].empty_table)  # models that moved
+    segments: Table = field(default_factory=SCHEMAS["segments"].empty_table)  # of tasks that alternate
+    uploads: Table = field(default_factory=SCHEMAS["uploads"].empty_table)  # parameters and values on their way
 
 
-def column(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column as a numpy array (objects for text)."""
-    values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
-    return values
+def column(table: Table, name: str) -> NDArray[Any]:
+    """A column of a table, in memory or stored, as a numpy array; of text an array of objects, each text once."""
+    values = table[name]
+    if not pa.types.is_string(values.type):
+        plain: NDArray[Any] = values.to_numpy(zero_copy_only=False)
+        return plain
+    encoded = values.combine_chunks().dictionary_encode()
+    texts = np.array([*encoded.dictionary.to_pylist(), None], dtype=object)
+    found: NDArray[Any] = texts[encoded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)]
+    return found
+
+
+#: By what a table is ordered whose records come from several programs.
+_ORDER = {
+    "slots": ("slot", "ue"),
+    "links": ("applied_seconds",),
+    "events": ("monotonic_seconds",),
+    "segments": ("ue", "task", "start_seconds"),
+    "uploads": ("ue", "task", "queued_seconds"),
+}
 
 
 def finalise(run_directory: Path, died: Mapping[str, str] = MappingProxyType({})) -> RunTables:
     """Turn the streams into Parquet and return the tables. Idempotent; a living run gives its state so far.
+
+    However long the run was, a part of it is in memory at a time; of every row only the numbers that order them.
 
     ``died``: programs that ended before the run, by node, besides those that said so themselves.
 
@@ -73,37 +97,56 @@ def finalise(run_directory: Path, died: Mapping[str, str] = MappingProxyType({})
     directory = streams_directory(run_directory)
     if not stream_parts(directory, "tasks"):
         return read_tables(run_directory)
-    streams = {name: read_stream(directory, name) for name in SCHEMAS}
-    tables = RunTables(
-        tasks=_join(streams["tasks"], streams["arrivals"], {**died, **deaths(streams["events"])}),
-        slots=streams["slots"].sort_by([("slot", "ascending"), ("ue", "ascending")]),
-        links=streams["links"].sort_by("applied_seconds"),
-        drops=streams["drops"],
-        round_trips=streams["round_trips"],
-        health=streams["health"],
-        events=streams["events"].sort_by("monotonic_seconds"),
-        updates=streams["updates"],
-        segments=streams["segments"].sort_by([(key, "ascending") for key in ("ue", "task", "start_seconds")]),
-        uploads=streams["uploads"].sort_by([(key, "ascending") for key in ("ue", "task", "queued_seconds")]),
-    )
-    write_tables(tables, run_directory)
-    return tables
+    ended, arrived, events = (Stream(directory, name) for name in ("tasks", "arrivals", "events"))
+    _write(run_directory, "tasks", joined(ended, arrived, {**died, **deaths(events.read())}))
+    for name in _TABLES:
+        if name != "tasks":
+            _write(run_directory, name, _ordered(Stream(directory, name), _ORDER.get(name, ())))
+    return read_tables(run_directory)
+
+
+def _ordered(stream: Stream, keys: Sequence[str]) -> Iterator[pa.Table]:
+    """Parts of a stream by its keys; what they do not tell apart, and all without keys, in the order of writing."""
+    yield stream.schema.empty_table()
+    if not keys:
+        yield from stream.parts()
+        return
+    sort_keys = [(key, "ascending") for key in keys]
+    order = pc.sort_indices(stream.read(keys), sort_keys=sort_keys).to_numpy().astype(np.int64)
+    for begin in range(0, len(order), PART_ROWS):
+        yield stream.take(order[begin : begin + PART_ROWS])
 
 
 def write_tables(tables: RunTables, run_directory: Path) -> None:
     """One Parquet file per table."""
     for name in _TABLES:
-        path = run_directory / f"{name}.parquet"
-        partial = path.with_suffix(".parquet.partial")
-        table: pa.Table = getattr(tables, name)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), _VERSION_KEY: str(TABLE_VERSION)})
-        pq.write_table(table, partial, compression="zstd")
-        partial.replace(path)
+        table: Table = getattr(tables, name)
+        parts = parts_of(table, table.schema.names)
+        _write(run_directory, name, itertools.chain([table.schema.empty_table()], parts))
+
+
+def _write(run_directory: Path, name: str, parts: Iterator[pa.Table]) -> None:
+    """One table of at least one part."""
+    path = run_directory / f"{name}.parquet"
+    partial = path.with_suffix(".parquet.partial")
+    first = next(parts)
+    schema = first.schema.with_metadata({**(first.schema.metadata or {}), _VERSION_KEY: str(TABLE_VERSION)})
+    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for part in itertools.chain([first], parts):
+            if len(part):
+                writer.write_table(part.replace_schema_metadata(schema.metadata), row_group_size=PART_ROWS)
+    partial.replace(path)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """One table, or some of its columns. Raises InputError for one of another version, FileNotFoundError."""
-    table = pq.read_table(path, columns=None if columns is None else list(columns))
+    stored = open_table(path)
+    return stored.to_table() if columns is None else stored.select(columns)
+
+
+def open_table(path: Path) -> StoredTable:
+    """One table where it lies. Raises InputError for one of another version, FileNotFoundError."""
+    table = StoredTable.open(path)
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"1").decode()  # none: before there were versions
     if version != str(TABLE_VERSION):
         raise InputError(
@@ -117,13 +160,13 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_tables(run_directory: Path) -> RunTables:
-    """The tables of a finished run. Raises InputError where they are not, or are of another version."""
+    """The tables of a finished run, where they lie. Raises InputError where they are not, or are of another version."""
     try:
         paths = {name: run_directory / f"{name}.parquet" for name in _TABLES}
         for later in ("updates", "segments", "uploads"):  # a run may be from before models moved
             if not paths[later].exists():
                 del paths[later]
-        return RunTables(**{name: read_table(path) for name, path in paths.items()})
+        return RunTables(**{name: open_table(path) for name, path in paths.items()})
     except FileNotFoundError as error:
         raise InputError(
             "the run has no records",
@@ -133,36 +176,70 @@ def read_tables(run_directory: Path) -> RunTables:
         ) from error
 
 
-def deaths(events: pa.Table) -> dict[str, str]:
+def deaths(events: Table) -> dict[str, str]:
     """What programs said of their own end, by node."""
     rows = (events["node"].to_pylist(), events["kind"].to_pylist(), events["text"].to_pylist())
     return {node: text or kind for node, kind, text in zip(*rows, strict=True) if kind == "died"}
 
 
-def _join(ended: pa.Table, arrived: pa.Table, died: Mapping[str, str]) -> pa.Table:
-    """One row per task: what ended, and what arrived and did not."""
-    key = ["ue", "task"]
-    counts = ended.group_by(key).aggregate([([], "count_all")]).rename_columns([*key, "records"])
-    first = _first_of_each(ended)
-    announced = _first_of_each(arrived)
-    announced = announced.append_column("announced", pa.array(np.ones(len(announced), dtype=bool)))
-    tasks = announced.rename_columns({"arrival_seconds": "announced_seconds"}).join(
-        first, keys=key, join_type="full outer"
+@dataclass(frozen=True)
+class _TaskRows:
+    """What the table of tasks has in each of its rows, as numpy arrays of equal length."""
+
+    ended: NDArray[np.int64]  # the row of its first end in the stream of ends; -1: it has none
+    ue: NDArray[np.int32]  # in ``ues``
+    ues: pa.Array
+    task: NDArray[np.int64]
+    arrival_seconds: NDArray[np.float64]
+    announced: NDArray[np.bool_]
+    records: NDArray[np.int64]
+
+
+def _task_rows(ended: Stream, arrived: Stream) -> _TaskRows:
+    """One row per task that ended or arrived, in the order of arrival."""
+    key = ["ue", "task", "arrival_seconds"]
+    both = pa.concat_tables([ended.read(key), arrived.read(key)])
+    named = both["ue"].combine_chunks().dictionary_encode()
+    by_name = np.argsort(named.dictionary.to_numpy(zero_copy_only=False))
+    ue = np.argsort(by_name).astype(np.int32)[named.indices.to_numpy()]
+    task, arrival = both["task"].to_numpy(), both["arrival_seconds"].to_numpy()
+    order = np.lexsort((task, ue))  # stable: of one task its ends come first, in the order of writing
+    changes = (np.diff(ue[order]) != 0) | (np.diff(task[order]) != 0)
+    begins = np.flatnonzero(np.concatenate([[True], changes])[: len(order)])
+    first, rows = order[begins], np.diff(begins, append=len(order))
+    records = np.add.reduceat((order < len(ended)).astype(np.int64), begins)
+    last = np.lexsort((task[first], ue[first], arrival[first]))
+    first, rows, records = first[last], rows[last], records[last]
+    return _TaskRows(
+        ended=np.where(first < len(ended), first, -1),
+        ue=ue[first],
+        ues=named.dictionary.take(pa.array(by_name)),
+        task=task[first],
+        arrival_seconds=arrival[first],
+        announced=rows > records,
+        records=records,
     )
-    tasks = tasks.join(counts, keys=key, join_type="left outer")
-    endless = pc.is_null(tasks["status"])
-    where = pc.index_in(tasks["ue"], value_set=pa.array(list(died), pa.string()))
-    why = pc.coalesce(pc.take(pa.array(list(died.values()), pa.string()), where), pa.scalar(""))
-    what = pc.if_else(pc.is_valid(where), "failed", "in_flight")
-    tasks = _replace(tasks, "status", pc.if_else(endless, what, tasks["status"]))
-    tasks = _replace(tasks, "reason", pc.if_else(endless, why, tasks["reason"]))
-    tasks = _replace(tasks, "records", pc.coalesce(tasks["records"], pa.scalar(0, pa.int64())))
-    tasks = _replace(tasks, "announced", pc.coalesce(tasks["announced"], pa.scalar(False)))
-    tasks = _replace(tasks, "arrival_seconds", pc.coalesce(tasks["arrival_seconds"], tasks["announced_seconds"]))
-    tasks = tasks.select([*SCHEMAS["tasks"].names, "announced", "records"]).sort_by(
-        [("arrival_seconds", "ascending"), ("ue", "ascending"), ("task", "ascending")]
-    )
-    return with_stages(tasks)
+
+
+def joined(ended: Stream, arrived: Stream, died: Mapping[str, str]) -> Iterator[pa.Table]:
+    """The table of tasks by parts: one row per task, what ended, and what arrived and did not."""
+    rows = _task_rows(ended, arrived)
+    for begin in range(0, max(len(rows.task), 1), PART_ROWS):  # without tasks one part without rows
+        part = slice(begin, begin + PART_ROWS)
+        tasks = ended.take(rows.ended[part])
+        ues = rows.ues.take(pa.array(rows.ue[part]))
+        endless = pc.is_null(tasks["status"])
+        where = pc.index_in(ues, value_set=pa.array(list(died), pa.string()))
+        why = pc.coalesce(pc.take(pa.array(list(died.values()), pa.string()), where), pa.scalar(""))
+        what = pc.if_else(pc.is_valid(where), "failed", "in_flight")
+        tasks = _replace(tasks, "ue", ues)
+        tasks = _replace(tasks, "task", pa.array(rows.task[part]))
+        tasks = _replace(tasks, "arrival_seconds", pa.array(rows.arrival_seconds[part]))
+        tasks = _replace(tasks, "status", pc.if_else(endless, what, tasks["status"]))
+        tasks = _replace(tasks, "reason", pc.if_else(endless, why, tasks["reason"]))
+        tasks = tasks.append_column("announced", pa.array(rows.announced[part]))
+        tasks = tasks.append_column("records", pa.array(rows.records[part]))
+        yield with_stages(tasks)
 
 
 def with_stages(tasks: pa.Table) -> pa.Table:
@@ -172,12 +249,6 @@ def with_stages(tasks: pa.Table) -> pa.Table:
     for index, stage in enumerate(STAGES):
         tasks = tasks.append_column(STAGE_COLUMNS[stage], pa.array(stamps[index + 1] - stamps[index]))
     return tasks
-
-
-def _first_of_each(table: pa.Table) -> pa.Table:
-    numbered = table.append_column("row", pa.array(np.arange(len(table))))
-    firsts = numbered.group_by(["ue", "task"]).aggregate([("row", "min")])["row_min"].to_numpy()
-    return table.take(np.sort(firsts))
 
 
 def _replace(table: pa.Table, name: str, values: Any) -> pa.Table:

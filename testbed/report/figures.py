@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
@@ -62,6 +63,8 @@ def to_svg(figure: Figure) -> str:
         figure.set_layout_engine("none")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=_DOTS_PER_INCH)
+    figure.clear()
+    gc.collect()  # artists refer to each other: their points would stay until the collector comes by
     return buffer.getvalue()
 
 

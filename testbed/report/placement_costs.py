@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from testbed.records.manifest import Manifest
 from testbed.records.tables import RunTables, column
+from testbed.report.predicted import state_numbers
 from testbed.units import DURATION
 
 #: Of a policy that names none: a second costs 1.
@@ -105,14 +106,14 @@ def _mean(values: np.ndarray) -> float | None:
 def _promises(tables: RunTables) -> dict[str, float]:
     """By the name of a policy's number, the mean over UEs in the last slot that has any."""
     found: dict[str, list[float]] = {}
-    states = tables.slots["policy_state"]
-    for row in range(len(states) - 1, -1, -1):
-        for key, value in states[row].as_py() or ():
+    for _, rows, names, values in state_numbers(tables.slots):
+        told: dict[int, dict[str, list[float]]] = {}
+        for row, key, value in zip(rows.tolist(), names.to_pylist(), values.to_pylist(), strict=True):
             name, _, ue = key.partition(".")
             if ue and name in ("placement_cost", "expected_cost"):
-                found.setdefault(name, []).append(value)
-        if found:
-            break
+                told.setdefault(row, {}).setdefault(name, []).append(value)
+        if told:
+            found = told[max(told)]
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 

@@ -115,10 +115,11 @@ def _foreign(host: pa.Table, cores: int) -> list[str]:
         return []
     taken: dict[str, float] = defaultdict(float)
     seconds = 0.0
-    for row in host.select(["foreign_top", "foreign_top_cores", "elapsed_seconds"]).to_pylist():
-        if row["foreign_top"] is not None:
-            seconds += row["elapsed_seconds"]
-            taken[row["foreign_top"]] += row["foreign_top_cores"] * row["elapsed_seconds"]
+    columns = (column(host, name).tolist() for name in ("foreign_top", "foreign_top_cores", "elapsed_seconds"))
+    for top, top_cores, elapsed in zip(*columns, strict=True):
+        if top is not None:
+            seconds += elapsed
+            taken[top] += top_cores * elapsed
     names = sorted((name for name in taken if name), key=lambda name: -taken[name])[:3]
     most = ", ".join(f"{name} {taken[name] / seconds:.2f}" for name in names)
     return [

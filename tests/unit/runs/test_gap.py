@@ -51,8 +51,9 @@ def as_run(simulation: Path, folder: Path, change: Any = None) -> Path:
     fields = [tables.tasks.schema.field(name) for name in names]
     arrays = [pa.array(columns[field.name], type=field.type, from_pandas=True) for field in fields]
     tasks = with_stages(pa.table(arrays, schema=pa.schema(fields)))
-    slots = tables.slots.set_column(
-        tables.slots.schema.get_field_index("start_seconds"),
+    slots = tables.slots.to_table()
+    slots = slots.set_column(
+        slots.schema.get_field_index("start_seconds"),
         "start_seconds",
         pa.array(column(tables.slots, "start_seconds") + START),
     )

@@ -64,7 +64,7 @@ def test_the_page_shows_planned_and_achieved_rates_of_every_link(concluded: tupl
     for ue in ("ue1", "ue2", "ue3"):
         assert f"planned, applied and achieved rate of the link of {ue} over time" in page
     tables = read_tables(run)
-    drops = tables.drops.filter((pc.field("ue") == "ue1") & (pc.field("direction") == "up")).to_pylist()
+    drops = tables.drops.to_table().filter((pc.field("ue") == "ue1") & (pc.field("direction") == "up")).to_pylist()
     windows = achieved_rates(tables, "ue1", "up")
     assert len(windows) == len(drops) - 1 > 5
     sent_bits = ((windows[:, 1] - windows[:, 0]) * windows[:, 2]).sum()

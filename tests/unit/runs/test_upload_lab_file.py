@@ -86,14 +86,15 @@ def test_a_measured_run_is_held_against_its_promise(tmp_path: Path) -> None:
     topology = load(LAB)
     simulate_lab(SimulationOrder(topology, str(LAB), LAB.parent, tmp_path / "run", 60, "event"), lambda _: None)
     tables = read_tables(tmp_path / "run")
-    slower = tables.tasks.set_column(
-        tables.tasks.schema.get_field_index("e2e_delay_seconds"),
+    tasks = tables.tasks.to_table()
+    slower = tasks.set_column(
+        tasks.schema.get_field_index("e2e_delay_seconds"),
         "e2e_delay_seconds",
         pa.array(1.1 * column(tables.tasks, "e2e_delay_seconds")),
     )
     found = predictions(type(tables)(**{**vars(tables), "tasks": slower}))
     assert all(one.ratio > 1.09 for one in found.values())
-    assert predictions(type(tables)(**{**vars(tables), "slots": tables.slots.slice(0, 0)})) == {}
+    assert predictions(type(tables)(**{**vars(tables), "slots": tables.slots.to_table().slice(0, 0)})) == {}
     shown = CliRunner().invoke(command, [str(tmp_path / "run"), "--json"])
     rows = msgspec.json.decode(shown.output)
     assert set(rows[0]["predicted"]) == set(found)
