@@ -25,6 +25,7 @@ from testbed.protocol.messages import TaskTotals
 from testbed.protocol.monitoring import MONITORING_NODES
 from testbed.records.manifest import Manifest, close_manifest, describe_run, note_end, require_unused, write_manifest
 from testbed.report.fidelity.limits import DRAIN_SECONDS
+from testbed.runtime.base import ProcessStatus
 from testbed.runtime.processes.lab_lock import lab_lock
 from testbed.wires.plumbing import link_backend
 from testbed.wires.wire import WireSpec
@@ -37,8 +38,6 @@ RUNNING = "running this lab"
 POLL_SECONDS = 0.25
 #: A host that is busy for a moment must not cost a run of hours.
 SILENT_SECONDS = 15.0
-#: Without one of these, nothing that comes after can be used.
-NEEDED = ("edge", "controller", "player", "recorder")
 
 
 @dataclass(frozen=True)
@@ -181,19 +180,19 @@ def _after(before: BaseException | None, text: str) -> TestbedError:
 class DeathWatch:
     """Notices the death of a program during a run, and says it in the manifest: who has died can record nothing.
 
-    A dead UE's tasks have failed, and the run is invalid; the others go on. What all of them need ends the run.
+    It ends the run: without a UE the others have its part of spectrum and edge, and nothing that comes after is of the
+    lab that was asked for.
     """
 
     def __init__(self, lab: Lab, duration_seconds: float) -> None:
         self._lab = lab
         self._start = time.monotonic()
         self._end = self._start + duration_seconds - 1.0  # before it a program has no reason to end
-        self._known: set[str] = set()
         self._gone: set[str] = set()
         self._pids: dict[str, int] = {}  # of the programs with which the run began
 
     def look(self) -> None:
-        """Called a few times a second. Raises TestbedError for a program that the run needs."""
+        """Called a few times a second. Raises TestbedError for programs that have ended."""
         processes = self._lab.runtime.processes()
         gone = [one for one in processes if not one.running and one.node not in MONITORING_NODES]
         # Its exit code is written a moment after it is gone; None for longer means that its parent was killed, too.
@@ -203,20 +202,24 @@ class DeathWatch:
         self._gone = {process.node for process in gone}
         # A container that somebody restarts lives, but is not the one that had the wire and the tasks.
         dead += [p for p in processes if p.running and self._pids.setdefault(p.node, p.pid) != p.pid]
-        for process in dead:
-            if process.node not in self._known:  # not its pid: the engine forgets those of the dead
-                self._known.add(process.node)
-                after = time.monotonic() - self._start
-                pid = self._pids.get(process.node, process.pid)
-                text = f"{process.program} (pid {pid}) died{process.how_it_ended} {after:.0f} s into the run"
-                with contextlib.suppress(OSError):  # a full disk: then the run never has an end, and is invalid
-                    note_end(self._lab.run_directory, process.node, text)
-                if process.node in NEEDED:
-                    directory = self._lab.run_directory
-                    raise TestbedError(
-                        f"the {process.node} ended before the run: {text}.{self._lab.last_words(process.node)} "
-                        f"What was recorded is in {directory}; `testbed report {directory}` shows it"
-                    )
+        ended = {process.node: self._note(process) for process in dead}
+        if ended:
+            (node, text), *others = ended.items()
+            also = f" So did {', '.join(other for other, _ in others)}." if others else ""
+            directory = self._lab.run_directory
+            raise TestbedError(
+                f"{node} ended before the run: {text}.{self._lab.last_words(node)}{also} "
+                f"What was recorded is in {directory}; `testbed report {directory}` shows it"
+            )
+
+    def _note(self, process: ProcessStatus) -> str:
+        """How it ended, in the manifest, too."""
+        after = time.monotonic() - self._start
+        pid = self._pids.get(process.node, process.pid)  # the engine forgets those of the dead
+        text = f"{process.program} (pid {pid}) died{process.how_it_ended} {after:.0f} s into the run"
+        with contextlib.suppress(OSError):  # a full disk: then the run never has an end, and is invalid
+            note_end(self._lab.run_directory, process.node, text)
+        return text
 
     def early(self) -> bool:
         """Whether tasks should still be arriving."""

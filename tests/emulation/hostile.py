@@ -28,20 +28,21 @@ class Attacked:
         return [task for task in self.tasks if task["ue"] == ue]
 
 
-def write_lab(folder: Path) -> Path:
+def write_lab(folder: Path, lab: str = "hostile.yaml") -> Path:
+    """A copy of the lab with its models, in a new folder."""
     folder.mkdir()
     for parent in (folder, folder.parent):
         parent.chmod(0o755)  # containers have a user of their own
-    for name in ("hostile.yaml", "hostile_model.py", "tiny_model.py"):
+    for name in (lab, "hostile_model.py", "tiny_model.py"):
         shutil.copy(LABS / name, folder / name)
     profile = (LABS / "tiny_profile.json").read_text()
     (folder / "hostile_profile.json").write_text(re.sub(r"tiny_model:make", "hostile_model:make", profile))
-    return folder / "hostile.yaml"
+    return folder / lab
 
 
 def attack(bench: Bench, folder: Path) -> Attacked:
     lab, directory = write_lab(folder / "hostile"), folder / "run"
-    # exit code 4: oscar was killed, and mallory's tasks are late
+    # exit code 4: the edge was told what it could not read
     options = ("--name", bench.name(), "--runtime", bench.runtime, "--duration", "25 s", "--out", str(directory))
     bench.call("run", str(lab), *options, code=4)
     lines = re.findall(r"ATTACK (\w+): (.*)", (directory / "logs" / "mallory.log").read_text())
@@ -78,6 +79,4 @@ def check_messages(run: Attacked) -> None:
     assert ("edge", "cut-off") in kinds
     assert not {kind for kind in kinds if kind[1] in ("policy", "link", "died") or kind == ("alice", "malformed")}
     assert next(event["text"] for event in run.events if event["kind"] == "stop") == "end of the run"
-    # and who took all memory was killed alone, with the reason
-    assert set(run.manifest["ended_programs"]) == {"oscar"}, run.manifest["ended_programs"]
-    assert "used up its node's memory" in run.manifest["ended_programs"]["oscar"]
+    assert not run.manifest["ended_programs"]

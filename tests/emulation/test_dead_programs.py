@@ -13,16 +13,18 @@ import pytest
 
 from testbed.runtime.processes.discovery import list_owned
 from tests.emulation.conftest import LABS, Bench
+from tests.emulation.hostile import write_lab
 
 pytestmark = pytest.mark.root
 
 
-def started(bench: Bench, name: str, seconds: int) -> tuple[subprocess.Popen[str], Path]:
+def started(
+    bench: Bench, name: str, seconds: int, lab: Path = LABS / "tiny.yaml"
+) -> tuple[subprocess.Popen[str], Path]:
     """A run under way, with tasks on disk."""
     out = bench.folder / "run"
-    lab = str(LABS / "tiny.yaml")
     process = bench.start(
-        "run", lab, "--name", name, "--runtime", "netns", "--duration", f"{seconds} s", "--out", str(out)
+        "run", str(lab), "--name", name, "--runtime", "netns", "--duration", f"{seconds} s", "--out", str(out)
     )
     stream = out / "streams" / "tasks.arrows"
     deadline = time.monotonic() + 30.0
@@ -32,18 +34,23 @@ def started(bench: Bench, name: str, seconds: int) -> tuple[subprocess.Popen[str
     return process, out
 
 
-def test_a_killed_recorder_ends_the_run(bench: Bench) -> None:
-    victim = "recorder"
+@pytest.mark.parametrize("victim", ["recorder", "oscar"])
+def test_what_ends_ends_the_run(bench: Bench, tmp_path: Path, victim: str) -> None:
+    """The recorder by a signal; a UE because its model takes more memory than it may have."""
     name = bench.name()
-    process, out = started(bench, name, 60)
-    os.kill(bench.processes(name)[victim], signal.SIGKILL)
-    _, error = process.communicate(timeout=30)
+    if victim == "oscar":
+        process, out = started(bench, name, 60, write_lab(tmp_path / "greedy", "greedy.yaml"))
+    else:
+        process, out = started(bench, name, 60)
+        os.kill(bench.processes(name)[victim], signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 1, error
-    assert f"the {victim} ended before the run" in error
+    assert f"{victim} ended before the run" in error
+    assert ("used up its node's memory" in error) == (victim == "oscar")
     assert f"testbed report {out}" in error
     assert "Traceback" not in error
     assert not list_owned(name)
-    assert victim in json.loads((out / "manifest.json").read_text())["ended_programs"]
+    assert set(json.loads((out / "manifest.json").read_text())["ended_programs"]) == {victim}
     summary = json.loads((out / "summary.json").read_text())
     assert not summary["valid"]
     assert any(reason.startswith("processes_died") and victim in reason for reason in summary["invalid_reasons"])

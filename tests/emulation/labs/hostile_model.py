@@ -48,7 +48,7 @@ def _begin(agent: UeAgent, start: messages.Start) -> None:
 
 def _attack(node: str, folder: Path) -> None:
     if node == HOG:
-        time.sleep(3.0)
+        time.sleep(5.0)
         hoard = []
         while True:
             hoard.append(bytearray(b"x" * (4 << 20)))
