@@ -7,6 +7,7 @@ it is watched, and a UE that wants more than a window is cut off, for longer eac
 
 from __future__ import annotations
 
+import collections
 import os
 import socket
 import struct
@@ -58,7 +59,7 @@ class _Peer:
 
 
 class UeSockets:
-    """Used by one thread. ``cuts`` tells, since it was last taken, which UEs were cut off and why."""
+    """Used by one thread, but for :meth:`take_cuts`."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class UeSockets:
         self._peers = {ue: _Peer(ue, endpoint, trip) for ue, (endpoint, trip) in endpoints.items()}
         self._by_socket: dict[zmq.Socket[bytes], _Peer] = {}
         self._checked_seconds = time.monotonic()
-        self.cuts: list[tuple[str, str]] = []
+        self._cuts: collections.deque[tuple[str, str]] = collections.deque()
         for peer in self._peers.values():
             self._open(peer)
 
@@ -142,6 +143,10 @@ class UeSockets:
             if unread > peer.most_unread_bytes:
                 self._cut(peer, f"{unread} bytes of messages without an end")
 
+    def take_cuts(self) -> list[tuple[str, str]]:
+        """Which UEs were cut off since the last call, and why. Any one thread may ask."""
+        return [self._cuts.popleft() for _ in range(len(self._cuts))]
+
     def close(self) -> None:
         for peer in self._peers.values():
             self._shut(peer)
@@ -199,7 +204,7 @@ class UeSockets:
         self._shut(peer)
         peer.again_seconds = time.monotonic() + min(CHECK_SECONDS * 2**peer.cuts, _LONGEST_CUT_SECONDS)
         peer.cuts += 1
-        self.cuts.append((peer.ue, reason))
+        self._cuts.append((peer.ue, reason))
 
     def _follow(self, peer: _Peer) -> None:
         """Connections that came and went; of several the newest stays."""

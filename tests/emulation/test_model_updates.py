@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import zmq
 
 from controller.contract import cut_label
 from controller.model.cuts import device_set
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.weights import pack
 from testbed.node.backend import IMAGES, task_image
+from testbed.node.ue_sockets import MOST_PARTS
 from testbed.protocol.messages import ModelUpdate, TaskRecord
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
 from tests.emulation.rough_wire import RoughWire
@@ -127,3 +129,17 @@ def test_a_ue_killed_in_mid_download_starts_with_the_first_version_and_recovers(
         first = updates(lab, "ue0")[1]
         assert first.status == "placed"
         assert first.payload_bytes == block_bytes  # all of it, not the rest
+
+
+def test_who_is_cut_off_from_the_models_is_counted_and_told(tmp_path: Path) -> None:
+    with AgentsLab(tmp_path, [[]], retraining_interval_seconds=60.0) as lab:
+        lab.begin()
+        with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+            stranger.set(zmq.LINGER, 0)
+            stranger.connect(f"tcp://{lab.address('ue0')}:{lab.port + 1}")
+            stranger.send(b"nothing that anybody can read")
+            lab.wait(lambda: lab.edge_reports()[-1:] and lab.edge_reports()[-1].malformed_frames == 1)
+            stranger.send_multipart([b"x"] * (MOST_PARTS + 2))
+            lab.wait(lambda: bool(lab.events("cut-off")))
+            assert lab.events("cut-off")[0].text.startswith("ue0 was cut off")
+            lab.wait(lambda: lab.edge_reports()[-1].malformed_frames == 2)

@@ -112,6 +112,10 @@ class ModelStore(AgentThread):
         self._origin_seconds = origin_seconds
         self._wake.set()
 
+    def take_cuts(self) -> list[tuple[str, str]]:
+        """Which UEs were cut off here since the last call, and why; for the edge to count and tell."""
+        return self._sockets.take_cuts()
+
     def _interrupt(self) -> None:
         self._jobs.put(None)
         super()._interrupt()

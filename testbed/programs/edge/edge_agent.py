@@ -182,8 +182,7 @@ class EdgeAgent:
 
     def _watch_wires(self) -> None:
         self._wires.check(time.monotonic())
-        while self._wires.cuts:
-            ue, reason = self._wires.cuts.pop(0)
+        for ue, reason in [*self._wires.take_cuts(), *(self._store.take_cuts() if self._store else [])]:
             self._malformed += 1
             self._link.event("cut-off", f"{ue} was cut off for a while: {reason}")
 
@@ -305,9 +304,14 @@ class EdgeAgent:
             held = self._cached_nodes(name)
             rows.append(messages.EdgeUeReport(name, waiting, seconds, tails, overruns, sequence, held))
         p99 = self._lateness.take_p99()
-        self._link.send(messages.EdgeReport(self._slot, now, tuple(rows), p99, self._malformed))
+        self._link.send(messages.EdgeReport(self._slot, now, tuple(rows), p99, self._unreadable))
         self._link.record(self._health(now, p99))
         self._schedule_report(self._slot + 2)
+
+    @property
+    def _unreadable(self) -> int:
+        """Messages of UEs, and of whoever else spoke on their wires, that could not be read, and UEs cut off."""
+        return self._malformed + (self._store.malformed if self._store else 0)
 
     def _cached_nodes(self, ue: str) -> tuple[str, ...]:
         """Nodes of a UE's model whose parameters it sent; an edge that has its models lists none."""
@@ -318,7 +322,7 @@ class EdgeAgent:
         return messages.EdgeHealth(
             now,
             lateness_p99_seconds,
-            self._malformed,
+            self._unreadable,
             dropped_tasks=self._tails.dropped,
             refused_tasks=self._refused,
             device_tails=usage.tails,
@@ -337,7 +341,7 @@ class EdgeAgent:
         self._send_answers()
         self._link.event(
             "stopped",
-            f"{self._stop_reason}; malformed_frames={self._malformed} refused_tasks={self._refused} "
+            f"{self._stop_reason}; malformed_frames={self._unreadable} refused_tasks={self._refused} "
             f"dropped_tasks={self._health(time.monotonic(), 0.0).dropped_tasks} "
             f"undelivered_messages={self._undelivered} stale_decisions={self._decisions.stale}",
         )
