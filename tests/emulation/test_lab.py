@@ -49,6 +49,11 @@ def test_a_run_counts_every_task_once_and_another_of_its_seed_has_the_same_tasks
         assert (Path(first["run_dir"]) / part).is_file(), part
     assert (Path(first["run_dir"]) / "logs" / "ue1.log").parent.is_dir()
 
+    manifest = json.loads((Path(first["run_dir"]) / "manifest.json").read_text())
+    kinds = pq.read_table(Path(first["run_dir"]) / "events.parquet")["kind"].to_pylist()
+    # the player gets its priority from outside, and says so only where it has none
+    assert ("scheduling" in kinds) == (not manifest["runtime_features"]["realtime"])
+
     second = bench.run(bench.name(), "--duration", "4 s", code=None)
     other = bench.run(bench.name(), "--duration", "4 s", "--seed", "4", code=None)
 

@@ -193,7 +193,9 @@ class Player:
         if start.origin_seconds == self._playback.origin_seconds:
             return  # said again
         if self._config.realtime_priority and not is_realtime():
-            self._link.event("scheduling", "the player runs without a real-time priority")
+            self._link.event(
+                "scheduling", "the player runs without a real-time priority: steps may be late by milliseconds"
+            )
         self._slot_seconds = start.slot_seconds
         self._playback.start(start.origin_seconds)
         late = max(0.0, time.monotonic() - start.origin_seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -15,14 +16,14 @@ SPIN_SECONDS = 200e-6
 def be_punctual(priority: int) -> list[str]:
     """Make the calling thread SCHED_FIFO (0: leave it), lock the memory, stop the collector.
 
-    Returns what the host refused, a line for each.
+    Returns what the host refused, a line for each; but for the priority. With cgroup v1 a node's own group has no
+    real-time run time, so nothing in it can take one: the lab gives it from outside, once everybody is there, and
+    :func:`is_realtime` tells whether it did.
     """
     refused = []
     if priority:
-        try:
+        with contextlib.suppress(PermissionError):
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-        except OSError as error:
-            refused.append(f"SCHED_FIFO {priority} was refused ({error.strerror}): steps may be late by milliseconds")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) != 0:
         refused.append(f"locking memory was refused ({os.strerror(ctypes.get_errno())})")
