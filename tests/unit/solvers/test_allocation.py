@@ -216,11 +216,11 @@ def test_shares_to_begin_with_are_stable_and_there_are_some_where_the_smallest_f
         rate = demands.arrival_rate_per_second[index] * (1.0 + 0.25 * (index % 4))  # up to far beyond saturation
         bits, quality = demands.wire_bits[index], demands.link_quality[index]
         work = (rate, bits, np.zeros(ues), quality, constants.linear)
-        needed, _ = smallest_shares(ues, limits.spectrum_hz, *work, least, edge)
+        needed, _ = smallest_shares(ues, constants.station, limits.spectrum_hz, *work, least, edge)
         fits = needed < limits.spectrum_hz
         begun = begin_shares(SPECTRUM, limits.spectrum_hz, ues, bits, quality, constants.linear, rate, price, 0 * price, least, share, step)  # fmt: skip  # noqa: E501
         assert begun == fits
-        assert fits or not surely_fit(ues, limits.spectrum_hz, limits.edge_cpus, *work)
+        assert fits or not surely_fit(ues, constants.station, limits.spectrum_hz, limits.edge_cpus, *work)
         agreed[fits] += 1
         if begun and bits.any():
             rates = link_rate(constants, np.where(bits > 0, share, 1.0), quality)
@@ -234,7 +234,9 @@ def test_what_surely_fits_is_told_without_a_root() -> None:
     idle = 0.01 * demands.arrival_rate_per_second
     work = (demands.wire_bits, demands.tail_seconds, demands.link_quality)
     told = [
-        surely_fit(6, limits.spectrum_hz, limits.edge_cpus, rate, *(x[row] for x in work), constants.linear)
+        surely_fit(
+            6, constants.station, limits.spectrum_hz, limits.edge_cpus, rate, *(x[row] for x in work), constants.linear
+        )
         for row, rate in enumerate(idle)
     ]
     assert all(told)
