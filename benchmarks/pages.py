@@ -1,0 +1,59 @@
+"""Parts of pages that say what the code says.
+
+python -m benchmarks.pages        write them
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from controller.policies import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def example() -> str:
+    """The shipped quickstart, as it is."""
+    return f"```yaml\n{(ROOT / 'topologies' / 'quickstart.yaml').read_text(encoding='utf-8').rstrip()}\n```"
+
+
+def policies() -> str:
+    """Every shipped policy: its options with their defaults, and what it says of itself."""
+    rows = ["| name | options | |", "|---|---|---|"]
+    for point in sorted(entry_points(group=registry.ENTRY_POINT_GROUP), key=lambda point: point.name):
+        if not point.value.startswith("controller."):
+            continue  # somebody's own, installed here
+        options = ", ".join(f"`{key}={value!r}`" for key, value in registry.options(point.name).items())
+        rows.append(f"| `{point.name}` | {options} | {_first_sentence(point.load())} |")
+    return "\n".join(rows)
+
+
+def _first_sentence(kind: type) -> str:
+    text = re.sub(r"\s+", " ", (inspect.getdoc(kind) or "").split("\n\n")[0])
+    text = re.sub(r":\w+:`~?[\w.]*?(\w+)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
+    return text if len(text) < 220 else f"{text[:217]}..."
+
+
+#: Page, name of the part, and what writes it.
+PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
+    ("lab-file.md", "example", example),
+    ("policies.md", "policies", policies),
+)
+
+
+def written(page: str, name: str, text: str) -> str:
+    """A page with one part as it is today."""
+    begin, end = f"<!-- {name}: written by python -m benchmarks.pages -->", f"<!-- end of {name} -->"
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
+
+
+if __name__ == "__main__":
+    for file, part, write in PARTS:
+        path = ROOT / "docs" / file
+        path.write_text(written(path.read_text(encoding="utf-8"), part, write()), encoding="utf-8")
+        print(f"{path}: {part}")
