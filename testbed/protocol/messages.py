@@ -394,7 +394,7 @@ class LinkStep(Message, frozen=True):
     cause: str
     delay_seconds: float = 0.0  # in force
     loss_ratio: float = 0.0
-    #: what HTB was told, so that a frame that is under way at the next step takes its time (links/frames.py)
+    #: what HTB was told, so that a frame that is under way at the next step takes its time (wires/frames.py)
     shaper_bits_per_second: float = 0.0
 
 
