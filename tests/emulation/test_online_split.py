@@ -15,7 +15,7 @@ import torch
 from controller.contract import cut_label
 from testbed.inference.partition import load_split_model
 from testbed.node.backend import task_image
-from testbed.node.sight import Look, Seen, SightServer, Tune, Tuned
+from testbed.node.sight import Follow, Look, Seen, SightServer, Tune, Tuned
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
 
 EVENLY = [0.05 + 0.06 * number for number in range(1000)]
@@ -43,6 +43,8 @@ def channel(directory: Path) -> Iterator[list[Look | Tune]]:
             if not select.select([server], [], [], 0.02)[0]:
                 continue
             for identity, request in server.received():
+                if isinstance(request, Follow):
+                    continue
                 asked.append(request)
                 state = gain(request.task, request.column)
                 if isinstance(request, Look):

@@ -31,7 +31,9 @@ LAB = "rootless-a"
 VERB = """
 import json, os, sys, time
 from pathlib import Path
-from testbed.runtime.processes import discovery, host, rootless
+from testbed.runtime.host import facts as host
+from testbed.runtime.netns import rootless
+from testbed.runtime.processes import discovery
 from testbed.runtime.base import NodeSpec
 verb, lab_name = sys.argv[1:3]
 if rootless.needed():
