@@ -17,7 +17,7 @@ from controller.policies.examples import example_scenario
 from testbed.programs.player.playback import Playback
 from testbed.programs.player.realtime import sleep_until
 from testbed.protocol.configs import LinkConfig
-from testbed.protocol.messages import LinkStep
+from testbed.protocol.records import LinkStep
 from testbed.report.fidelity.rates import AppliedRate
 from testbed.runtime.base import namespace_name
 from testbed.runtime.host import namespaces

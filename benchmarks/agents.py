@@ -27,6 +27,7 @@ import zmq
 from benchmarks._links import row
 from controller.contract import Arrivals, Decision, UeDecision
 from controller.model.arrivals import ArrivalProcess
+from controller.service.protocol import Apply, Start
 from testbed.inference import tensors
 from testbed.inference.profiles import read_profile
 from testbed.node import task_frames
@@ -41,7 +42,6 @@ from testbed.programs.edge.edge_compute import ComputeThread
 from testbed.programs.ue.arrivals import ArrivalSchedule
 from testbed.programs.ue.ue_stage import StageThread
 from testbed.protocol.configs import UeConfig
-from testbed.protocol.messages import Apply, Start
 
 SIZES_BYTES = (65_536, 802_816, 1_605_632, 3_211_264)
 WHOLE = 1 << 30  # of a chunk: a task in one message

@@ -24,13 +24,14 @@ import torch
 
 from controller.contract import Scenario
 from controller.policies.examples import example_scenario
+from controller.service import protocol
 from testbed.inference import tensors, weights
 from testbed.inference.tensors import MalformedFrame
 from testbed.mechanisms.retraining import update_frames
 from testbed.mechanisms.uploading import upload_frames
 from testbed.node import task_frames
 from testbed.node.transport import Assembler
-from testbed.protocol import messages
+from testbed.protocol import records
 
 #: What all decoders together may keep in memory beyond what is there before: no frame is larger than 100 kB.
 MEMORY_LIMIT_BYTES = 64 * 1024 * 1024
@@ -170,8 +171,8 @@ def protocols() -> dict[str, Protocol]:
     return {
         "tensors": Protocol(_tensor_frames(), _decode_tensors, (MalformedFrame,)),
         "results": Protocol(_corpus(down), _decode_result, (MalformedFrame,)),
-        "control": Protocol(_corpus(messages.Control), messages.decode_control, (msgspec.DecodeError,)),
-        "records": Protocol(_corpus(messages.Record), messages.decode_record, (msgspec.DecodeError,)),
+        "control": Protocol(_corpus(protocol.Control), protocol.decode_control, (msgspec.DecodeError,)),
+        "records": Protocol(_corpus(records.Record), records.decode_record, (msgspec.DecodeError,)),
         "uploads": Protocol(
             _corpus(upload_frames.Up, upload_frames.Down, upload_frames.Start), _decode_upload, (MalformedFrame,)
         ),

@@ -36,7 +36,7 @@ from controller.model.channel import Channel
 from controller.policies.examples import example_scenario
 from testbed.programs.player.playback import Playback
 from testbed.programs.player.realtime import be_punctual, sleep_until
-from testbed.protocol.messages import LinkStep
+from testbed.protocol.records import LinkStep
 from testbed.runtime.host.namespaces import run_inside
 from testbed.traces import Trace, generate
 from testbed.wires.wire import WireSpec

@@ -25,7 +25,7 @@ from controller.contract import (
 from controller.model.decision import InvalidDecisionError, bootstrap_decision, enforce
 from controller.model.knowledge import Observer
 from controller.model.radio import LinkRates, rates
-from controller.service.reports import EdgeQueueReport, EdgeSlotReport, LinkReport, PlayerSlotReport, UeSlotReport
+from controller.service.protocol import EdgeReport, EdgeUeReport, LinkState, PlayerReport, UeReport
 from controller.service.worker import Answer
 
 #: Names of the two reporters that are no UE.
@@ -96,7 +96,7 @@ class _Counts:
     head_overruns: int = 0
     tail_overruns: int = 0
 
-    def add(self, report: UeSlotReport) -> None:
+    def add(self, report: UeReport) -> None:
         self.arrivals += report.arrivals
         self.completions += report.completions
         self.failures += report.failures
@@ -134,18 +134,18 @@ class SlotEngine:
         self.missing_reports = 0  # late or lost at a boundary
         self._names = frozenset(str(ue.name) for ue in scenario.ues)
         self._reporters = {name: _Reporter() for name in (*self._names, EDGE, PLAYER)}
-        self._ues: dict[str, UeSlotReport] = {}
+        self._ues: dict[str, UeReport] = {}
         self.arrived = dict.fromkeys(self._names, 0)  # tasks of each UE, by its reports so far
         self.ended = dict.fromkeys(self._names, 0)
-        self._queues: dict[str, EdgeQueueReport] = {}
-        self._links: dict[str, LinkReport] = {}
+        self._queues: dict[str, EdgeUeReport] = {}
+        self._links: dict[str, LinkState] = {}
         self._counts = {ue.name: _Counts() for ue in scenario.ues}
         self._open: _OpenSlot | None = None
         self._notices: list[Notice] = []
 
     # ------------------------------------------------------------------------------------------------------- reports
 
-    def take_ue(self, report: UeSlotReport) -> bool:
+    def take_ue(self, report: UeReport) -> bool:
         """False, and nothing changes, for an unknown UE or a slot that it has reported already."""
         if report.node not in self._names or not self._fresh(report.node, report.slot):
             return False
@@ -155,7 +155,7 @@ class SlotEngine:
         self.ended[report.node] += report.completions + report.failures
         return True
 
-    def take_edge(self, report: EdgeSlotReport) -> bool:
+    def take_edge(self, report: EdgeReport) -> bool:
         """False for a slot that the edge has reported already."""
         if not self._fresh(EDGE, report.slot):
             return False
@@ -165,7 +165,7 @@ class SlotEngine:
                 self._counts[UeName(queue.node)].tail_overruns += queue.tail_overruns
         return True
 
-    def take_player(self, report: PlayerSlotReport) -> bool:
+    def take_player(self, report: PlayerReport) -> bool:
         """False for a slot that the player has reported already."""
         if not self._fresh(PLAYER, report.slot):
             return False

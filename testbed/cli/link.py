@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import click
 
+from controller.service.protocol import SetLink
 from testbed.cli.options import Quantity
 from testbed.errors import InputError
 from testbed.lab.lab import Lab
-from testbed.protocol.messages import SetLink
 from testbed.units import BIT_RATE, DURATION, RATIO
 from testbed.wires.state import link_states
 

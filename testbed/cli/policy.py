@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from controller.policies import registry
+from controller.service.protocol import SetPolicy
 from testbed.errors import InputError
 from testbed.folders import open_to_others
 from testbed.lab.lab import Lab
 from testbed.labfile.yaml_text import parse_yaml
-from testbed.protocol.messages import SetPolicy
 from testbed.runtime.base import SHARED
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from testbed.lab.lab import Lab
 from testbed.labfile.schema import Topology, UeSpec
-from testbed.protocol.messages import Event, RoundTrips
+from testbed.protocol.records import Event, RoundTrips
 from testbed.traces.files import load_trace
 from testbed.wires.echo import round_trips
 from testbed.wires.wire import WireSpec

@@ -23,6 +23,7 @@ import zmq
 
 from controller.contract import DecentralisedPolicy
 from controller.policies import registry
+from controller.service.protocol import Message, Status, encode
 from testbed import interrupts
 from testbed.errors import HostError, InputError, TestbedError, first_line
 from testbed.lab.lab_configs import ConfigMaker
@@ -42,8 +43,8 @@ from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology, Wanted
 from testbed.protocol.client import ControlClient, ControllerSilentError
 from testbed.protocol.configs import RecorderConfig, read_config, write_config, write_scenario
-from testbed.protocol.messages import Message, Status, encode, records_endpoint
 from testbed.protocol.monitoring import MONITORING_NODES
+from testbed.protocol.sockets import records_endpoint
 from testbed.runtime.base import OPERATOR, SHARED, NodeSpec, ProcessSpec, ProcessStatus, Runtime
 from testbed.runtime.docker.engine import may_answer
 from testbed.runtime.docker.presence import list_containers, remove_containers

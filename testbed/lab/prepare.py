@@ -26,7 +26,7 @@ from testbed.labfile.channels import (
 from testbed.labfile.policy import Notify, make_policy
 from testbed.labfile.scenario import collect_profiles, scenario_of
 from testbed.labfile.schema import Topology
-from testbed.protocol.messages import socket_path
+from testbed.protocol.sockets import socket_path
 from testbed.runtime.host.state import state_root
 from testbed.traces.trace import Trace
 

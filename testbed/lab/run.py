@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from controller.service.protocol import TaskTotals
 from testbed.errors import InputError, TestbedError
 from testbed.lab.checks import host_record
 from testbed.lab.expected import expected_tasks
@@ -21,7 +22,6 @@ from testbed.lab.prepare import Ingredients, prepare
 from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
 from testbed.protocol.client import ControllerSilentError
-from testbed.protocol.messages import TaskTotals
 from testbed.protocol.monitoring import MONITORING_NODES
 from testbed.records.manifest import Manifest, close_manifest, describe_run, note_end, require_unused, write_manifest
 from testbed.report.fidelity.limits import DRAIN_SECONDS

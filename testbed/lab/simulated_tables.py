@@ -23,7 +23,7 @@ from controller.model.delay import cut_codec, wire_bits
 from controller.service.engine import ClosedSlot
 from controller.simulator.result import SimulatedTasks, SimulationResult
 from testbed.programs.controller.slot_records import slot_records
-from testbed.protocol.messages import Event, ModelUpdate, SlotRecord
+from testbed.protocol.records import Event, ModelUpdate, SlotRecord
 from testbed.records.streams import SCHEMAS, to_batch
 from testbed.records.tables import STAMPS, RunTables, with_stages
 

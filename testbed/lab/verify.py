@@ -31,7 +31,7 @@ from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
 from testbed.programs.selftest import selftest as agent
 from testbed.protocol.configs import write_config
-from testbed.protocol.messages import socket_path
+from testbed.protocol.sockets import socket_path
 from testbed.report.fidelity.intervals import ratio_interval
 from testbed.report.fidelity.limits import ORDINARY, REALTIME, Limits
 from testbed.runtime.base import NodeSpec, ProcessSpec, Runtime

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from testbed.protocol import messages
+from controller.service import protocol
+from testbed.protocol import records, sockets
 
 HELLO_INTERVAL_SECONDS = 0.2
 _CONTROL_HIGH_WATER = 1000
@@ -30,24 +31,24 @@ class ControlLink:
         self.socket.set(zmq.IDENTITY, node.encode())
         self.socket.set(zmq.SNDHWM, _CONTROL_HIGH_WATER)
         self.socket.set(zmq.LINGER, _FLUSH_MILLISECONDS)
-        self.socket.connect(messages.control_endpoint(lab_directory, node))
+        self.socket.connect(sockets.control_endpoint(lab_directory, node))
         self._records = context.socket(zmq.PUSH)
         self._records.set(zmq.SNDHWM, _RECORDS_HIGH_WATER)
         self._records.set(zmq.LINGER, _FLUSH_MILLISECONDS)
-        self._records.connect(messages.records_endpoint(lab_directory, node))
+        self._records.connect(sockets.records_endpoint(lab_directory, node))
         self.dropped = 0
         self.malformed = 0
 
-    def send(self, message: messages.Message) -> None:
+    def send(self, message: protocol.Message) -> None:
         self._push(self.socket, message)
 
-    def record(self, message: messages.Message) -> None:
+    def record(self, message: protocol.Message) -> None:
         self._push(self._records, message)
 
     def event(self, kind: str, text: str) -> None:
-        self.record(messages.Event(time.monotonic(), self._node, kind, text))
+        self.record(records.Event(time.monotonic(), self._node, kind, text))
 
-    def received(self) -> Iterator[messages.Control]:
+    def received(self) -> Iterator[protocol.Control]:
         """What has come from the controller; what cannot be decoded is counted."""
         while True:
             try:
@@ -55,7 +56,7 @@ class ControlLink:
             except zmq.Again:
                 return
             try:
-                yield messages.decode_control(frames[-1])
+                yield protocol.decode_control(frames[-1])
             except msgspec.DecodeError:
                 self.malformed += 1
 
@@ -63,9 +64,9 @@ class ControlLink:
         self.socket.close()
         self._records.close()
 
-    def _push(self, socket: zmq.Socket[bytes], message: messages.Message) -> None:
+    def _push(self, socket: zmq.Socket[bytes], message: protocol.Message) -> None:
         try:
-            socket.send(messages.encode(message), zmq.NOBLOCK)
+            socket.send(protocol.encode(message), zmq.NOBLOCK)
         except zmq.Again:
             self.dropped += 1
 
@@ -79,11 +80,11 @@ class DecisionBox:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._newest_sequence = -1
-        self._pending: list[messages.Apply] = []
-        self._in_force: messages.Apply | None = None
+        self._pending: list[protocol.Apply] = []
+        self._in_force: protocol.Apply | None = None
         self.stale = 0
 
-    def put(self, apply: messages.Apply) -> bool:
+    def put(self, apply: protocol.Apply) -> bool:
         """False, and counted in :attr:`stale`, when its sequence is not above the last."""
         with self._lock:
             if apply.decision.sequence <= self._newest_sequence:
@@ -93,7 +94,7 @@ class DecisionBox:
             self._pending.append(apply)
             return True
 
-    def in_force(self, now_seconds: float) -> messages.Apply | None:
+    def in_force(self, now_seconds: float) -> protocol.Apply | None:
         """None before the first."""
         with self._lock:
             while self._pending and self._pending[0].decision.valid_from_seconds <= now_seconds:
@@ -116,7 +117,7 @@ def io_tids() -> tuple[int, ...]:
 class HelloTimer:
     """Says Hello until a Welcome answers."""
 
-    def __init__(self, link: ControlLink, hello: Callable[[], messages.Hello]) -> None:
+    def __init__(self, link: ControlLink, hello: Callable[[], protocol.Hello]) -> None:
         self._link = link
         self._hello = hello
         self._next_seconds: float | None = 0.0

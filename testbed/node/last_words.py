@@ -12,8 +12,10 @@ from contextlib import contextmanager
 
 import zmq
 
+from controller.service.protocol import encode
 from controller.service.worker import describe
-from testbed.protocol.messages import Event, encode, records_endpoint
+from testbed.protocol.records import Event
+from testbed.protocol.sockets import records_endpoint
 
 logger = logging.getLogger("testbed.node")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from controller.contract import STAGES, Cut, cut_label
 from testbed.node.task_frames import Result
 from testbed.node.transport import TaskStream
-from testbed.protocol import messages
+from testbed.protocol import records
 
 NAN = math.nan
 
@@ -51,10 +51,10 @@ class Task:
 
 def completed(
     task: Task, ue: str, result: Result | None, result_received: float, result_wire_bytes: int
-) -> messages.TaskRecord:
+) -> records.TaskRecord:
     """The record of a task whose answer is there; ``result`` is None for a local one."""
     end = task.head_end_seconds
-    return messages.TaskRecord(
+    return records.TaskRecord(
         ue=ue,
         task=task.number,
         status="completed",
@@ -87,9 +87,9 @@ def completed(
     )
 
 
-def failed(task: Task, ue: str, reason: str) -> messages.TaskRecord:
+def failed(task: Task, ue: str, reason: str) -> records.TaskRecord:
     """The record of a task that ends without an answer."""
-    return messages.TaskRecord(
+    return records.TaskRecord(
         ue=ue,
         task=task.number,
         status="failed",
@@ -121,7 +121,7 @@ def failed(task: Task, ue: str, reason: str) -> messages.TaskRecord:
     )
 
 
-def stage_seconds(record: messages.TaskRecord) -> dict[str, float]:
+def stage_seconds(record: records.TaskRecord) -> dict[str, float]:
     """A completed task's stages, by :data:`controller.contract.STAGES`; they sum to its end-to-end delay."""
     stamps = (
         record.arrival_seconds,
@@ -157,7 +157,7 @@ class SlotSums:
             self.head_overruns += task.head_overrun
             self.compute_joules += task.compute_joules
 
-    def completed(self, record: messages.TaskRecord) -> None:
+    def completed(self, record: records.TaskRecord) -> None:
         self.completions += 1
         self.delay_seconds += record.result_received_seconds - record.arrival_seconds
         for name, seconds in stage_seconds(record).items():

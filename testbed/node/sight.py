@@ -21,8 +21,8 @@ from msgspec import Meta
 
 from controller.decoding import decode_frame
 from controller.service.node_listener import Connection, NodeListener
-from testbed.protocol.messages import socket_path
 from testbed.protocol.roles import CHANNEL_LIMITS
+from testbed.protocol.sockets import socket_path
 
 _HIGH_WATER = 1000
 _SOCKET = "channel"

@@ -11,17 +11,9 @@ from typing import TypeVar
 import msgspec
 import zmq
 
+from controller.service.protocol import Begin, Control, Reply, Status, StatusRequest, decode_control, encode
 from testbed.errors import TestbedError, first_line
-from testbed.protocol.messages import (
-    Begin,
-    Control,
-    Reply,
-    Status,
-    StatusRequest,
-    control_endpoint,
-    decode_control,
-    encode,
-)
+from testbed.protocol.sockets import control_endpoint
 from testbed.runtime.base import OPERATOR
 
 Answer = TypeVar("Answer", Reply, Status)

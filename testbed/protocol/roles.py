@@ -16,32 +16,34 @@ import msgspec
 from controller.contract import STAGES
 from controller.decoding import decode_frame
 from controller.service.node_listener import Limits
-from testbed.protocol.messages import (
+from controller.service.protocol import (
     Begin,
-    ChannelDrops,
     Control,
-    EdgeHealth,
     EdgeReport,
-    Event,
     Hello,
-    LinkStep,
-    ModelUpdate,
     PlayerReport,
-    Record,
     Reply,
     Response,
-    SegmentRecord,
     SetLink,
     SetPolicy,
-    SlotRecord,
     StatusRequest,
     StopLab,
+    UeReport,
+)
+from testbed.protocol.records import (
+    ChannelDrops,
+    EdgeHealth,
+    Event,
+    LinkStep,
+    ModelUpdate,
+    Record,
+    SegmentRecord,
+    SlotRecord,
     TaskArrived,
     TaskRecord,
-    UeReport,
     UploadRecord,
-    socket_path,
 )
+from testbed.protocol.sockets import socket_path
 from testbed.runtime.base import OPERATOR
 
 Speaker = Literal["ue", "edge", "player", "controller", "operator", "service"]

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import msgspec
 
 from controller.contract import Scenario
+from controller.service.protocol import TaskTotals
 from testbed.errors import InputError
 from testbed.inference.calibration import Calibration
 from testbed.inference.profiles import host_cpu
-from testbed.protocol.messages import TaskTotals
 
 #: 2: says when the run ended and how many tasks the controller was told of, so that records can be held against it.
 MANIFEST_VERSION = 2

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.protocol.messages import (
+from testbed.protocol.records import (
     ChannelDrops,
     EdgeHealth,
     Event,

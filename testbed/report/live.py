@@ -16,7 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from testbed.protocol.messages import Record, SlotRecord, TaskArrived, TaskRecord, decode_record, live_endpoint
+from testbed.protocol.records import Record, SlotRecord, TaskArrived, TaskRecord, decode_record
+from testbed.protocol.sockets import live_endpoint
 
 WINDOW_SECONDS = 10.0
 LINE_SECONDS = 5.0

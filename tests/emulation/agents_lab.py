@@ -16,30 +16,24 @@ from typing import Literal
 import zmq
 
 from controller.contract import Arrivals, Codec, Cut, Decision, ModelProfile, UeDecision, UeName, Uploading
+from controller.service.protocol import (
+    Apply,
+    Control,
+    EdgeReport,
+    Hello,
+    Start,
+    Stop,
+    UeReport,
+    Welcome,
+    decode_control,
+    encode,
+)
 from testbed.inference.profiles import read_profile
 from testbed.programs.edge import main as edge
 from testbed.programs.ue import main as ue
 from testbed.protocol.configs import EdgeConfig, EdgeUe, UeConfig, write_config
-from testbed.protocol.messages import (
-    Apply,
-    Control,
-    EdgeReport,
-    Event,
-    Hello,
-    Record,
-    Start,
-    Stop,
-    TaskArrived,
-    TaskRecord,
-    UeReport,
-    Welcome,
-    control_endpoint,
-    decode_control,
-    decode_record,
-    encode,
-    make_folder,
-    records_endpoint,
-)
+from testbed.protocol.records import Event, Record, TaskArrived, TaskRecord, decode_record
+from testbed.protocol.sockets import control_endpoint, make_folder, records_endpoint
 from tests.forked import forked
 
 MODEL = "tests.emulation.labs.tiny_model:make"

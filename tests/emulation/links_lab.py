@@ -17,26 +17,21 @@ import zmq
 from controller.contract import Decision, Scenario
 from controller.frames import FRAME_BITS
 from controller.policies.examples import example_scenario
-from testbed.programs.player import player
-from testbed.protocol.configs import LinkConfig, PlayerConfig, write_config, write_scenario
-from testbed.protocol.messages import (
+from controller.service.protocol import (
     Apply,
     Control,
-    Event,
     Hello,
-    LinkStep,
     PlayerReport,
-    Record,
     Start,
     Stop,
     Welcome,
-    control_endpoint,
     decode_control,
-    decode_record,
     encode,
-    make_folder,
-    records_endpoint,
 )
+from testbed.programs.player import player
+from testbed.protocol.configs import LinkConfig, PlayerConfig, write_config, write_scenario
+from testbed.protocol.records import Event, LinkStep, Record, decode_record
+from testbed.protocol.sockets import control_endpoint, make_folder, records_endpoint
 from testbed.report.fidelity.rates import AppliedRate
 from testbed.runtime.base import namespace_name
 from testbed.runtime.host import namespaces

@@ -17,7 +17,7 @@ from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.weights import pack
 from testbed.node.backend import IMAGES, task_image
 from testbed.node.ue_sockets import MOST_PARTS
-from testbed.protocol.messages import ModelUpdate, TaskRecord
+from testbed.protocol.records import ModelUpdate, TaskRecord
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
 from tests.emulation.rough_wire import RoughWire
 

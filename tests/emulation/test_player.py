@@ -19,8 +19,9 @@ from controller.contract import Decision, UeDecision
 from controller.model.channel import Channel
 from controller.model.radio import rates
 from controller.policies.examples import example_scenario
+from controller.service.protocol import Apply, Reply, SetLink
 from testbed.node.sight import Sight, Silences
-from testbed.protocol.messages import Apply, ChannelDrops, Reply, SetLink
+from testbed.protocol.records import ChannelDrops
 from testbed.runtime.host.namespaces import run_inside
 from testbed.traces import Trace, generate, read_mahimahi
 from testbed.wires.netlink import QdiscStatistics

@@ -21,7 +21,7 @@ from testbed.mechanisms.uploading.upload_layers import Layers
 from testbed.node import ledger
 from testbed.node import task_frames as wire
 from testbed.node.backend import IMAGES, task_image
-from testbed.protocol.messages import SegmentRecord, TaskRecord, UploadRecord
+from testbed.protocol.records import SegmentRecord, TaskRecord, UploadRecord
 from tests.emulation.agents_lab import SEED, AgentsLab
 from tests.emulation.rough_wire import RoughWire
 

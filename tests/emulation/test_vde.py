@@ -13,8 +13,8 @@ import pytest
 from scipy.stats import binom
 
 from controller.contract import Scenario
+from controller.service.protocol import Reply, SetLink
 from testbed.errors import HostError, TestbedError
-from testbed.protocol.messages import Reply, SetLink
 from testbed.runtime.processes import discovery
 from testbed.traces import Kind, Trace
 from testbed.wires import capabilities, plumbing, vde

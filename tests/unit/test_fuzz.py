@@ -6,12 +6,13 @@ import msgspec
 import pytest
 
 from benchmarks.fuzz import Protocol, fuzz, protocols
+from controller.service import protocol
 from testbed.inference import tensors, weights
 from testbed.inference.tensors import MalformedFrame
 from testbed.mechanisms.retraining import update_frames
 from testbed.mechanisms.uploading import upload_frames
 from testbed.node import task_frames
-from testbed.protocol import messages
+from testbed.protocol import records
 
 #: ``options`` of a policy may hold anything, and so may a key that nobody knows.
 NESTED = [b"\x81\xa7unknown" + nest * 5000 for nest in (b"\x91", b"\x81\xa1a")]
@@ -26,7 +27,7 @@ def test_no_frame_brings_a_decoder_down(name: str) -> None:
 
 
 def test_the_fuzz_finds_what_msgspec_lets_through() -> None:
-    raw = msgspec.msgpack.Decoder(messages.Control)
+    raw = msgspec.msgpack.Decoder(protocol.Control)
     control = protocols()["control"]
     outcome = fuzz(Protocol(control.corpus, raw.decode, control.refusals), 20_000, seed=7)
     assert outcome.crash.startswith(("RecursionError", "UnicodeDecodeError"))
@@ -35,7 +36,7 @@ def test_the_fuzz_finds_what_msgspec_lets_through() -> None:
 
 @pytest.mark.parametrize("frame", NESTED)
 def test_nesting_without_end_is_malformed(frame: bytes) -> None:
-    for decode in (messages.decode_control, messages.decode_record):
+    for decode in (protocol.decode_control, records.decode_record):
         with pytest.raises(msgspec.DecodeError):
             decode(frame)
     for decode_wire in (task_frames.decode_chunk, task_frames.decode_down, upload_frames.decode_up,

@@ -25,7 +25,6 @@ LONG_FILES = {
     "testbed.programs.controller.controller": "to be divided",
     "testbed.programs.player.playback": "to be divided",
     "testbed.programs.ue.ue_agent": "to be divided",
-    "testbed.protocol.messages": "to be divided",
     "testbed.report.fidelity.fidelity": "to be divided",
     "testbed.runtime.docker.docker_runtime": "to be divided",
 }

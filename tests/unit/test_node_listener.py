@@ -15,8 +15,9 @@ import pytest
 import zmq
 
 from controller.contract import STAGES, UeDecision, UeName
+from controller.service import protocol
 from controller.service.node_listener import Limits, NodeListener
-from testbed.protocol import messages, roles
+from testbed.protocol import records, roles
 
 LIMITS = Limits(message_bytes=10_000, bytes_per_second=1e9, burst_bytes=1e9)
 GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03\x00NULL".ljust(24, b"\0") + bytes(32)
@@ -225,45 +226,45 @@ def test_whatever_comes_nothing_is_raised_and_the_other_node_is_heard(listener: 
 # ------------------------------------------------------------------------------------------------------- who says what
 
 
-REPORT = messages.UeReport(
+REPORT = protocol.UeReport(
     node="ue1", slot=3, monotonic_seconds=1.0, nominal_arrival_rate_per_second=1.0, arrivals=1, completions=1,
     failures=0, device_queue_tasks=0, tx_queue_tasks=0, in_flight_tasks=0, tx_backlog_bytes=0, decision_sequence=-1,
     delay_sum_seconds=0.1, stage_sum_seconds=dict.fromkeys(STAGES, 0.0), compute_joules=0.0, transmit_joules=0.0,
     heads=1, head_overruns=0, acked_bytes=0,
 )  # fmt: skip
 REPLACE = msgspec.structs.replace
-RESPONSE = messages.Response("ue1", 1, 1, UeDecision(UeName("ue1"), (), 1.0, 0.0, 0.0, 0.0))
+RESPONSE = protocol.Response("ue1", 1, 1, UeDecision(UeName("ue1"), (), 1.0, 0.0, 0.0, 0.0))
 
 
 def test_what_each_role_says_is_understood() -> None:
     for node, message in {
         "ue1": REPORT,
-        "edge": messages.EdgeReport(0, 1.0, (messages.EdgeUeReport("ue1", 0, 0.0, 0, 0, 0),)),
-        "player": messages.Reply(ok=True),
+        "edge": protocol.EdgeReport(0, 1.0, (protocol.EdgeUeReport("ue1", 0, 0.0, 0, 0, 0),)),
+        "player": protocol.Reply(ok=True),
     }.items():
-        assert roles.said_to_controller(node, messages.encode(message)) == message
-    assert roles.said_to_controller("ue1", messages.encode(RESPONSE)) == RESPONSE
-    assert isinstance(roles.asked_by_operator(messages.encode(messages.StopLab())), messages.StopLab)
+        assert roles.said_to_controller(node, protocol.encode(message)) == message
+    assert roles.said_to_controller("ue1", protocol.encode(RESPONSE)) == RESPONSE
+    assert isinstance(roles.asked_by_operator(protocol.encode(protocol.StopLab())), protocol.StopLab)
 
 
 @pytest.mark.parametrize(
     "message",
     [
-        messages.SetPolicy("edge-only"),
-        messages.SetLink("ue2", rate_up_bits_per_second=1.0),
-        messages.StopLab(),
-        messages.Begin(None),
-        messages.StatusRequest(),
-        messages.Stop("enough"),
-        messages.Reply(ok=True),
-        messages.EdgeReport(0, 0.0, ()),
-        messages.PlayerReport(0, 0.0, ()),
-        messages.Hello("ue2", "ue", 1),
-        messages.Hello("ue1", "edge", 1),
-        messages.Hello("ue1", "ue", 1, extra_tids=tuple(range(100))),
-        messages.Hello("ue1", "ue", 1, weights={"ue2": "00"}),
-        messages.Hello("ue1", "ue", 1, device="\x1b[2J"),
-        messages.Hello("ue1", "ue", 1, device="x" * 10_000),
+        protocol.SetPolicy("edge-only"),
+        protocol.SetLink("ue2", rate_up_bits_per_second=1.0),
+        protocol.StopLab(),
+        protocol.Begin(None),
+        protocol.StatusRequest(),
+        protocol.Stop("enough"),
+        protocol.Reply(ok=True),
+        protocol.EdgeReport(0, 0.0, ()),
+        protocol.PlayerReport(0, 0.0, ()),
+        protocol.Hello("ue2", "ue", 1),
+        protocol.Hello("ue1", "edge", 1),
+        protocol.Hello("ue1", "ue", 1, extra_tids=tuple(range(100))),
+        protocol.Hello("ue1", "ue", 1, weights={"ue2": "00"}),
+        protocol.Hello("ue1", "ue", 1, device="\x1b[2J"),
+        protocol.Hello("ue1", "ue", 1, device="x" * 10_000),
         REPLACE(REPORT, node="ue2"),
         REPLACE(REPORT, arrivals=1 << 60),
         REPLACE(REPORT, completions=-5),
@@ -276,35 +277,35 @@ def test_what_each_role_says_is_understood() -> None:
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_a_ue_speaks_of_itself_alone_and_commands_nobody(message: messages.Control) -> None:
+def test_a_ue_speaks_of_itself_alone_and_commands_nobody(message: protocol.Control) -> None:
     with pytest.raises(msgspec.DecodeError):
-        roles.said_to_controller("ue1", messages.encode(message))
+        roles.said_to_controller("ue1", protocol.encode(message))
 
 
 @pytest.mark.parametrize("node", ["ue1", "edge", "player", "controller", "exporter"])
 def test_nobody_records_what_others_do(node: str) -> None:
     theirs = {
-        "ue1": messages.TaskArrived("ue2", 1, 0.0),
-        "edge": messages.TaskArrived("ue1", 1, 0.0),
-        "player": messages.Event(0.0, "ue1", "died", ""),
-        "controller": messages.TaskArrived("ue1", 1, 0.0),
-        "exporter": messages.NodeHealth("ue1", 0.0, 0.0, 0, 0.0),
+        "ue1": records.TaskArrived("ue2", 1, 0.0),
+        "edge": records.TaskArrived("ue1", 1, 0.0),
+        "player": records.Event(0.0, "ue1", "died", ""),
+        "controller": records.TaskArrived("ue1", 1, 0.0),
+        "exporter": records.NodeHealth("ue1", 0.0, 0.0, 0, 0.0),
     }[node]
-    own = messages.Event(0.0, node, "stopped", "")
-    assert roles.recorded_by(node, messages.encode(own)) == own
+    own = records.Event(0.0, node, "stopped", "")
+    assert roles.recorded_by(node, protocol.encode(own)) == own
     with pytest.raises(msgspec.DecodeError):
-        roles.recorded_by(node, messages.encode(theirs))
+        roles.recorded_by(node, protocol.encode(theirs))
 
 
 def test_what_is_recorded_can_be_printed() -> None:
-    event = messages.Event(0.0, "ue1", "stopped", "\x1b]0;title\x07 and\nmore")
-    recorded = roles.recorded_by("ue1", messages.encode(event))
-    assert isinstance(recorded, messages.Event)
+    event = records.Event(0.0, "ue1", "stopped", "\x1b]0;title\x07 and\nmore")
+    recorded = roles.recorded_by("ue1", protocol.encode(event))
+    assert isinstance(recorded, records.Event)
     assert recorded.text == "\ufffd]0;title\ufffd and\ufffdmore"
 
 
 def test_values_that_are_counted_or_summed_are_what_a_ue_can_have() -> None:
-    task = messages.TaskRecord(
+    task = records.TaskRecord(
         ue="ue1", task=1, status="completed", reason="", cut="input", codec="fp32", decision_sequence=-1, speed=0.2,
         share=0.1, arrival_seconds=1.0, head_start_seconds=1.0, head_end_seconds=1.0, transfer_start_seconds=1.0,
         received_seconds=1.1, tail_start_seconds=1.1, tail_end_seconds=1.2, result_received_seconds=1.3,
@@ -314,9 +315,9 @@ def test_values_that_are_counted_or_summed_are_what_a_ue_can_have() -> None:
     failed = REPLACE(
         task, status="failed", codec="", received_seconds=float("nan"), result_received_seconds=float("nan")
     )
-    update = messages.ModelUpdate("ue1", 1, "a", "placed", "", 1, 1, 1, 0, 0.0, 1.0, float("nan"), 0.0)
+    update = records.ModelUpdate("ue1", 1, "a", "placed", "", 1, 1, 1, 0, 0.0, 1.0, float("nan"), 0.0)
     for record in (task, failed, update):
-        assert msgspec.msgpack.encode(roles.recorded_by("ue1", messages.encode(record))) == messages.encode(record)
+        assert msgspec.msgpack.encode(roles.recorded_by("ue1", protocol.encode(record))) == protocol.encode(record)
     for wrong in (
         REPLACE(task, status="a series of its own"),
         REPLACE(task, codec="another"),
@@ -328,4 +329,4 @@ def test_values_that_are_counted_or_summed_are_what_a_ue_can_have() -> None:
         REPLACE(update, status="lost"),
     ):
         with pytest.raises(msgspec.DecodeError):
-            roles.recorded_by("ue1", messages.encode(wrong))
+            roles.recorded_by("ue1", protocol.encode(wrong))

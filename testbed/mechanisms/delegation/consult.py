@@ -20,8 +20,8 @@ import msgspec
 
 from controller.contract import DecentralisedPolicy, LocalPolicy, Scenario, UeDecision, UeName, UeObservation
 from controller.policies import registry
+from controller.service import protocol
 from controller.service.worker import describe
-from testbed.protocol import messages
 
 #: An answer takes a fraction of a millisecond, and some when the UE has to solve for a new rate.
 ANSWER_SECONDS = 0.03
@@ -47,8 +47,8 @@ class Consultation:
         self._name, self._options, self._scenario, self._wake = name, dict(options), scenario, wake
         self._number = next(_numbers)
         self._round = itertools.count()
-        self._due: deque[tuple[str, messages.Message]] = deque()
-        self._answers: queue.SimpleQueue[messages.Response] = queue.SimpleQueue()
+        self._due: deque[tuple[str, protocol.Message]] = deque()
+        self._answers: queue.SimpleQueue[protocol.Response] = queue.SimpleQueue()
         self._asked: tuple[str, int] | None = None  # whose answer to which question is waited for
         self._known: set[str] = set()  # UEs that have the policy
         self._gone: set[str] = set()
@@ -60,7 +60,7 @@ class Consultation:
     def ask(self, ue: UeName, signal: dict[str, float], state: UeObservation) -> UeDecision | None:
         """The answer of one UE; None if it is gone."""
         tries, seconds = (1, GONE_SECONDS) if ue in self._gone else (TRIES, ANSWER_SECONDS)
-        question = messages.Question(self._number, next(self._round), signal, state)
+        question = protocol.Question(self._number, next(self._round), signal, state)
         for attempt in range(tries):
             self.counters.sent_again += attempt > 0
             if ue not in self._known:
@@ -81,11 +81,11 @@ class Consultation:
         self._gone.add(ue)
         return None
 
-    def _send(self, ue: str, message: messages.Message) -> None:
-        self.counters.questions += isinstance(message, messages.Question)
+    def _send(self, ue: str, message: protocol.Message) -> None:
+        self.counters.questions += isinstance(message, protocol.Question)
         self._due.append((ue, message))
 
-    def _await(self, ue: str, number: int, seconds: float) -> messages.Response | None:
+    def _await(self, ue: str, number: int, seconds: float) -> protocol.Response | None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
@@ -96,9 +96,9 @@ class Consultation:
                 return answer
         return None
 
-    def _delegation(self, ue: str) -> messages.Delegation:
+    def _delegation(self, ue: str) -> protocol.Delegation:
         own = tuple(one for one in self._scenario.ues if one.name == ue)
-        return messages.Delegation(
+        return protocol.Delegation(
             self._number, self._name, self._options, msgspec.structs.replace(self._scenario, ues=own)
         )
 
@@ -110,12 +110,12 @@ class Consultation:
             self._known.add(ue.name)
             self._send(ue.name, self._delegation(ue.name))
 
-    def due(self) -> Iterator[tuple[str, messages.Message]]:
+    def due(self) -> Iterator[tuple[str, protocol.Message]]:
         """What is to be sent, and to whom."""
         while self._due:
             yield self._due.popleft()
 
-    def take(self, response: messages.Response) -> None:
+    def take(self, response: protocol.Response) -> None:
         """What a UE has answered; anything that nobody asked it for is dropped."""
         own = response.decision is None or response.decision.name == response.node
         if response.delegation == self._number and (response.node, response.number) == self._asked and own:
@@ -141,9 +141,9 @@ class Adviser:
         self._number = -1
         self._local: LocalPolicy | None = None
         self._error = ""
-        self._last: messages.Response | None = None
+        self._last: protocol.Response | None = None
 
-    def accept(self, delegation: messages.Delegation) -> None:
+    def accept(self, delegation: protocol.Delegation) -> None:
         """Become what the controller asks for; what cannot be made is told with the next answer."""
         if delegation.number == self._number and self._local is not None:
             return
@@ -159,7 +159,7 @@ class Adviser:
             return
         self._local = local
 
-    def answer(self, question: messages.Question) -> messages.Response:
+    def answer(self, question: protocol.Question) -> protocol.Response:
         """The same question gets the same answer, however often it comes."""
         if self._last is not None and self._last.number == question.number:
             return self._last
@@ -172,7 +172,7 @@ class Adviser:
                 decision = self._local.respond(question.signal, question.state)
             except Exception as refused:  # noqa: BLE001 - as above
                 error = describe(refused)
-        response = messages.Response(self._node, question.delegation, question.number, decision, error)
+        response = protocol.Response(self._node, question.delegation, question.number, decision, error)
         if decision is not None:
             self._last = response
         return response

@@ -37,7 +37,7 @@ from testbed.mechanisms.retraining.update_frames import (
 from testbed.node.task_frames import message_layer2_bytes
 from testbed.node.threads import AgentThread, Wakeup
 from testbed.node.transport import CHUNK_SECONDS
-from testbed.protocol.messages import ModelUpdate
+from testbed.protocol.records import ModelUpdate
 
 _STALL_SECONDS = 1.0
 _HIGH_WATER = 1000

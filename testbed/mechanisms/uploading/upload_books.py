@@ -18,7 +18,7 @@ from testbed.mechanisms.uploading.upload_run import Run
 from testbed.mechanisms.uploading.upload_sender import Transfer
 from testbed.node import ledger
 from testbed.node.task_frames import Result
-from testbed.protocol import messages
+from testbed.protocol import records
 
 _ROUNDING_SECONDS = 1e-9
 
@@ -91,7 +91,7 @@ def _take_before(segments: list[Segment], now_seconds: float) -> Segment | None:
 
 def completed(
     run: Run, values: Mapping[str, Transfer], ue: str, wire_bytes: int, result_wire_bytes: int
-) -> messages.TaskRecord:
+) -> records.TaskRecord:
     """The record of a run whose answer is there. Its stamps add up the stages; the true ones are in segments and
     uploads."""
     task = run.task
@@ -117,10 +117,10 @@ def completed(
     return ledger.completed(task, ue, result, run.end_seconds, result_wire_bytes)
 
 
-def segment_records(run: Run, ue: str) -> list[messages.SegmentRecord]:
+def segment_records(run: Run, ue: str) -> list[records.SegmentRecord]:
     """Of both sides, as far as the UE was told."""
     return [
-        messages.SegmentRecord(
+        records.SegmentRecord(
             ue=ue,
             task=run.task.number,
             number=segment.number,
@@ -142,8 +142,8 @@ def segment_records(run: Run, ue: str) -> list[messages.SegmentRecord]:
 
 def upload_record(
     transfer: Transfer, ue: str, version: int, status: str, reason: str = "", *, checksum_ok: bool = True
-) -> messages.UploadRecord:
-    return messages.UploadRecord(
+) -> records.UploadRecord:
+    return records.UploadRecord(
         ue=ue,
         task=transfer.task,
         name=transfer.name,

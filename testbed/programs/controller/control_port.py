@@ -10,16 +10,10 @@ from collections.abc import Iterable, Iterator
 import zmq
 
 from controller.service.node_listener import NodeListener
-from testbed.protocol.messages import (
-    Event,
-    Message,
-    SlotRecord,
-    control_endpoint,
-    encode,
-    make_folder,
-    records_endpoint,
-)
+from controller.service.protocol import Message, encode
+from testbed.protocol.records import Event, SlotRecord
 from testbed.protocol.roles import CONTROLLER, control_sockets
+from testbed.protocol.sockets import control_endpoint, make_folder, records_endpoint
 from testbed.runtime.base import OPERATOR
 
 logger = logging.getLogger("testbed.controller")

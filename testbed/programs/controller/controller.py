@@ -23,19 +23,12 @@ from controller.policies import registry
 from controller.seeds import Purpose, integer
 from controller.service.clock import SlotClock
 from controller.service.engine import PLAYER, SlotEngine
-from controller.service.worker import PolicyWorker
-from testbed.mechanisms.delegation.consult import Consultation
-from testbed.node.last_words import accounted
-from testbed.programs.controller.control_port import ControlPort
-from testbed.programs.controller.slot_records import slot_records
-from testbed.protocol.configs import ControllerConfig, read_config, read_scenario
-from testbed.protocol.messages import (
+from controller.service.protocol import (
     Apply,
     Begin,
     Control,
     Drain,
     EdgeReport,
-    Event,
     Hello,
     Message,
     PlayerReport,
@@ -52,6 +45,13 @@ from testbed.protocol.messages import (
     UeReport,
     Welcome,
 )
+from controller.service.worker import PolicyWorker
+from testbed.mechanisms.delegation.consult import Consultation
+from testbed.node.last_words import accounted
+from testbed.programs.controller.control_port import ControlPort
+from testbed.programs.controller.slot_records import slot_records
+from testbed.protocol.configs import ControllerConfig, read_config, read_scenario
+from testbed.protocol.records import Event
 from testbed.protocol.roles import asked_by_operator, said_to_controller
 
 logger = logging.getLogger("testbed.controller")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from controller.contract import cut_label
 from controller.service.engine import ClosedSlot
-from testbed.protocol.messages import SlotRecord
+from testbed.protocol.records import SlotRecord
 
 
 def slot_records(closed: ClosedSlot, start_seconds: float) -> list[SlotRecord]:

@@ -17,6 +17,7 @@ from typing import Protocol
 import zmq
 
 from controller.contract import ALL_ON_DEVICE, Cut, cut_from_label
+from controller.service import protocol
 from testbed.inference.tensors import FrameHeader, MalformedFrame
 from testbed.mechanisms.retraining.model_store import ModelStore
 from testbed.node import task_frames
@@ -29,7 +30,7 @@ from testbed.node.transport import Assembler, ReceivedTask, RefusedTaskError
 from testbed.node.ue_sockets import UeSockets
 from testbed.programs.edge.edge_backends import load_backends, usage_of
 from testbed.programs.edge.edge_compute import NO_LOGITS, ComputeThread
-from testbed.protocol import messages
+from testbed.protocol import records
 from testbed.protocol.configs import EdgeConfig
 
 _LARGEST_PART_BYTES = 1 << 20  # agents send chunks of 64 kB, and what a model consists of
@@ -90,7 +91,7 @@ class EdgeAgent:
         self._malformed = 0
         self._undelivered = 0
         self._refused = 0
-        self._start: messages.Start | None = None
+        self._start: protocol.Start | None = None
         self._slot = -1
         self._report_seconds = math.inf
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -155,9 +156,9 @@ class EdgeAgent:
                 self._report(now)
         self._finish()
 
-    def _hello(self) -> messages.Hello:
+    def _hello(self) -> protocol.Hello:
         tids = (self._deadlines.tid, *io_tids(), *([self._store.tid] if self._store else []))
-        return messages.Hello(
+        return protocol.Hello(
             self._config.node,
             "edge",
             os.getpid(),
@@ -263,26 +264,26 @@ class EdgeAgent:
 
     # --------------------------------------------------------------------------------------------------------- control
 
-    def _handle(self, message: messages.Control) -> None:
+    def _handle(self, message: protocol.Control) -> None:
         match message:
-            case messages.Welcome():
+            case protocol.Welcome():
                 self._hello_timer.welcomed()
-            case messages.Start():
+            case protocol.Start():
                 self._start = message
                 if self._store is not None:
                     self._store.begin(message.origin_seconds)
                 late = (time.monotonic() - message.origin_seconds) / message.slot_seconds
                 self._schedule_report(max(0, math.ceil(late)))
-            case messages.Apply():
+            case protocol.Apply():
                 self._accept(message)
-            case messages.Drain():
+            case protocol.Drain():
                 pass  # an edge serves what comes until Stop
-            case messages.Stop():
+            case protocol.Stop():
                 self._stop_reason = message.reason or "stop"
             case _:
                 self._link.event("malformed", f"{type(message).__name__} is not for an edge: dropped")
 
-    def _accept(self, apply: messages.Apply) -> None:
+    def _accept(self, apply: protocol.Apply) -> None:
         self._decisions.put(apply)
         self._wires.rates(apply.rates_up_bits_per_second)
         for own in apply.decision.ues:
@@ -302,9 +303,9 @@ class EdgeAgent:
             waiting, seconds = self._compute.state(name, now)
             tails, overruns = self._compute.take_counts(name)
             held = self._cached_nodes(name)
-            rows.append(messages.EdgeUeReport(name, waiting, seconds, tails, overruns, sequence, held))
+            rows.append(protocol.EdgeUeReport(name, waiting, seconds, tails, overruns, sequence, held))
         p99 = self._lateness.take_p99()
-        self._link.send(messages.EdgeReport(self._slot, now, tuple(rows), p99, self._unreadable))
+        self._link.send(protocol.EdgeReport(self._slot, now, tuple(rows), p99, self._unreadable))
         self._link.record(self._health(now, p99))
         self._schedule_report(self._slot + 2)
 
@@ -317,9 +318,9 @@ class EdgeAgent:
         """Nodes of a UE's model whose parameters it sent; an edge that has its models lists none."""
         return ()
 
-    def _health(self, now: float, lateness_p99_seconds: float) -> messages.EdgeHealth:
+    def _health(self, now: float, lateness_p99_seconds: float) -> records.EdgeHealth:
         usage = usage_of(self._backends)
-        return messages.EdgeHealth(
+        return records.EdgeHealth(
             now,
             lateness_p99_seconds,
             self._unreadable,

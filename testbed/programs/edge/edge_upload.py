@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from controller.service import protocol
 from testbed.inference.profiles import read_profile
 from testbed.inference.tensors import MalformedFrame
 from testbed.inference.weights import Arriving, Contents
@@ -39,7 +40,7 @@ from testbed.node.devices import Choice
 from testbed.node.preload import split_model
 from testbed.programs.edge.edge_agent import Compute, EdgeAgent
 from testbed.programs.edge.edge_runs import EdgeModel, EdgeRun, RunsThread, edge_models
-from testbed.protocol import messages
+from testbed.protocol import records
 from testbed.protocol.configs import EdgeConfig
 
 #: Acknowledgements of values travel up behind a model chunk, and so do TCP's: the link down is kept busy meanwhile.
@@ -311,7 +312,7 @@ class UploadEdgeAgent(EdgeAgent):
 
     # --------------------------------------------------------------------------------------------------------- control
 
-    def _accept(self, apply: messages.Apply) -> None:
+    def _accept(self, apply: protocol.Apply) -> None:
         super()._accept(apply)
         for ue, rate in apply.rates_down_bits_per_second.items():
             if ue in self._peers and rate > 0:
@@ -326,9 +327,9 @@ class UploadEdgeAgent(EdgeAgent):
     def _cached_nodes(self, ue: str) -> tuple[str, ...]:
         return tuple(node for node, key in self._peers[ue].keys.items() if key in self._cache)
 
-    def _health(self, now: float, lateness_p99_seconds: float) -> messages.EdgeHealth:
+    def _health(self, now: float, lateness_p99_seconds: float) -> records.EdgeHealth:
         cache = self._cache
-        return messages.EdgeHealth(
+        return records.EdgeHealth(
             now,
             lateness_p99_seconds,
             self._malformed,

@@ -18,8 +18,9 @@ from testbed.folders import open_to_others
 from testbed.node.last_words import accounted
 from testbed.programs.exporter.metrics import Metrics
 from testbed.protocol.configs import read_config, read_scenario
-from testbed.protocol.messages import decode_record, live_endpoint
 from testbed.protocol.monitoring import ExporterConfig
+from testbed.protocol.records import decode_record
+from testbed.protocol.sockets import live_endpoint
 
 GULP_SECONDS = 0.1
 

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 import testbed
 from controller.contract import STAGES, Scenario
-from testbed.protocol.messages import (
+from testbed.protocol.records import (
     ChannelDrops,
     EdgeHealth,
     Event,

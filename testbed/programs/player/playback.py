@@ -20,11 +20,12 @@ from controller.frames import FRAME_BITS
 from controller.model.outage import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND
 from controller.model.radio import LinkRates, is_coupled, rates, sharers_of
 from controller.model.stage_fading import Floats, stage_gains
+from controller.service.protocol import LinkState, PlayerReport, SetLink
 from testbed.errors import TestbedError
 from testbed.programs.player.outlook import Channel, Outlook
 from testbed.programs.player.ports import Direction, Order, Port, Ports
 from testbed.protocol.configs import LinkConfig
-from testbed.protocol.messages import ChannelDrops, LinkState, LinkStep, PlayerReport, SetLink
+from testbed.protocol.records import ChannelDrops, LinkStep
 from testbed.traces.trace import State, Trace
 from testbed.wires.frames import Course, leading_over
 from testbed.wires.shaping import Shaper

@@ -18,6 +18,7 @@ from pathlib import Path
 import zmq
 
 from controller.service.node_listener import Connection
+from controller.service.protocol import Apply, Control, Hello, Reply, SetLink, Start, Stop, Welcome
 from testbed.errors import TestbedError
 from testbed.node.control import ControlLink, HelloTimer
 from testbed.node.last_words import accounted
@@ -25,7 +26,6 @@ from testbed.node.sight import Air, Follow, Look, Seen, SightServer, Tune, Tuned
 from testbed.programs.player.playback import Playback
 from testbed.programs.player.realtime import be_punctual, is_realtime, sleep_until
 from testbed.protocol.configs import PlayerConfig, read_config, read_scenario
-from testbed.protocol.messages import Apply, Control, Hello, Reply, SetLink, Start, Stop, Welcome
 from testbed.traces.files import load_trace
 from testbed.wires.shaping import Shaper
 

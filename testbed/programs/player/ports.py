@@ -11,7 +11,7 @@ from typing import Literal
 
 from testbed.errors import TestbedError
 from testbed.protocol.configs import LinkConfig
-from testbed.protocol.messages import ChannelDrops
+from testbed.protocol.records import ChannelDrops
 from testbed.wires.impairment import Impairment
 from testbed.wires.netlink import QdiscStatistics
 from testbed.wires.shaping import Shaper

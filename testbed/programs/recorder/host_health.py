@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from testbed.protocol.messages import HostHealth
+from testbed.protocol.records import HostHealth
 from testbed.runtime.host.host_load import TICKS_PER_SECOND, cpu_ticks, running_tasks
 from testbed.runtime.host.pauses import PauseProbe
 from testbed.runtime.processes.child import stat_fields

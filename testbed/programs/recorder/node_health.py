@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from testbed.errors import TestbedError
-from testbed.protocol.messages import NodeHealth
+from testbed.protocol.records import NodeHealth
 from testbed.runtime.processes.child import stat_fields
 
 

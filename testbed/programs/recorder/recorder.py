@@ -18,11 +18,13 @@ import msgspec
 import zmq
 
 from controller.service.node_listener import NodeListener
+from controller.service.protocol import encode
 from testbed.programs.recorder.host_health import HostSampler, of_lab
 from testbed.programs.recorder.node_health import NodeSampler
 from testbed.protocol.configs import RecorderConfig, read_config
-from testbed.protocol.messages import Record, encode, live_endpoint, make_folder
+from testbed.protocol.records import Record
 from testbed.protocol.roles import record_sockets, recorded_by
+from testbed.protocol.sockets import live_endpoint, make_folder
 from testbed.records.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
 
 FLUSH_SECONDS = 1.0

@@ -16,7 +16,7 @@ from testbed.inference.calibration import make_kernel, time_open_loop
 from testbed.node.pacing import DeadlineThread
 from testbed.node.threads import AgentThread, Wakeup
 from testbed.protocol.configs import Config
-from testbed.protocol.messages import socket_path
+from testbed.protocol.sockets import socket_path
 
 
 class SelfTestConfig(Config, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from controller.model.arrivals import ArrivalProcess
-from testbed.protocol.messages import Start
+from controller.service.protocol import Start
 
 _AHEAD_SECONDS = 2.0
 

@@ -19,6 +19,7 @@ import zmq
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, UeDecision
 from controller.model.arrivals import ArrivalProcess
+from controller.service import protocol
 from testbed.inference.profiles import read_profile
 from testbed.mechanisms.delegation.consult import Adviser
 from testbed.mechanisms.retraining.model_updates import ModelUpdates
@@ -33,7 +34,7 @@ from testbed.node.transport import CreditSender
 from testbed.programs.ue.arrivals import ArrivalSchedule
 from testbed.programs.ue.ue_stage import StageThread
 from testbed.programs.ue.ue_uplink import Uplink
-from testbed.protocol import messages
+from testbed.protocol import records
 from testbed.protocol.configs import UeConfig
 
 _IDLE_SECONDS = 0.5
@@ -167,9 +168,9 @@ class UeAgent:
             self._turn()
         self._finish()
 
-    def _hello(self) -> messages.Hello:
+    def _hello(self) -> protocol.Hello:
         tids = (self._deadlines.tid, *io_tids(), *([self._updates.tid] if self._updates else []))
-        return messages.Hello(
+        return protocol.Hello(
             self._config.node,
             "ue",
             os.getpid(),
@@ -201,27 +202,27 @@ class UeAgent:
 
     # ------------------------------------------------------------------------------------------------------- control
 
-    def _handle(self, message: messages.Control) -> None:
+    def _handle(self, message: protocol.Control) -> None:
         match message:
-            case messages.Welcome():
+            case protocol.Welcome():
                 self._hello_timer.welcomed()
-            case messages.Start():
+            case protocol.Start():
                 self._begin(message)
-            case messages.Apply():
+            case protocol.Apply():
                 self._accept(message)
-            case messages.Delegation():
+            case protocol.Delegation():
                 self._adviser.accept(message)
-            case messages.Question():
+            case protocol.Question():
                 self._link.send(self._adviser.answer(message))
-            case messages.Drain():
+            case protocol.Drain():
                 if self._schedule is not None:
                     self._schedule.end_seconds = time.monotonic()
-            case messages.Stop():
+            case protocol.Stop():
                 self._stop_reason = message.reason or "stop"
             case _:
                 self._link.event("malformed", f"{type(message).__name__} is not for a UE: dropped")
 
-    def _begin(self, start: messages.Start) -> None:
+    def _begin(self, start: protocol.Start) -> None:
         if self._schedule is not None:
             return
         now = time.monotonic()
@@ -234,7 +235,7 @@ class UeAgent:
         self._schedule = schedule
         self._stage.schedule(schedule, self._announced)
 
-    def _accept(self, apply: messages.Apply) -> None:
+    def _accept(self, apply: protocol.Apply) -> None:
         """Put a decision where the stage takes it from; one that cannot be carried out is refused with an event."""
         own = next((ue for ue in apply.decision.ues if ue.name == self._config.node), None)
         try:
@@ -290,7 +291,7 @@ class UeAgent:
 
     def _announce(self, now: float) -> None:
         while self._schedule is not None and (arrival := self._next_arrival()) <= now:
-            self._link.record(messages.TaskArrived(self._config.node, self._announced, arrival))
+            self._link.record(records.TaskArrived(self._config.node, self._announced, arrival))
             self._announced += 1
             self._in_flight += 1
             self._totals[0] += 1
@@ -329,7 +330,7 @@ class UeAgent:
     def _complete(self, task: Task, result: task_frames.Result | None, now: float, result_wire_bytes: int) -> None:
         self._completed(ledger.completed(task, self._config.node, result, now, result_wire_bytes))
 
-    def _completed(self, record: messages.TaskRecord) -> None:
+    def _completed(self, record: records.TaskRecord) -> None:
         self._in_flight -= 1
         self._totals[1] += 1
         self._sums.completed(record)
@@ -354,7 +355,7 @@ class UeAgent:
         apply = self._decisions.in_force(now)
         sums, self._sums = self._sums, SlotSums()
         self._link.send(
-            messages.UeReport(
+            protocol.UeReport(
                 node=self._config.node,
                 slot=self._slot,
                 monotonic_seconds=now,

@@ -6,6 +6,7 @@ import time
 from collections import deque
 
 from controller.contract import ALL_ON_EDGE, Codec, UeDecision
+from controller.service import protocol
 from testbed.mechanisms.retraining.model_updates import DeviceWeights
 from testbed.mechanisms.stopping.online_split import OnlineHead, Stopped
 from testbed.node.backend import IMAGES, CpuBackend, task_image
@@ -17,7 +18,6 @@ from testbed.node.sight import Sight
 from testbed.node.threads import AgentThread, Wakeup
 from testbed.node.times import StageTimes
 from testbed.programs.ue.arrivals import ArrivalSchedule
-from testbed.protocol import messages
 from testbed.protocol.configs import UeConfig
 
 #: A decision is made at its slot's start and is here some milliseconds later. A head that starts in between waits so
@@ -126,7 +126,7 @@ class StageThread(AgentThread):
         self._wake.wait()
         return None
 
-    def _decision(self, start_seconds: float) -> tuple[messages.Apply, UeDecision] | None:
+    def _decision(self, start_seconds: float) -> tuple[protocol.Apply, UeDecision] | None:
         """The one of the slot in which the head starts, or the last one if that does not come in time; waits for the
         first one."""
         now = max(start_seconds, time.monotonic())
@@ -143,7 +143,7 @@ class StageThread(AgentThread):
         (own,) = (ue for ue in apply.decision.ues if ue.name == self._config.node)
         return apply, own
 
-    def _serve(self, task: Task, apply: messages.Apply, own: UeDecision) -> float:
+    def _serve(self, task: Task, apply: protocol.Apply, own: UeDecision) -> float:
         """Compute one head and wait for its target. Returns when the device is free again."""
         config = self._config
         self.weights.adopt()

@@ -36,7 +36,7 @@ from testbed.mechanisms.uploading.upload_sender import PrioritySender, Sink, Str
 from testbed.node import task_frames
 from testbed.node.transport import CreditSender
 from testbed.programs.ue.ue_uplink import connect, disconnect
-from testbed.protocol import messages
+from testbed.protocol import records
 
 _MESSAGES_PER_TURN = 64
 
@@ -51,7 +51,7 @@ class UploadLink:
         endpoint: str,
         round_trip_seconds: float,
         split: SplitModel,
-        record: Callable[[messages.UploadRecord], None],
+        record: Callable[[records.UploadRecord], None],
         *,
         cold: bool,
         silent_seconds: Callable[[float, float], float],

@@ -15,6 +15,7 @@ import torch
 from controller.contract import Codec, UeDecision
 from controller.model.cut_times import NodeWork
 from controller.model.uploading import edge_nodes, uploads_of
+from controller.service import protocol
 from testbed.inference import tensors
 from testbed.inference.graph import INPUT
 from testbed.mechanisms.uploading.timeline import Awaited, Timeline
@@ -27,7 +28,6 @@ from testbed.node.pacing import DeadlineThread
 from testbed.node.sight import Sight
 from testbed.node.threads import Wakeup
 from testbed.programs.ue.ue_stage import StageThread
-from testbed.protocol import messages
 from testbed.protocol.configs import UeConfig
 
 _NOTHING = Awaited()
@@ -62,7 +62,7 @@ class UploadStage(StageThread):
         super()._interrupt()
         self._news.set()
 
-    def _serve(self, task: Task, apply: messages.Apply, own: UeDecision) -> float:
+    def _serve(self, task: Task, apply: protocol.Apply, own: UeDecision) -> float:
         """Run one task to its end. Returns when that was."""
         config = self._config
         task.cut, task.decision_sequence = own.cut, apply.decision.sequence

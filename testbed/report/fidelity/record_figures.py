@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from testbed.protocol.messages import TaskTotals
+from controller.service.protocol import TaskTotals
 from testbed.protocol.monitoring import MONITORING_NODES
 from testbed.records.manifest import SIMULATOR, Manifest
 from testbed.records.tables import RunTables, column, deaths

@@ -19,10 +19,11 @@ import zmq
 from tiny_model import make as _make
 from torch import nn
 
+from controller.service import protocol
 from testbed.node import task_frames
 from testbed.node.transport import TaskStream
 from testbed.programs.ue.ue_agent import UeAgent
-from testbed.protocol import messages
+from testbed.protocol import records, sockets
 
 NODE = "mallory"
 HOG = "oscar"
@@ -37,12 +38,12 @@ def make() -> nn.Module:
     return _make()
 
 
-def _begin(agent: UeAgent, start: messages.Start) -> None:
+def _begin(agent: UeAgent, start: protocol.Start) -> None:
     """The agent's own, and with it the attack."""
     _begin_well(agent, start)
     node = os.environ["TESTBED_NODE"]
     if node in (NODE, HOG):
-        folder = messages.socket_path(agent._config.lab_directory, node, "control").parent
+        folder = sockets.socket_path(agent._config.lab_directory, node, "control").parent
         threading.Thread(target=_attack, args=(node, folder), daemon=True).start()
 
 
@@ -79,47 +80,47 @@ def _say(folder: Path, name: str, frames: list[bytes], kind: int = zmq.DEALER, i
         for frame in frames:
             sock.send(frame)
         if kind == zmq.DEALER and sock.poll(300):
-            return f"was answered {type(messages.decode_control(sock.recv())).__name__}"
+            return f"was answered {type(protocol.decode_control(sock.recv())).__name__}"
     return "no answer"
 
 
 def _speak_as_others(folder: Path) -> str:
     said = [
-        messages.Hello(VICTIM, "ue", 1),
-        messages.Hello("edge", "edge", 1),
-        messages.Hello(NODE, "ue", 1, weights={VICTIM: "00"}),
-        messages.Hello(NODE, "ue", 1, stage_tid=1, extra_tids=tuple(range(1000))),
-        messages.EdgeReport(10**9, 0.0, ()),
-        messages.PlayerReport(10**9, 0.0, ()),
-        messages.Response(VICTIM, 1, 1, None, "no"),
+        protocol.Hello(VICTIM, "ue", 1),
+        protocol.Hello("edge", "edge", 1),
+        protocol.Hello(NODE, "ue", 1, weights={VICTIM: "00"}),
+        protocol.Hello(NODE, "ue", 1, stage_tid=1, extra_tids=tuple(range(1000))),
+        protocol.EdgeReport(10**9, 0.0, ()),
+        protocol.PlayerReport(10**9, 0.0, ()),
+        protocol.Response(VICTIM, 1, 1, None, "no"),
     ]
-    return _say(folder, "control", [messages.encode(one) for one in said], identity=VICTIM)
+    return _say(folder, "control", [protocol.encode(one) for one in said], identity=VICTIM)
 
 
 def _command_the_lab(folder: Path) -> str:
     said = [
-        messages.SetPolicy("device-only"),
-        messages.SetLink(VICTIM, rate_up_bits_per_second=1000.0),
-        messages.StopLab("mine"),
-        messages.Begin(1.0, 0.0),
-        messages.Stop("mine"),
-        messages.Drain(),
-        messages.StatusRequest(),
+        protocol.SetPolicy("device-only"),
+        protocol.SetLink(VICTIM, rate_up_bits_per_second=1000.0),
+        protocol.StopLab("mine"),
+        protocol.Begin(1.0, 0.0),
+        protocol.Stop("mine"),
+        protocol.Drain(),
+        protocol.StatusRequest(),
     ]
-    answer = _say(folder, "control", [messages.encode(one) for one in said], identity="cli-1-1")
-    operator = folder.parent / messages.OPERATOR
+    answer = _say(folder, "control", [protocol.encode(one) for one in said], identity="cli-1-1")
+    operator = folder.parent / sockets.OPERATOR
     seen = sorted(path.name for path in operator.iterdir()) if operator.exists() else "none"
     return f"{answer}; the operator's sockets: {seen}"
 
 
 def _record_for_others(folder: Path) -> str:
     said = [
-        messages.TaskArrived(VICTIM, 10**6, 0.0),
-        messages.Event(0.0, VICTIM, "died", "of another's hand"),
-        messages.NodeHealth(VICTIM, 0.0, 1e9, 0, 0.0),
-        messages.LinkStep(VICTIM, "up", 0.0, 0.0, 1.0, 1.0, 1.0, "trace"),
+        records.TaskArrived(VICTIM, 10**6, 0.0),
+        records.Event(0.0, VICTIM, "died", "of another's hand"),
+        records.NodeHealth(VICTIM, 0.0, 1e9, 0, 0.0),
+        records.LinkStep(VICTIM, "up", 0.0, 0.0, 1.0, 1.0, 1.0, "trace"),
     ]
-    return _say(folder, "records", [messages.encode(one) for one in said], zmq.PUSH)
+    return _say(folder, "records", [protocol.encode(one) for one in said], zmq.PUSH)
 
 
 def _nest(folder: Path) -> str:
@@ -202,7 +203,7 @@ def _connect_often(folder: Path) -> str:
 def _never_read(folder: Path) -> str:
     """The newest connection is the one that is answered: this one says hello, and is deaf."""
     with _raw(folder / "control", b"DEALER") as sock:
-        hello = messages.encode(messages.Hello(NODE, "ue", 1, weights={}))
+        hello = protocol.encode(protocol.Hello(NODE, "ue", 1, weights={}))
         for _ in range(200):
             sock.sendall(bytes((0, len(hello))) + hello)
         time.sleep(1.0)
@@ -210,7 +211,7 @@ def _never_read(folder: Path) -> str:
 
 
 def _flood(folder: Path) -> str:
-    event = messages.encode(messages.Event(0.0, NODE, "flood", "x" * 1000))
+    event = protocol.encode(records.Event(0.0, NODE, "flood", "x" * 1000))
     with zmq.Context() as context, context.socket(zmq.PUSH) as sock:
         sock.set(zmq.LINGER, 0)
         sock.connect(f"ipc://{folder / 'records'}")

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from testbed.protocol.messages import ChannelDrops, Reply, SetLink
+from controller.service.protocol import Reply, SetLink
+from testbed.protocol.records import ChannelDrops
 from testbed.traces import Kind, Trace
 from testbed.wires.impairment import Impairment
 from testbed.wires.shaping import Shaper

@@ -12,9 +12,10 @@ from types import TracebackType
 import zmq
 
 from controller.contract import Scenario
+from controller.service import protocol
 from testbed.mechanisms.delegation.consult import Adviser, Consultation
 from testbed.programs.controller.control_port import ControlPort
-from testbed.protocol import messages
+from testbed.protocol import sockets
 from testbed.protocol.roles import said_to_controller
 
 #: Whether the n-th message that a UE receives or sends gets lost.
@@ -46,20 +47,20 @@ class ConsultedUe:
         with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
             dealer.setsockopt(zmq.LINGER, 0)
             dealer.setsockopt(zmq.ROUTING_ID, self.name.encode())
-            dealer.connect(messages.control_endpoint(self._directory, self.name))
-            dealer.send(messages.encode(messages.Hello(self.name, "ue", os.getpid())))
+            dealer.connect(sockets.control_endpoint(self._directory, self.name))
+            dealer.send(protocol.encode(protocol.Hello(self.name, "ue", os.getpid())))
             while not self._end.is_set():
                 if not dealer.poll(10):
                     continue
-                message = messages.decode_control(dealer.recv())
+                message = protocol.decode_control(dealer.recv())
                 if self._lost():
                     continue
-                if isinstance(message, messages.Delegation):
+                if isinstance(message, protocol.Delegation):
                     adviser.accept(message)
-                elif isinstance(message, messages.Question):
+                elif isinstance(message, protocol.Question):
                     answer = adviser.answer(message)
                     if not self._lost():
-                        dealer.send(messages.encode(answer))
+                        dealer.send(protocol.encode(answer))
 
 
 class Consulting:
@@ -105,10 +106,10 @@ class Consulting:
                 os.read(self._read, 4096)
             for node, frame in self._port.from_nodes():
                 message = said_to_controller(node, frame)
-                if isinstance(message, messages.Hello):
+                if isinstance(message, protocol.Hello):
                     self.consultation.greet(node)
                     self.greeted.add(message.node)
-                elif isinstance(message, messages.Response):
+                elif isinstance(message, protocol.Response):
                     self.consultation.take(message)
             for node, message in self.consultation.due():
                 self._port.send(node, message)

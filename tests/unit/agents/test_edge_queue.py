@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from controller.contract import Decision, UeDecision, UeName
+from controller.service import protocol
 from testbed.inference import tensors
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.partition import load_split_model
@@ -22,7 +23,6 @@ from testbed.node.task_frames import Result
 from testbed.node.transport import Assembler, ReceivedTask, TaskStream
 from testbed.programs.edge import edge_compute
 from testbed.programs.edge.edge_compute import ComputeThread
-from testbed.protocol import messages
 
 MODEL = "tests.emulation.labs.tiny_model:make"
 CUT = ("input",)
@@ -46,7 +46,7 @@ class Edge:
         decisions = DecisionBox()
         names = (UeName("ue1"), UeName("ue2"))
         decisions.put(
-            messages.Apply(Decision(0, 0, 0.0, tuple(UeDecision(ue, CUT, 1.0, 1e6, 1e6, 0.5) for ue in names)))
+            protocol.Apply(Decision(0, 0, 0.0, tuple(UeDecision(ue, CUT, 1.0, 1e6, 1e6, 0.5) for ue in names)))
         )
         self.deadlines = DeadlineThread("deadlines")
         self.compute = ComputeThread(

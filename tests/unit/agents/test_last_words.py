@@ -17,6 +17,7 @@ import torch
 import zmq
 
 from controller.contract import Cut, Decision, UeDecision, UeName
+from controller.service import protocol
 from testbed.inference import tensors
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.partition import load_split_model
@@ -30,9 +31,9 @@ from testbed.node.threads import AgentThread, Wakeup
 from testbed.node.transport import ReceivedTask
 from testbed.programs.edge.edge_compute import ComputeThread
 from testbed.programs.ue.ue_stage import StageThread
-from testbed.protocol import messages
 from testbed.protocol.configs import UeConfig
-from testbed.protocol.messages import Event, decode_record, make_folder, records_endpoint
+from testbed.protocol.records import Event, decode_record
+from testbed.protocol.sockets import make_folder, records_endpoint
 
 MODEL = "tests.emulation.labs.tiny_model:make"
 
@@ -114,7 +115,7 @@ def backend() -> CpuBackend:
 def decided(cut: Cut) -> DecisionBox:
     box = DecisionBox()
     own = UeDecision(UeName("ue"), cut, 1.0, 1e6, 1e6, 0.5)
-    box.put(messages.Apply(Decision(0, 0, 0.0, (own,))))
+    box.put(protocol.Apply(Decision(0, 0, 0.0, (own,))))
     return box
 
 

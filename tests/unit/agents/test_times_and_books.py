@@ -11,6 +11,7 @@ import pytest
 
 from controller.contract import STAGES, Arrivals, Decision, ModelProfile
 from controller.model.arrivals import ArrivalProcess
+from controller.service.protocol import Apply, Start
 from testbed.inference.profiles import read_profile
 from testbed.node import ledger
 from testbed.node.control import DecisionBox
@@ -19,7 +20,6 @@ from testbed.node.task_frames import Result
 from testbed.node.times import StageTimes
 from testbed.programs.ue.arrivals import ArrivalSchedule
 from testbed.programs.ue.ue_stage import DECISION_WAIT_SECONDS, decision_wait_seconds
-from testbed.protocol.messages import Apply, Start
 
 PROFILE = Path(__file__).parents[3] / "topologies" / "profiles" / "resnet18.json"
 

@@ -15,36 +15,31 @@ import zmq
 
 from controller.contract import STAGES, Scenario
 from controller.policies.examples import example_scenario
-from testbed.mechanisms.delegation.consult import Adviser
-from testbed.protocol.client import ControlClient
-from testbed.protocol.configs import ControllerConfig, write_config, write_scenario
-from testbed.protocol.messages import (
+from controller.service.protocol import (
     Apply,
     Control,
     Delegation,
     Drain,
     EdgeReport,
     EdgeUeReport,
-    Event,
     Hello,
     LinkState,
     PlayerReport,
     Question,
-    Record,
     Reply,
     SetLink,
-    SlotRecord,
     Start,
     Status,
     Stop,
     UeReport,
-    control_endpoint,
     decode_control,
-    decode_record,
     encode,
-    make_folder,
-    records_endpoint,
 )
+from testbed.mechanisms.delegation.consult import Adviser
+from testbed.protocol.client import ControlClient
+from testbed.protocol.configs import ControllerConfig, write_config, write_scenario
+from testbed.protocol.records import Event, Record, SlotRecord, decode_record
+from testbed.protocol.sockets import control_endpoint, make_folder, records_endpoint
 
 POLICIES = Path(__file__).parent / "odd_policies"
 

@@ -8,7 +8,7 @@ import pytest
 from fake_lab import FakeLab
 
 from controller.policies.examples import example_scenario
-from testbed.protocol.messages import Delegation, Question
+from controller.service.protocol import Delegation, Question
 
 pytestmark = pytest.mark.quiet  # UEs have part of a slot to answer in
 

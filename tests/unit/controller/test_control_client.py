@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from testbed.protocol.client import ControlClient, ControllerSilentError
-from testbed.protocol.messages import control_endpoint, make_folder
+from testbed.protocol.sockets import control_endpoint, make_folder
 from testbed.runtime.base import OPERATOR
 
 

@@ -12,8 +12,7 @@ from fake_lab import FakeLab
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE
 from controller.policies.examples import example_scenario
-from testbed.errors import TestbedError
-from testbed.protocol.messages import (
+from controller.service.protocol import (
     Apply,
     Drain,
     Hello,
@@ -23,10 +22,11 @@ from testbed.protocol.messages import (
     Stop,
     StopLab,
     Welcome,
-    control_endpoint,
     decode_control,
     encode,
 )
+from testbed.errors import TestbedError
+from testbed.protocol.sockets import control_endpoint
 from testbed.runtime.base import OPERATOR
 
 #: What tells which slot a decision or a report was late for: slots are short, and so are their deadlines.

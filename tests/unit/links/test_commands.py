@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from controller.service.protocol import SetLink
 from testbed.errors import TestbedError
 from testbed.programs.player.playback import _require_possible
-from testbed.protocol.messages import SetLink
 
 
 @pytest.mark.parametrize("loss", [5.0, 1.01, -0.1, math.nan, math.inf])

@@ -21,10 +21,11 @@ from imagined_run import records_of_slot
 
 from controller.contract import Scenario
 from controller.policies.examples import example_scenario
+from controller.service.protocol import encode
 from testbed.monitoring.bringup import free_port, prometheus_arguments
 from testbed.protocol.configs import write_config, write_scenario
-from testbed.protocol.messages import encode, live_endpoint, make_folder
 from testbed.protocol.monitoring import ExporterConfig
+from testbed.protocol.sockets import live_endpoint, make_folder
 
 ROOT = Path(__file__).parents[3]
 

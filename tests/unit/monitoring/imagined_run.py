@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from controller.contract import Scenario
-from testbed.protocol.messages import (
+from testbed.protocol.records import (
     ChannelDrops,
     EdgeHealth,
     Event,

@@ -11,7 +11,7 @@ from imagined_run import slot_record, task
 from controller.contract import STAGES
 from controller.policies.examples import example_scenario
 from testbed.programs.exporter.metrics import DELAY_BUCKETS, LABELLED_CUTS, OTHER_CUTS, Metrics, stage_seconds
-from testbed.protocol.messages import EdgeHealth, Event, LinkStep, ModelUpdate, NodeHealth, TaskArrived, UploadRecord
+from testbed.protocol.records import EdgeHealth, Event, LinkStep, ModelUpdate, NodeHealth, TaskArrived, UploadRecord
 
 
 @pytest.fixture

@@ -16,25 +16,23 @@ import msgspec
 import numpy as np
 import zmq
 
+from controller.service.protocol import Message, TaskTotals, encode
 from testbed.protocol.configs import RecorderConfig, write_config
-from testbed.protocol.messages import (
+from testbed.protocol.records import (
     ChannelDrops,
     EdgeHealth,
     Event,
     HostHealth,
     LinkStep,
-    Message,
     ModelUpdate,
     NodeHealth,
     SegmentRecord,
     SlotRecord,
     TaskArrived,
     TaskRecord,
-    TaskTotals,
     UploadRecord,
-    encode,
-    records_endpoint,
 )
+from testbed.protocol.sockets import records_endpoint
 from testbed.records.manifest import MANIFEST_VERSION, Manifest, UeFacts, write_manifest
 from testbed.records.streams import read_stream, streams_directory
 from testbed.report.fidelity.rates import AppliedRate

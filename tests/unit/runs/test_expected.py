@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from controller.model.arrivals import ArrivalProcess
+from controller.service.protocol import Start
 from testbed.lab.expected import expected_tasks
 from testbed.labfile.scenario import arrivals_of
 from testbed.labfile.schema import load
 from testbed.programs.ue.arrivals import ArrivalSchedule
-from testbed.protocol.messages import Start
 
 LAB = Path(__file__).parents[2] / "emulation" / "labs" / "tiny.yaml"
 LAWS = [

@@ -8,17 +8,9 @@ from hypothesis import strategies as st
 from synthetic_run import ORIGIN, Lab, manifest, quiet_host, simulate
 from test_finalise import write_streams
 
+from controller.service.protocol import Message
 from testbed.labfile.schema import LinkSpec
-from testbed.protocol.messages import (
-    ChannelDrops,
-    HostHealth,
-    LinkStep,
-    Message,
-    NodeHealth,
-    RoundTrips,
-    SlotRecord,
-    TaskRecord,
-)
+from testbed.protocol.records import ChannelDrops, HostHealth, LinkStep, NodeHealth, RoundTrips, SlotRecord, TaskRecord
 from testbed.report.fidelity.fidelity import Fidelity, assess
 from testbed.report.fidelity.link_figures import burst_length_of, loss_fidelity
 from testbed.report.fidelity.rates import AppliedRate

@@ -13,17 +13,8 @@ import pytest
 from synthetic_run import ORIGIN, Lab, manifest, quiet_host, simulate
 from test_finalise import summary_of, write_streams
 
-from testbed.protocol.messages import (
-    EdgeHealth,
-    Event,
-    HostHealth,
-    LinkStep,
-    Message,
-    SlotRecord,
-    TaskArrived,
-    TaskRecord,
-    TaskTotals,
-)
+from controller.service.protocol import Message, TaskTotals
+from testbed.protocol.records import EdgeHealth, Event, HostHealth, LinkStep, SlotRecord, TaskArrived, TaskRecord
 from testbed.records.manifest import Manifest, write_manifest
 from testbed.records.streams import SCHEMAS, to_batch
 from testbed.records.tables import RunTables

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from synthetic_run import Lab, manifest, quiet_host, simulate
 
 from controller.contract import STAGES
+from controller.service.protocol import Message
 from testbed.errors import InputError
-from testbed.protocol.messages import Event, HostHealth, Message, TaskArrived, TaskRecord
+from testbed.protocol.records import Event, HostHealth, TaskArrived, TaskRecord
 from testbed.records.manifest import write_manifest
 from testbed.records.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
 from testbed.records.tables import STAGE_COLUMNS, TABLE_VERSION, RunTables, column, finalise

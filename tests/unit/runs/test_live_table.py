@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 from synthetic_run import ORIGIN, Lab, recording, simulate
 
-from testbed.protocol.messages import Message, SlotRecord, TaskArrived, TaskRecord
+from controller.service.protocol import Message
+from testbed.protocol.records import SlotRecord, TaskArrived, TaskRecord
 from testbed.report.live import LiveTable
 
 

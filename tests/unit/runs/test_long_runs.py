@@ -15,7 +15,7 @@ import pytest
 from synthetic_run import Lab, manifest, simulate
 from test_finalise import write_streams
 
-from testbed.protocol.messages import TaskArrived, TaskRecord
+from testbed.protocol.records import TaskArrived, TaskRecord
 from testbed.records import stored_table, streams
 from testbed.records import tables as finalise
 from testbed.records.manifest import write_manifest

@@ -12,8 +12,10 @@ import pytest
 import zmq
 from synthetic_run import Lab, manifest, recording, simulate
 
+from controller.service.protocol import Message, encode
 from testbed.protocol.configs import RecorderConfig, write_config
-from testbed.protocol.messages import Event, Message, TaskArrived, TaskRecord, encode, live_endpoint, records_endpoint
+from testbed.protocol.records import Event, TaskArrived, TaskRecord
+from testbed.protocol.sockets import live_endpoint, records_endpoint
 from testbed.records.manifest import write_manifest
 from testbed.records.streams import SCHEMAS, StreamWriter, read_stream, streams_directory
 from testbed.records.tables import column, finalise

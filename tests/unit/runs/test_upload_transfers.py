@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from test_finalise import write_streams
 
-from testbed.protocol.messages import LinkStep, Message, UploadRecord
+from controller.service.protocol import Message
+from testbed.protocol.records import LinkStep, UploadRecord
 from testbed.report.fidelity.rates import applied_rates
 from testbed.report.fidelity.uplink import transfers_of, uplink_of
 
