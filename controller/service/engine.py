@@ -1,6 +1,6 @@
 """The slot engine: reports in, Observation, Decision and SlotOutcome out. It knows no socket, thread or clock.
 
-The program around it (``testbed.programs.controller.controller``) receives the messages, keeps the time and runs the
+The server around it (:mod:`controller.service.server`) receives the messages, keeps the time and runs the
 policy; per slot it calls :meth:`SlotEngine.close` once the reports are in (or too late) and then
 :meth:`SlotEngine.settle`.
 """
@@ -25,12 +25,8 @@ from controller.contract import (
 from controller.model.decision import InvalidDecisionError, bootstrap_decision, enforce
 from controller.model.knowledge import Observer
 from controller.model.radio import LinkRates, rates
-from controller.service.protocol import EdgeReport, EdgeUeReport, LinkState, PlayerReport, UeReport
+from controller.service.protocol import EDGE, PLAYER, EdgeReport, EdgeUeReport, LinkState, PlayerReport, UeReport
 from controller.service.worker import Answer
-
-#: Names of the two reporters that are no UE.
-EDGE = "edge"
-PLAYER = "player"
 
 #: A reporter that missed this many slots in a row is called silent and no longer waited for.
 SILENT_AFTER_SLOTS = 3

@@ -22,7 +22,6 @@ LONG_FILES = {
     "testbed.lab.lab": "to be divided",
     "testbed.labfile.schema": "to be divided",
     "testbed.monitoring.dashboards": "to be divided",
-    "testbed.programs.controller.controller": "to be divided",
     "testbed.programs.player.playback": "to be divided",
     "testbed.programs.ue.ue_agent": "to be divided",
     "testbed.report.fidelity.fidelity": "to be divided",

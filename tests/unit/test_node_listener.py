@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from controller.contract import STAGES, UeDecision, UeName
-from controller.service import protocol
+from controller.service import admission, protocol
 from controller.service.node_listener import Limits, NodeListener
 from testbed.protocol import records, roles
 
@@ -242,9 +242,9 @@ def test_what_each_role_says_is_understood() -> None:
         "edge": protocol.EdgeReport(0, 1.0, (protocol.EdgeUeReport("ue1", 0, 0.0, 0, 0, 0),)),
         "player": protocol.Reply(ok=True),
     }.items():
-        assert roles.said_to_controller(node, protocol.encode(message)) == message
-    assert roles.said_to_controller("ue1", protocol.encode(RESPONSE)) == RESPONSE
-    assert isinstance(roles.asked_by_operator(protocol.encode(protocol.StopLab())), protocol.StopLab)
+        assert admission.said_to_controller(node, protocol.encode(message)) == message
+    assert admission.said_to_controller("ue1", protocol.encode(RESPONSE)) == RESPONSE
+    assert isinstance(admission.asked_by_operator(protocol.encode(protocol.StopLab())), protocol.StopLab)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_what_each_role_says_is_understood() -> None:
 )
 def test_a_ue_speaks_of_itself_alone_and_commands_nobody(message: protocol.Control) -> None:
     with pytest.raises(msgspec.DecodeError):
-        roles.said_to_controller("ue1", protocol.encode(message))
+        admission.said_to_controller("ue1", protocol.encode(message))
 
 
 @pytest.mark.parametrize("node", ["ue1", "edge", "player", "controller", "exporter"])

@@ -21,7 +21,7 @@ from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, UeDecision
 from controller.model.arrivals import ArrivalProcess
 from controller.service import protocol
 from testbed.inference.profiles import read_profile
-from testbed.mechanisms.delegation.consult import Adviser
+from testbed.mechanisms.delegation.adviser import Adviser
 from testbed.mechanisms.retraining.model_updates import ModelUpdates
 from testbed.node import ledger, task_frames
 from testbed.node.backend import CpuBackend

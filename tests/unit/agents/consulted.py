@@ -13,10 +13,12 @@ import zmq
 
 from controller.contract import Scenario
 from controller.service import protocol
-from testbed.mechanisms.delegation.consult import Adviser, Consultation
-from testbed.programs.controller.control_port import ControlPort
+from controller.service.admission import said_to_controller
+from controller.service.consultation import Consultation
+from controller.service.control_port import ControlPort
+from testbed.mechanisms.delegation.adviser import Adviser
 from testbed.protocol import sockets
-from testbed.protocol.roles import said_to_controller
+from testbed.runtime.base import OPERATOR
 
 #: Whether the n-th message that a UE receives or sends gets lost.
 Loses = Callable[[int], bool]
@@ -69,9 +71,9 @@ class Consulting:
     def __init__(self, directory: Path, scenario: Scenario, policy: str, options: dict[str, object]) -> None:
         (directory / "ipc").mkdir(parents=True)
         self._directory = directory
-        self._read, self._write = os.pipe()
-        self._port = ControlPort(str(directory), [str(ue.name) for ue in scenario.ues], self._read)
-        self.consultation = Consultation(policy, options, scenario, lambda: os.write(self._write, b"x"))
+        nodes = {str(ue.name): sockets.socket_path(directory, ue.name, "control") for ue in scenario.ues}
+        self._port = ControlPort(nodes, sockets.socket_path(directory, OPERATOR, "control"))
+        self.consultation = Consultation(policy, options, scenario, self._port.wake)
         self.ues: dict[str, ConsultedUe] = {}
         self.greeted: set[str] = set()
         self._end = threading.Event()
@@ -94,16 +96,13 @@ class Consulting:
         for ue in self.ues.values():
             ue.leave()
         self._end.set()
-        os.write(self._write, b"x")
+        self._port.wake()
         self._thread.join()
         self._port.close()
-        os.close(self._read)
-        os.close(self._write)
 
     def _run(self) -> None:
         while not self._end.is_set():
-            if self._port.wait(0.5):
-                os.read(self._read, 4096)
+            self._port.wait(0.5)
             for node, frame in self._port.from_nodes():
                 message = said_to_controller(node, frame)
                 if isinstance(message, protocol.Hello):

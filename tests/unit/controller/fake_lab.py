@@ -35,7 +35,7 @@ from controller.service.protocol import (
     decode_control,
     encode,
 )
-from testbed.mechanisms.delegation.consult import Adviser
+from testbed.mechanisms.delegation.adviser import Adviser
 from testbed.protocol.client import ControlClient
 from testbed.protocol.configs import ControllerConfig, write_config, write_scenario
 from testbed.protocol.records import Event, Record, SlotRecord, decode_record

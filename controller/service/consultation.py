@@ -1,4 +1,4 @@
-"""Asking UEs over the control sockets: what a decentralised policy needs, on both sides.
+"""Asking UEs over the control sockets: what a decentralised policy needs.
 
 The controller stands for the edge. Its policy thread asks one UE at a time (:meth:`Consultation.ask`); the main loop,
 which owns the sockets, sends what is due and hands over what comes back. One question costs one message each way. A
@@ -18,10 +18,8 @@ from typing import Any
 
 import msgspec
 
-from controller.contract import DecentralisedPolicy, LocalPolicy, Scenario, UeDecision, UeName, UeObservation
-from controller.policies import registry
+from controller.contract import Scenario, UeDecision, UeName, UeObservation
 from controller.service import protocol
-from controller.service.worker import describe
 
 #: An answer takes a fraction of a millisecond, and some when the UE has to solve for a new rate.
 ANSWER_SECONDS = 0.03
@@ -131,48 +129,3 @@ class Consultation:
 
 
 _numbers = itertools.count(1)
-
-
-class Adviser:
-    """The UE's side: its part of the policy, and its answers. Used by one thread."""
-
-    def __init__(self, node: str) -> None:
-        self._node = node
-        self._number = -1
-        self._local: LocalPolicy | None = None
-        self._error = ""
-        self._last: protocol.Response | None = None
-
-    def accept(self, delegation: protocol.Delegation) -> None:
-        """Become what the controller asks for; what cannot be made is told with the next answer."""
-        if delegation.number == self._number and self._local is not None:
-            return
-        self._number, self._local, self._error, self._last = delegation.number, None, "", None
-        try:
-            policy = registry.create(delegation.policy, delegation.options)
-            if not isinstance(policy, DecentralisedPolicy):
-                raise ValueError(f"policy {delegation.policy!r} has no part for a UE")
-            local = policy.local_policy()
-            local.reset(delegation.scenario)
-        except Exception as error:  # noqa: BLE001 - a user's policy may raise anything; the controller is told
-            self._error = describe(error)
-            return
-        self._local = local
-
-    def answer(self, question: protocol.Question) -> protocol.Response:
-        """The same question gets the same answer, however often it comes."""
-        if self._last is not None and self._last.number == question.number:
-            return self._last
-        decision = None
-        error = self._error
-        if question.delegation != self._number or self._local is None:
-            error = error or "this UE has no such policy yet"
-        else:
-            try:
-                decision = self._local.respond(question.signal, question.state)
-            except Exception as refused:  # noqa: BLE001 - as above
-                error = describe(refused)
-        response = protocol.Response(self._node, question.delegation, question.number, decision, error)
-        if decision is not None:
-            self._last = response
-        return response
