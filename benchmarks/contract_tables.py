@@ -60,13 +60,18 @@ def tables() -> str:
     """All tables as Markdown."""
     parts = []
     for kind in TYPES:
-        parts += [f"**`{kind.__name__}`** {_first_sentence(kind)}".rstrip(), "", "| field | type | default | |", "|---|---|---|---|"]  # fmt: skip  # noqa: E501
-        parts += ["| " + " | ".join(_cells(row)) + " |" for row in fields(kind)]
-        parts.append("")
+        parts += [f"**`{kind.__name__}`** {first_sentence(kind)}".rstrip(), "", *table(kind), ""]
     return "\n".join(parts).rstrip()
 
 
-def _first_sentence(kind: type) -> str:
+def table(kind: type) -> list[str]:
+    """The lines of a type's table in Markdown."""
+    rows = ["| " + " | ".join(_cells(row)) + " |" for row in fields(kind)]
+    return ["| field | type | default | |", "|---|---|---|---|", *rows]
+
+
+def first_sentence(kind: type) -> str:
+    """The first paragraph of a type's docstring, in one line of Markdown."""
     text = vars(kind).get("__doc__") or ""
     return re.sub(r"\s+", " ", re.sub(r":\w+:", "", text.split("\n\n")[0])).replace("``", "`").strip()
 

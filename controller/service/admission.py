@@ -31,10 +31,10 @@ UE_CONTROL_LIMITS = Limits(message_bytes=256 << 10, bytes_per_second=512e3, burs
 #: The programs that a lab's user has not written.
 OWN_LIMITS = Limits(message_bytes=1 << 20, bytes_per_second=256e6, burst_bytes=256e6)
 
-MOST_THREADS = 64
-_MOST_EXTRA = 32
-_MOST_TEXT = 4096
-_LARGEST = 1e15
+MOST_THREADS = 64  # in a Hello
+MOST_EXTRA = 32  # counters in a report
+MOST_TEXT = 4096  # characters of a text in a Hello
+LARGEST = 1e15  # number that is believed
 
 Speaker = Literal["ue", "edge", "player"]
 
@@ -72,7 +72,7 @@ def said_to_controller(node: str, frame: bytes) -> UeSays | EdgeSays | PlayerSay
         case Hello():
             _check_hello(node, message)
         case UeReport():
-            if not set(message.stage_sum_seconds) <= set(STAGES) or len(message.extra) > _MOST_EXTRA:
+            if not set(message.stage_sum_seconds) <= set(STAGES) or len(message.extra) > MOST_EXTRA:
                 raise msgspec.DecodeError("a report with sums that nobody knows")
             _check_numbers(message, least=-1)
         case EdgeReport():
@@ -93,14 +93,14 @@ def _check_hello(node: str, hello: Hello) -> None:
     if len(hello.extra_tids) > MOST_THREADS:
         raise msgspec.DecodeError(f"it has {len(hello.extra_tids)} threads, and {MOST_THREADS} are allowed")
     texts = (hello.device, hello.device_reason, *hello.weights.values())
-    if any(len(text) > _MOST_TEXT or not text.isprintable() for text in texts):
+    if any(len(text) > MOST_TEXT or not text.isprintable() for text in texts):
         raise msgspec.DecodeError("a text that is too long, or cannot be printed")
     _check_numbers(hello, least=0)
 
 
 def _check_numbers(message: msgspec.Struct, least: float) -> None:
     for number in _numbers(message):
-        if not least <= number <= _LARGEST:  # also for nan
+        if not least <= number <= LARGEST:  # also for nan
             raise msgspec.DecodeError(f"the number {number} in a {type(message).__name__}")
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from controller.decoding import decode_frame
-from controller.service.admission import OWN_LIMITS
+from controller.service.admission import LARGEST, OWN_LIMITS
 from controller.service.node_listener import Limits
 from controller.service.protocol import EDGE, PLAYER
 from testbed.protocol.records import (
@@ -43,9 +43,6 @@ UE_RECORD_LIMITS = Limits(message_bytes=64 << 10, bytes_per_second=4e6, burst_by
 #: A player that is about to change a wire must not be held up by questions.
 CHANNEL_LIMITS = Limits(message_bytes=1 << 10, bytes_per_second=256e3, burst_bytes=64e3, read_bytes=2 << 10)
 
-
-#: The largest number that is believed.
-_LARGEST = 1e15
 
 #: What is counted by its value: the names of series, columns of tables.
 _VALUES: dict[type, dict[str, frozenset[str]]] = {
@@ -109,7 +106,7 @@ def _check_record(record: Record) -> None:
         number = getattr(record, name)
         if isinstance(number, int | float) and not (math.isnan(number) and not finite):
             least = 0 if name.endswith("_joules") else -1
-            if not least <= number <= _LARGEST:
+            if not least <= number <= LARGEST:
                 raise msgspec.DecodeError(f"the number {number} in a {type(record).__name__}")
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -49,6 +49,7 @@ class FakeLab:
 
     ``silent`` maps a node to the slots that it does not report, ``weights`` to what its Hello says of them. Each UE has
     one arrival and one completion per slot; one task stays in flight until ``drain_slots`` reports after Drain.
+    ``elsewhere`` names UEs, not the first, that somebody else plays.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class FakeLab:
         silent: Callable[[str, int], bool] = lambda node, slot: False,
         drain_slots: int = 1,
         weights: Mapping[str, dict[str, str]] = MappingProxyType({}),
+        elsewhere: Collection[str] = (),
     ) -> None:
         self.scenario = scenario or example_scenario(2, slot_seconds=0.1)
         self.directory, self.silent, self._drain_slots = directory, silent, drain_slots
         self._weights = weights
-        self.ues = [str(ue.name) for ue in self.scenario.ues]
+        self.ues = [str(ue.name) for ue in self.scenario.ues if ue.name not in elsewhere]
         self.received: dict[str, list[Control]] = {name: [] for name in (*self.ues, "edge", "player")}
         self.records: list[Record] = []
         self._end = threading.Event()
@@ -81,7 +83,7 @@ class FakeLab:
             policy=policy,
             policy_options_json=options,
             seed=7,
-            expected=tuple(self.received),
+            expected=(*self.received, *elsewhere),
             decide_deadline_seconds=deadline_seconds,
         )
         write_config(config, directory / "controller.json")
