@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.compiled import compiled
-from controller.model.outage import FORESIGHT_SECONDS, transmit
+from controller.model.carried import transmit
+from controller.model.outage import FORESIGHT_SECONDS
 
 FloatArray = NDArray[np.float64]
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.contract import ALL_ON_EDGE, Cut, Decision, Observation, Scenario, UeScenario, cut_label
+from controller.model.carried import transmit
 from controller.model.cuts import canonical_cut, device_set
-from controller.model.outage import FORESIGHT_SECONDS, transmit
+from controller.model.outage import FORESIGHT_SECONDS
 from controller.model.placed import within_placed
 from controller.simulator import tandem
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from controller.compiled import compiled
 from controller.frames import FRAME_BITS
-from controller.model.outage import FORESIGHT_SECONDS, carried_rate, outage_end, transmit
+from controller.model.carried import carried_rate, outage_end, transmit
+from controller.model.outage import FORESIGHT_SECONDS
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -10,9 +10,9 @@ import pytest
 from scipy.special import j0
 
 from controller.contract import Scenario, ShadowingLaw
+from controller.model.carried import transmit
 from controller.model.channel import Shadowing, shadowing_db
 from controller.model.channel_paths import channel_paths, jakes_series
-from controller.model.outage import transmit
 from controller.model.transfers import Transfers
 from controller.policies.examples import example_scenario
 
