@@ -1,4 +1,4 @@
-"""The tables of docs/policies.md: every field that a policy sees or decides, as controller/contract.py describes it.
+"""The tables of docs/policies.md: every field that a policy sees or decides, as controller/contract/ describes it.
 
 python -m benchmarks.contract_tables        write them
 """

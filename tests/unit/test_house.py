@@ -15,7 +15,6 @@ MOST_LINES_OF_A_FUNCTION = 60
 MOST_PARAMETERS = 8
 #: What is longer, and why it stays so.
 LONG_FILES = {
-    "controller.contract": "to be divided",
     "controller.simulator.simulate": "to be divided",
     "controller.simulator.tandem": "to be divided",
     "testbed.inference.graph": "to be divided",

@@ -1,4 +1,4 @@
-from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE
+from controller import ALL_ON_DEVICE, ALL_ON_EDGE
 from controller.policies.base import BasicPolicy
 
 

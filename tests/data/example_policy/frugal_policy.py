@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from controller.contract import ALL_ON_DEVICE, Decision, UeDecision
+from controller import ALL_ON_DEVICE, Decision, UeDecision
 from controller.model.decision import bootstrap_decision
 from controller.model.delay import chain_work
 from controller.model.energy import predict_task_joules

@@ -1,0 +1,14 @@
+"""What all types of the contract are: frozen, strict; and the names that they share."""
+
+from __future__ import annotations
+
+from typing import Literal, NewType
+
+import msgspec
+
+UeName = NewType("UeName", str)
+Codec = Literal["fp32", "fp16", "uint8"]
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all contract types: frozen, strict."""
