@@ -17,6 +17,7 @@ from controller.learning.batch import SlotBatch, run_fixed_cuts
 from controller.policies.examples import example_scenario
 from controller.simulator import tandem
 from controller.simulator.channels import ChannelStates
+from controller.simulator.in_force import InForce, StopPoints
 from controller.solvers.allocation.chain import ChainTables
 from controller.solvers.allocation.shares import allocate
 
@@ -61,20 +62,20 @@ def _event(slot_seconds: float) -> float:
     arrivals = [np.sort(rng.uniform(0, slots * slot_seconds, int(rate * slots * slot_seconds))) for _ in range(ues)]
     one = np.ones(ues)
     remote = rng.random(ues) < 0.6
-    force = tandem.InForce(
+    force = InForce(
         cut=np.zeros(ues, dtype=np.int64), head_seconds=0.01 * one, wire_bits=np.where(remote, 1e5, 0.0),
         tail_seconds=np.where(remote, 0.01, 0.0), down_bits=np.where(remote, 3.4e4, 0.0), speed=0.4 * one,
         share=0.5 * one, spectrum_up_hz=1e6 * one, down_ratio=one, most_up=np.inf * one,
         most_down=np.inf * one, power_ratio=one,
-        column=np.full(ues, -1), points=tandem.StopPoints.none(ues),
+        column=np.full(ues, -1), points=StopPoints.none(ues),
     )  # fmt: skip
-    quality = rng.uniform(1e8, 1e9, (slots, ues))
-    downlink = np.full((slots, ues), 1e7)
+    links = tandem.Links(rng.uniform(1e8, 1e9, (slots, ues)), np.full((slots, ues), 1e7), slot_seconds)
+    fixed = tandem.Fixed(0.002 * one, 0.002 * one, one, 0.3 * one, np.zeros(ues, bool), 1e5 * one)
 
     def run() -> None:
-        line = tandem.Tandem(arrivals, 0.002 * one, 0.002 * one, one, 0.3 * one, np.zeros(ues, bool), 1e5 * one)
+        line = tandem.Tandem(arrivals, fixed)
         for slot in range(slots):
-            line.advance(slot, slot * slot_seconds, (slot + 1) * slot_seconds, force, quality, downlink, slot_seconds)
+            line.advance(slot * slot_seconds, (slot + 1) * slot_seconds, force, links)
         assert np.nanmax(line.tasks[tandem.DONE]) > 0
 
     return ues * arrivals[0].size / best_seconds(run)

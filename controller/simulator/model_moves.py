@@ -20,6 +20,7 @@ from controller.model.cuts import canonical_cut, device_set
 from controller.model.outage import FORESIGHT_SECONDS
 from controller.model.placed import within_placed
 from controller.simulator import tandem
+from controller.simulator.in_force import InForce
 
 FloatArray = NDArray[np.float64]
 
@@ -116,34 +117,28 @@ class ModelMoves:
         )
         return msgspec.structs.replace(decision, ues=ues)
 
-    def hold(
-        self, run: tandem.Tandem, begin: float, end: float, force: tandem.InForce, downlink: FloatArray,
-        step_seconds: float,
-    ) -> None:  # fmt: skip
+    def hold(self, run: tandem.Tandem, begin: float, end: float, force: InForce, links: tandem.Links) -> None:
         """Before the tandem's slot: answers that leave during a download wait for the pieces before them."""
         wait = PIECE_SECONDS * (PIECES_UNDER_WAY - 0.5)
         for ue in range(len(self._devices)):
             run.free[ue, tandem.HELD_FROM] = run.free[ue, tandem.HELD_UNTIL] = math.inf
             started = self._under_way(ue, begin, end)
             if started is not None and started.bits_left > 0:
-                reached, left = self._walk(started, end, ue, force, downlink, step_seconds)
+                reached, left = self._walk(started, end, ue, force, links)
                 if left <= 0 and int(reached / self._interval_seconds + 1e-9) > started.version:
                     reached = end  # the next one follows at once
                 run.free[ue, tandem.HELD_FROM] = started.reached_seconds
                 run.free[ue, tandem.HELD_UNTIL] = reached
                 run.free[ue, tandem.HELD_SECONDS] = wait
 
-    def advance(
-        self, run: tandem.Tandem, begin: float, end: float, force: tandem.InForce, downlink: FloatArray,
-        step_seconds: float,
-    ) -> None:  # fmt: skip
+    def advance(self, run: tandem.Tandem, begin: float, end: float, force: InForce, links: tandem.Links) -> None:
         """After the tandem's slot: downloads go on beside the answers of the slot."""
         for ue, device in enumerate(self._devices):
             answered = self._answered_bits(run, ue, begin, end)
             while (download := self._under_way(ue, begin, end)) is not None:
                 download.bits_left += answered
                 answered = 0.0
-                reached, left = self._walk(download, end, ue, force, downlink, step_seconds)
+                reached, left = self._walk(download, end, ue, force, links)
                 device.download = replace(download, bits_left=left, reached_seconds=reached)
                 if left > 0:
                     break
@@ -196,7 +191,7 @@ class ModelMoves:
         return device.download
 
     def _walk(
-        self, download: _Download, end: float, ue: int, force: tandem.InForce, downlink: FloatArray, step: float
+        self, download: _Download, end: float, ue: int, force: InForce, links: tandem.Links
     ) -> tuple[float, float]:
         """(time reached, bits left) at ``end``, or when it is whole."""
         if download.reached_seconds >= end or download.bits_left <= 0:
@@ -204,8 +199,8 @@ class ModelMoves:
         # pieces are asked for one by one: a long way there and back leaves the link idle between them
         used = min(1.0, PIECES_UNDER_WAY * PIECE_SECONDS / (self._devices[ue].delay_seconds + PIECE_SECONDS))
         reached, left, _ = transmit(
-            download.reached_seconds, end, download.bits_left / used, math.nan, downlink, 1.0, ue, True,
-            force.down_ratio[ue], force.most_down[ue], self._floor[ue], step, FORESIGHT_SECONDS,
+            download.reached_seconds, end, download.bits_left / used, math.nan, links.downlink, 1.0, ue, True,
+            force.down_ratio[ue], force.most_down[ue], self._floor[ue], links.step_seconds, FORESIGHT_SECONDS,
         )  # fmt: skip
         return reached, left * used
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from controller.contract import STAGES, Scenario
 from controller.service.engine import Notice
 from controller.simulator import tandem
-from controller.simulator.model_moves import ModelMove, ModelMoves
+from controller.simulator.model_moves import ModelMove
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -185,11 +185,11 @@ class SimulationResult:
         return np.asarray(self.tasks.failed_seconds <= self.end_seconds)
 
 
-def tasks_of(run: tandem.Tandem, moves: ModelMoves | None = None) -> SimulatedTasks:
-    """The task arrays of a finished tandem, whose models moved."""
-    rows, ues = run.tasks, run.ue_of_tasks()
+def tasks_of(run: tandem.Tandem) -> SimulatedTasks:
+    """The task arrays of a finished tandem."""
+    rows = run.tasks
     return SimulatedTasks(
-        ue=ues,
+        ue=np.repeat(np.arange(run.first.size - 1), np.diff(run.first)),
         stamps=rows[tandem.ARRIVAL : tandem.DONE + 1].T.copy(),
         cut=np.where(np.isnan(rows[tandem.CUT]), -1, rows[tandem.CUT]).astype(np.int64),
         speed=rows[tandem.SPEED],
@@ -197,5 +197,4 @@ def tasks_of(run: tandem.Tandem, moves: ModelMoves | None = None) -> SimulatedTa
         compute_joules=rows[tandem.COMPUTE_JOULES],
         transmit_joules=rows[tandem.TRANSMIT_JOULES],
         failed_seconds=rows[tandem.FAILED],
-        model_version=None if moves is None else moves.versions(ues, rows[tandem.HEAD_START]),
     )

@@ -17,15 +17,16 @@ from controller.compiled import compiled
 from controller.frames import FRAME_BITS
 from controller.model.carried import carried_rate, outage_end, transmit
 from controller.model.outage import FORESIGHT_SECONDS
+from controller.simulator.in_force import InForce
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 # rows of Tandem.tasks
 ARRIVAL, HEAD_START, HEAD_END, TX_START, RECEIVED, TAIL_START, TAIL_END, DONE = range(8)
-CUT, SPEED, SHARE, BITS, TAIL_WORK, DOWN_BITS, COMPUTE_JOULES, TRANSMIT_JOULES, HEAD_SLOT, QUALITY = range(8, 18)
-FAILED = 18  # when it was given up; nan: it was not
-TASK_FIELDS = 19
+CUT, SPEED, SHARE, BITS, TAIL_WORK, DOWN_BITS, COMPUTE_JOULES, TRANSMIT_JOULES, QUALITY = range(8, 17)
+FAILED = 17  # when it was given up; nan: it was not
+TASK_FIELDS = 18
 # columns of Tandem.pointers: index of the UE's next task at each point
 NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING, NEXT_EXPIRY, ANSWERING = range(9)
 # columns of Tandem.free: when the server is free, the bits left of the frame and of the result on the air, from
@@ -40,119 +41,114 @@ DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT, DOWN_BITS_LEFT, HELD_FROM, HELD_UNTIL, 
 SLOT_FIELDS = 20
 
 
-class StopPoints(NamedTuple):
-    """Where a task may stop before its decided cut, arrays (ues, points); see UeDecision.stop_rule."""
+class Links(NamedTuple):
+    """All links of a run, see :class:`controller.solvers.allocation.chain.ChainTables`; both are (steps, ues)."""
 
-    used: IntArray  # (ues,): points that are not padding
-    gate: FloatArray  # it stops where the link quality is not below this
-    seconds: FloatArray  # of the head without encoding, on the reference core: when it looks
-    cut: IntArray
-    column: IntArray  # of the chain, for channels that are drawn per stage
-    head_seconds: FloatArray
-    wire_bits: FloatArray
-    tail_seconds: FloatArray
-    down_bits: FloatArray
-
-    @classmethod
-    def none(cls, ues: int, points: int = 1) -> StopPoints:
-        """Room for ``points``, none of them used."""
-
-        def real() -> FloatArray:
-            return np.zeros((ues, points))
-
-        def whole() -> IntArray:
-            return np.zeros((ues, points), dtype=np.int64)
-
-        return cls(np.zeros(ues, dtype=np.int64), real(), real(), whole(), whole(), real(), real(), real(), real())
+    quality: FloatArray  # of uplinks
+    downlink: FloatArray  # bit/s at the whole spectrum
+    step_seconds: float  # for which a row holds; after the last one the first follows
 
 
-class InForce(NamedTuple):
-    """The decision of a slot as the tandem needs it; arrays (ues,)."""
+class Fixed(NamedTuple):
+    """What stays the same in a run; arrays (ues,) but ``staged``."""
 
-    cut: IntArray  # an id of the caller's
-    head_seconds: FloatArray  # on the reference core
-    wire_bits: FloatArray  # 0: local
-    tail_seconds: FloatArray  # on the reference core
-    down_bits: FloatArray
-    speed: FloatArray
-    share: FloatArray
-    spectrum_up_hz: FloatArray
-    down_ratio: FloatArray  # of the downlink's whole spectrum
-    most_up: FloatArray  # bit/s that the wire carries at most, in whatever spectrum; inf: all that this gives
-    most_down: FloatArray
-    power_ratio: FloatArray  # transmit power over its nominal value
-    column: IntArray  # of the decided cut in its chain, for channels that are drawn per stage
-    points: StopPoints
+    up_delay: FloatArray  # seconds, one way
+    down_delay: FloatArray
+    kappa: FloatArray  # joules per second and cubed speed
+    transmit_watts: FloatArray  # nominal
+    linear: NDArray[np.bool_]  # whose link quality is bit/s per hertz, not a power ratio
+    floor: FloatArray  # bit/s under which a link is in an outage
+    #: (tasks, cuts): link quality of each task at each cut of its chain, drawn per stage; nan: it is the trace's
+    staged: FloatArray = np.empty((0, 1))
+    foresight_seconds: float = FORESIGHT_SECONDS  # in which the end of an outage is seen
+    #: Tasks that are older are given up, as in the lab: at the head of the device queue, on the way to the edge, and by
+    #: the edge before a tail that would end too late.
+    timeout_seconds: float = np.inf
+
+
+class _Progress(NamedTuple):
+    tasks: FloatArray  # (TASK_FIELDS, tasks), by UE and arrival
+    first: IntArray  # (ues + 1,): of each UE
+    pointers: IntArray  # (ues, 9)
+    free: FloatArray  # (ues, 10)
 
 
 @compiled
-def _stop(ue, j, start, points, staged, quality, speed, step_seconds):  # type: ignore[no-untyped-def]
+def _stop(ue, j, start, links, fixed, force):  # type: ignore[no-untyped-def]
     """The point at which task ``j`` stops by what it sees of the channel on its way, -1 if it goes on to its cut."""
+    points = force.points
     for point in range(points.used[ue]):
         seen = np.nan
-        if staged.shape[0] > 0:
-            seen = staged[j, points.column[ue, point]]
+        if fixed.staged.shape[0] > 0:
+            seen = fixed.staged[j, points.column[ue, point]]
         if seen != seen:
-            now = start + points.seconds[ue, point] / speed
-            seen = quality[int(now / step_seconds + 1e-9) % quality.shape[0], ue]
+            now = start + points.seconds[ue, point] / force.speed[ue]
+            seen = links.quality[int(now / links.step_seconds + 1e-9) % links.quality.shape[0], ue]
         if seen >= points.gate[ue, point]:
             return point
     return -1
 
 
 @compiled
-def _advance(  # type: ignore[no-untyped-def]
-    slot, begin, end, tasks, first, pointers, free, quality, downlink, step_seconds, linear, floor, foresight, kappa,
-    watts, up_delay, down_delay, cut, head_seconds, wire_bits, tail_seconds, down_bits, speed, share, spectrum,
-    down_ratio, most_up, most_down, power, column, points, staged, timeout, out,
-):  # fmt: skip
-    steps = quality.shape[0]
-    for ue in range(cut.shape[0]):
-        base, last = first[ue], first[ue + 1]
-        for field in range(SLOT_FIELDS):
-            out[ue, field] = 0.0
-        # heads that start in this slot
+def _complete(tasks, j, ue, out):  # type: ignore[no-untyped-def]
+    out[ue, COMPLETED] += 1
+    out[ue, DELAY_SUM] += tasks[DONE, j] - tasks[ARRIVAL, j]
+    for stage in range(7):
+        out[ue, UE_QUEUE + stage] += tasks[ARRIVAL + stage + 1, j] - tasks[ARRIVAL + stage, j]
+
+
+@compiled
+def _heads(end, progress, links, fixed, force, out):  # type: ignore[no-untyped-def]
+    """Start heads."""
+    tasks, pointers, free = progress.tasks, progress.pointers, progress.free
+    for ue in range(out.shape[0]):
+        last = progress.first[ue + 1]
         j = pointers[ue, NEXT_HEAD]
         while j < last:
             start = max(tasks[ARRIVAL, j], free[ue, DEVICE])
             if start >= end:
                 break
-            if start - tasks[ARRIVAL, j] > timeout:  # the device does not begin with it
+            if start - tasks[ARRIVAL, j] > fixed.timeout_seconds:  # the device does not begin with it
                 tasks[FAILED, j] = start
                 tasks[BITS, j] = 0.0
                 out[ue, FAILURES] += 1
                 j += 1
                 continue
-            point = _stop(ue, j, start, points, staged, quality, speed[ue], step_seconds)
+            point = _stop(ue, j, start, links, fixed, force) if force.points.used[ue] > 0 else -1
             tasks[HEAD_START, j] = start
-            tasks[SPEED, j] = speed[ue]
+            tasks[SPEED, j] = force.speed[ue]
             if point >= 0:
-                seconds = points.head_seconds[ue, point] / speed[ue]
-                bits = points.wire_bits[ue, point]
-                tasks[CUT, j] = points.cut[ue, point]
-                tasks[TAIL_WORK, j] = points.tail_seconds[ue, point]
-                tasks[DOWN_BITS, j] = points.down_bits[ue, point]
-                drawn = points.column[ue, point]
+                seconds = force.points.head_seconds[ue, point] / force.speed[ue]
+                bits = force.points.wire_bits[ue, point]
+                tasks[CUT, j] = force.points.cut[ue, point]
+                tasks[TAIL_WORK, j] = force.points.tail_seconds[ue, point]
+                tasks[DOWN_BITS, j] = force.points.down_bits[ue, point]
+                drawn = force.points.column[ue, point]
             else:
-                seconds = head_seconds[ue] / speed[ue]
-                bits = wire_bits[ue]
-                tasks[CUT, j] = cut[ue]
-                tasks[TAIL_WORK, j] = tail_seconds[ue]
-                tasks[DOWN_BITS, j] = down_bits[ue]
-                drawn = column[ue]
-            if staged.shape[0] > 0 and drawn >= 0:
-                tasks[QUALITY, j] = staged[j, drawn]
+                seconds = force.head_seconds[ue] / force.speed[ue]
+                bits = force.wire_bits[ue]
+                tasks[CUT, j] = force.cut[ue]
+                tasks[TAIL_WORK, j] = force.tail_seconds[ue]
+                tasks[DOWN_BITS, j] = force.down_bits[ue]
+                drawn = force.column[ue]
+            if fixed.staged.shape[0] > 0 and drawn >= 0:
+                tasks[QUALITY, j] = fixed.staged[j, drawn]
             tasks[HEAD_END, j] = start + seconds
             tasks[BITS, j] = bits
-            tasks[COMPUTE_JOULES, j] = kappa[ue] * speed[ue] ** 3 * seconds
-            tasks[HEAD_SLOT, j] = slot
+            tasks[COMPUTE_JOULES, j] = fixed.kappa[ue] * force.speed[ue] ** 3 * seconds
             free[ue, DEVICE] = start + seconds
             if bits <= 0.0:
                 for stamp in range(TX_START, DONE + 1):
                     tasks[stamp, j] = start + seconds
             j += 1
         pointers[ue, NEXT_HEAD] = j
-        # heads that end in it: energy, and local tasks complete
+
+
+@compiled
+def _end_heads(end, progress, out):  # type: ignore[no-untyped-def]
+    """End heads: their energy is charged, and local tasks complete."""
+    tasks, pointers = progress.tasks, progress.pointers
+    for ue in range(out.shape[0]):
         j = pointers[ue, NEXT_HEAD_END]
         while j < pointers[ue, NEXT_HEAD] and not tasks[HEAD_END, j] > end:
             if tasks[HEAD_START, j] != tasks[HEAD_START, j]:  # given up in the device queue
@@ -163,13 +159,20 @@ def _advance(  # type: ignore[no-untyped-def]
                 _complete(tasks, j, ue, out)
             j += 1
         pointers[ue, NEXT_HEAD_END] = j
-        # transfers
+
+
+@compiled
+def _transfers(begin, end, progress, links, fixed, force, out):  # type: ignore[no-untyped-def]
+    """Send what heads made."""
+    tasks, pointers, free = progress.tasks, progress.pointers, progress.free
+    for ue in range(out.shape[0]):
+        watts = fixed.transmit_watts[ue] * force.power_ratio[ue]
         j = pointers[ue, NEXT_TX]
         while j < pointers[ue, NEXT_HEAD]:
             if tasks[BITS, j] <= 0.0:
                 j += 1
                 continue
-            expiry = tasks[ARRIVAL, j] + timeout
+            expiry = tasks[ARRIVAL, j] + fixed.timeout_seconds
             if pointers[ue, SENDING] == 1:
                 start = begin
             else:
@@ -184,20 +187,10 @@ def _advance(  # type: ignore[no-untyped-def]
                 free[ue, SILENT] = 0.0
                 pointers[ue, SENDING] = 1
             now, left, silent = transmit(
-                start,
-                min(end, expiry),
-                free[ue, BITS_LEFT],
-                tasks[QUALITY, j],
-                quality,
-                power[ue],
-                ue,
-                linear[ue],
-                spectrum[ue],
-                most_up[ue],
-                floor[ue],
-                step_seconds,
-                foresight,
-            )
+                start, min(end, expiry), free[ue, BITS_LEFT], tasks[QUALITY, j], links.quality, force.power_ratio[ue],
+                ue, fixed.linear[ue], force.spectrum_up_hz[ue], force.most_up[ue], fixed.floor[ue], links.step_seconds,
+                fixed.foresight_seconds,
+            )  # fmt: skip
             free[ue, BITS_LEFT] = left
             free[ue, SILENT] += silent
             if left > 0.0 and expiry > end:
@@ -205,17 +198,23 @@ def _advance(  # type: ignore[no-untyped-def]
             pointers[ue, SENDING] = 0
             if left > 0.0:  # given up on the air
                 free[ue, LINK] = expiry
-                tasks[TRANSMIT_JOULES, j] = watts[ue] * power[ue] * (expiry - tasks[TX_START, j] - free[ue, SILENT])
+                tasks[TRANSMIT_JOULES, j] = watts * (expiry - tasks[TX_START, j] - free[ue, SILENT])
                 out[ue, TRANSMIT] += tasks[TRANSMIT_JOULES, j]
                 j += 1
                 continue
             free[ue, LINK] = now
-            tasks[RECEIVED, j] = now + up_delay[ue]
-            tasks[TRANSMIT_JOULES, j] = watts[ue] * power[ue] * (now - tasks[TX_START, j] - free[ue, SILENT])
+            tasks[RECEIVED, j] = now + fixed.up_delay[ue]
+            tasks[TRANSMIT_JOULES, j] = watts * (now - tasks[TX_START, j] - free[ue, SILENT])
             out[ue, TRANSMIT] += tasks[TRANSMIT_JOULES, j]
             j += 1
         pointers[ue, NEXT_TX] = j
-        # tails that start in this slot
+
+
+@compiled
+def _tails(end, progress, fixed, force, out):  # type: ignore[no-untyped-def]
+    """Start tails."""
+    tasks, pointers, free = progress.tasks, progress.pointers, progress.free
+    for ue in range(out.shape[0]):
         j = pointers[ue, NEXT_TAIL]
         while j < pointers[ue, NEXT_TX]:
             if tasks[BITS, j] <= 0.0 or tasks[RECEIVED, j] != tasks[RECEIVED, j]:
@@ -224,19 +223,27 @@ def _advance(  # type: ignore[no-untyped-def]
             start = max(tasks[RECEIVED, j], free[ue, EDGE])
             if start >= end:
                 break
-            if start + tasks[TAIL_WORK, j] / share[ue] > tasks[ARRIVAL, j] + timeout:  # the edge drops it
-                if start <= tasks[ARRIVAL, j] + timeout:
+            expiry = tasks[ARRIVAL, j] + fixed.timeout_seconds
+            if start + tasks[TAIL_WORK, j] / force.share[ue] > expiry:  # the edge drops it
+                if start <= expiry:
                     tasks[FAILED, j] = start
                     out[ue, FAILURES] += 1
                 j += 1
                 continue
             tasks[TAIL_START, j] = start
-            tasks[TAIL_END, j] = start + tasks[TAIL_WORK, j] / share[ue]
-            tasks[SHARE, j] = share[ue]
+            tasks[TAIL_END, j] = start + tasks[TAIL_WORK, j] / force.share[ue]
+            tasks[SHARE, j] = force.share[ue]
             free[ue, EDGE] = tasks[TAIL_END, j]
             j += 1
         pointers[ue, NEXT_TAIL] = j
-        # results
+
+
+@compiled
+def _results(begin, end, progress, links, fixed, force):  # type: ignore[no-untyped-def]
+    """Send results."""
+    tasks, pointers, free = progress.tasks, progress.pointers, progress.free
+    for ue in range(pointers.shape[0]):
+        ratio, most = force.down_ratio[ue], force.most_down[ue]
         j = pointers[ue, NEXT_DOWN]
         while j < pointers[ue, NEXT_TAIL]:
             if tasks[BITS, j] <= 0.0 or tasks[TAIL_END, j] != tasks[TAIL_END, j]:
@@ -250,134 +257,128 @@ def _advance(  # type: ignore[no-untyped-def]
                     break
                 if free[ue, HELD_FROM] <= start < free[ue, HELD_UNTIL]:
                     start += free[ue, HELD_SECONDS]
-                number = int(start / step_seconds + 1e-9)
-                if min(downlink[number % steps, ue] * down_ratio[ue], most_down[ue]) < floor[ue]:
+                number = int(start / links.step_seconds + 1e-9)
+                if min(links.downlink[number % links.downlink.shape[0], ue] * ratio, most) < fixed.floor[ue]:
                     back = outage_end(
-                        number,
-                        downlink,
-                        1.0,
-                        ue,
-                        True,
-                        down_ratio[ue],
-                        most_down[ue],
-                        floor[ue],
-                        step_seconds,
-                        foresight,
-                    )
+                        number, links.downlink, 1.0, ue, True, ratio, most, fixed.floor[ue], links.step_seconds,
+                        fixed.foresight_seconds,
+                    )  # fmt: skip
                     # its first packet leaves, where nothing left just before, and is paid for when the outage is over
                     if back < np.inf and start > free[ue, DOWNLINK] and tasks[DOWN_BITS, j] <= FRAME_BITS:
-                        tasks[DONE, j] = start + down_delay[ue]
+                        tasks[DONE, j] = start + fixed.down_delay[ue]
                         free[ue, DOWNLINK] = back
                         j += 1
                         continue
                 pointers[ue, ANSWERING] = 1
                 free[ue, DOWN_BITS_LEFT] = tasks[DOWN_BITS, j]
             now, left, _ = transmit(
-                start, end, free[ue, DOWN_BITS_LEFT], np.nan, downlink, 1.0, ue, True, down_ratio[ue],
-                most_down[ue], floor[ue], step_seconds, foresight,
+                start, end, free[ue, DOWN_BITS_LEFT], np.nan, links.downlink, 1.0, ue, True, ratio, most,
+                fixed.floor[ue], links.step_seconds, fixed.foresight_seconds,
             )  # fmt: skip
             free[ue, DOWN_BITS_LEFT] = left
             if left > 0.0:
                 break
             pointers[ue, ANSWERING] = 0
             free[ue, DOWNLINK] = now
-            tasks[DONE, j] = now + down_delay[ue]
+            tasks[DONE, j] = now + fixed.down_delay[ue]
             j += 1
         pointers[ue, NEXT_DOWN] = j
+
+
+@compiled
+def _arrive(end, progress, fixed, out):  # type: ignore[no-untyped-def]
+    """Complete tasks whose result has arrived in time."""
+    tasks, pointers = progress.tasks, progress.pointers
+    for ue in range(out.shape[0]):
         j = pointers[ue, NEXT_DONE]
         while j < pointers[ue, NEXT_DOWN]:
             if tasks[BITS, j] > 0.0:
                 if tasks[DONE, j] > end:
                     break
-                if tasks[DONE, j] <= tasks[ARRIVAL, j] + timeout:
+                if tasks[DONE, j] <= tasks[ARRIVAL, j] + fixed.timeout_seconds:
                     _complete(tasks, j, ue, out)
             j += 1
         pointers[ue, NEXT_DONE] = j
-        # tasks whose head has begun and that have no answer in time; those in the device queue fail at its head
+
+
+@compiled
+def _expire(end, progress, fixed, out):  # type: ignore[no-untyped-def]
+    """Give up tasks whose head has begun and that have no answer in time; who waits for it fails as it would begin."""
+    tasks, pointers = progress.tasks, progress.pointers
+    for ue in range(out.shape[0]):
         j = pointers[ue, NEXT_EXPIRY]
-        while j < pointers[ue, NEXT_HEAD] and tasks[ARRIVAL, j] + timeout <= end:
-            expiry = tasks[ARRIVAL, j] + timeout
+        while j < pointers[ue, NEXT_HEAD] and tasks[ARRIVAL, j] + fixed.timeout_seconds <= end:
+            expiry = tasks[ARRIVAL, j] + fixed.timeout_seconds
             over = tasks[DONE, j] <= expiry or tasks[FAILED, j] == tasks[FAILED, j]
             if tasks[BITS, j] > 0.0 and not over:
                 tasks[FAILED, j] = max(expiry, tasks[HEAD_END, j])
                 out[ue, FAILURES] += 1
             j += 1
         pointers[ue, NEXT_EXPIRY] = j
-        _report(ue, begin, end, tasks, base, last, pointers, free, out)
-        # mean rate over the slot, by the steps that begin in it
-        number = int(begin / step_seconds + 1e-9)
-        count = 0
-        while number * step_seconds < end - 1e-9 or count == 0:
-            out[ue, RATE] += carried_rate(
-                quality[number % steps, ue], power[ue], linear[ue], spectrum[ue], most_up[ue], floor[ue]
-            )
+
+
+@compiled
+def _mean_rate(begin, end, links, fixed, force, out):  # type: ignore[no-untyped-def]
+    """Rate of an uplink in bit/s, the mean over a slot by the steps that begin in it."""
+    for ue in range(out.shape[0]):
+        power, spectrum, most = force.power_ratio[ue], force.spectrum_up_hz[ue], force.most_up[ue]
+        total, count = 0.0, 0
+        steps = links.quality.shape[0]
+        number = int(begin / links.step_seconds + 1e-9)
+        while number * links.step_seconds < end - 1e-9 or count == 0:
+            quality = links.quality[number % steps, ue]
+            total += carried_rate(quality, power, fixed.linear[ue], spectrum, most, fixed.floor[ue])
             number += 1
             count += 1
-        out[ue, RATE] /= count
-        pending = out[ue, BACKLOG_SECONDS]
-        out[ue, BACKLOG_SECONDS] = pending / share[ue]
+        out[ue, RATE] = total / count
 
 
 @compiled
-def _complete(tasks, j, ue, out):  # type: ignore[no-untyped-def]
-    out[ue, COMPLETED] += 1
-    out[ue, DELAY_SUM] += tasks[DONE, j] - tasks[ARRIVAL, j]
-    for stage in range(7):
-        out[ue, UE_QUEUE + stage] += tasks[ARRIVAL + stage + 1, j] - tasks[ARRIVAL + stage, j]
-
-
-@compiled
-def _report(ue, begin, end, tasks, base, last, pointers, free, out):  # type: ignore[no-untyped-def]
+def _report(begin, end, progress, out):  # type: ignore[no-untyped-def]
     """Arrivals of the slot and what is queued at its end."""
-    # arrivals are sorted: bisect for the slot's borders
-    low, high = base, last
-    while low < high:
-        middle = (low + high) // 2
-        if tasks[ARRIVAL, middle] < begin:
-            low = middle + 1
-        else:
-            high = middle
-    before = low
-    high = last
-    while low < high:
-        middle = (low + high) // 2
-        if tasks[ARRIVAL, middle] < end:
-            low = middle + 1
-        else:
-            high = middle
-    out[ue, ARRIVED] = low - before
-    out[ue, QUEUED_DEVICE] = low - pointers[ue, NEXT_HEAD]
-    in_device = pointers[ue, NEXT_HEAD] - pointers[ue, NEXT_HEAD_END]  # at most one, and none has failed
-    in_flight = out[ue, QUEUED_DEVICE] + in_device
-    for j in range(pointers[ue, NEXT_DONE], pointers[ue, NEXT_HEAD_END]):
-        if tasks[BITS, j] <= 0.0 or (j < pointers[ue, NEXT_DOWN] and tasks[DONE, j] <= end):
-            continue
-        if tasks[FAILED, j] <= end:
-            continue
-        in_flight += 1
-        if j >= pointers[ue, NEXT_TX]:
-            out[ue, QUEUED_TX] += 1
-            sending = j == pointers[ue, NEXT_TX] and pointers[ue, SENDING] == 1
-            out[ue, BACKLOG_BITS] += free[ue, BITS_LEFT] if sending else tasks[BITS, j]
-        elif j >= pointers[ue, NEXT_TAIL]:
-            out[ue, QUEUED_EDGE] += 1
-            out[ue, BACKLOG_SECONDS] += tasks[TAIL_WORK, j]
-    out[ue, IN_FLIGHT] = in_flight
+    tasks, pointers, free = progress.tasks, progress.pointers, progress.free
+    for ue in range(out.shape[0]):
+        first = progress.first[ue]
+        arrivals = tasks[ARRIVAL, first : progress.first[ue + 1]]
+        arrived = first + np.searchsorted(arrivals, end)
+        out[ue, ARRIVED] = arrived - first - np.searchsorted(arrivals, begin)
+        out[ue, QUEUED_DEVICE] = arrived - pointers[ue, NEXT_HEAD]
+        in_device = pointers[ue, NEXT_HEAD] - pointers[ue, NEXT_HEAD_END]  # at most one, and none has failed
+        in_flight = out[ue, QUEUED_DEVICE] + in_device
+        for j in range(pointers[ue, NEXT_DONE], pointers[ue, NEXT_HEAD_END]):
+            answered = j < pointers[ue, NEXT_DOWN] and tasks[DONE, j] <= end
+            if tasks[BITS, j] <= 0.0 or answered or tasks[FAILED, j] <= end:
+                continue
+            in_flight += 1
+            if j >= pointers[ue, NEXT_TX]:
+                out[ue, QUEUED_TX] += 1
+                sending = j == pointers[ue, NEXT_TX] and pointers[ue, SENDING] == 1
+                out[ue, BACKLOG_BITS] += free[ue, BITS_LEFT] if sending else tasks[BITS, j]
+            elif j >= pointers[ue, NEXT_TAIL]:
+                out[ue, QUEUED_EDGE] += 1
+                out[ue, BACKLOG_SECONDS] += tasks[TAIL_WORK, j]
+        out[ue, IN_FLIGHT] = in_flight
+
+
+@compiled
+def _advance(begin, end, progress, links, fixed, force, out):  # type: ignore[no-untyped-def]
+    _heads(end, progress, links, fixed, force, out)
+    _end_heads(end, progress, out)
+    _transfers(begin, end, progress, links, fixed, force, out)
+    _tails(end, progress, fixed, force, out)
+    _results(begin, end, progress, links, fixed, force)
+    _arrive(end, progress, fixed, out)
+    _expire(end, progress, fixed, out)
+    _report(begin, end, progress, out)
+    _mean_rate(begin, end, links, fixed, force, out)
+    out[:, BACKLOG_SECONDS] /= force.share
 
 
 class Tandem:
     """All tasks of a run and where each UE stands. Call :meth:`advance` slot by slot, in order."""
 
-    def __init__(self, arrivals: list[FloatArray], up_delay: FloatArray, down_delay: FloatArray, kappa: FloatArray,
-                 transmit_watts: FloatArray, linear: NDArray[np.bool_], floor: FloatArray,
-                 staged: FloatArray | None = None, foresight_seconds: float = FORESIGHT_SECONDS,
-                 timeout_seconds: float = np.inf) -> None:  # fmt: skip
-        """``arrivals`` holds one sorted array of times per UE; the rest is (ues,). Raises ValueError if not sorted.
-
-        ``staged`` (tasks, cuts): link quality of each task at each cut of its chain, where it is drawn per stage; nan
-        where it comes from the trace. ``timeout_seconds``: tasks that are older are given up, as in the lab: at the
-        head of the device queue, on the way to the edge, and by the edge before a tail that would end too late.
-        """
+    def __init__(self, arrivals: list[FloatArray], fixed: Fixed) -> None:
+        """``arrivals`` holds one sorted array of times per UE. Raises ValueError if it is not sorted."""
         for index, times in enumerate(arrivals):
             if times.size and (np.any(np.diff(times) < 0) or times[0] < 0):
                 raise ValueError(f"arrival times of UE {index} must be sorted and not negative")
@@ -386,25 +387,14 @@ class Tandem:
         self.tasks: FloatArray = np.full((TASK_FIELDS, int(self.first[-1])), np.nan)
         self.tasks[ARRIVAL] = np.concatenate(arrivals) if arrivals else []
         self.tasks[TRANSMIT_JOULES] = 0.0
-        ues = len(arrivals)
-        self.pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 9, axis=1)
-        self.pointers[:, [SENDING, ANSWERING]] = 0
-        self.free: FloatArray = np.zeros((ues, 10))
-        self._constants = (linear, floor, foresight_seconds, kappa, transmit_watts, up_delay, down_delay)
-        self._timeout = timeout_seconds
-        self._staged: FloatArray = np.empty((0, 1)) if staged is None else staged
+        pointers: IntArray = np.repeat(self.first[:-1, np.newaxis], 9, axis=1)
+        pointers[:, [SENDING, ANSWERING]] = 0
+        self.free: FloatArray = np.zeros((len(arrivals), 10))
+        self._progress = _Progress(self.tasks, self.first, pointers, self.free)
+        self._fixed = fixed
 
-    def advance(self, slot: int, begin: float, end: float, decision: InForce, quality: FloatArray,
-                downlink: FloatArray, step_seconds: float) -> FloatArray:  # fmt: skip
-        """One slot. ``quality`` and ``downlink`` are (steps, ues), see ChainTables. Returns (ues, SLOT_FIELDS)."""
-        out = np.empty((self.free.shape[0], SLOT_FIELDS))
-        linear, floor, foresight, kappa, watts, up_delay, down_delay = self._constants
-        _advance(
-            slot, begin, end, self.tasks, self.first, self.pointers, self.free, quality, downlink, step_seconds,
-            linear, floor, foresight, kappa, watts, up_delay, down_delay, *decision, self._staged, self._timeout, out,
-        )  # fmt: skip
+    def advance(self, begin: float, end: float, decision: InForce, links: Links) -> FloatArray:
+        """One slot. Returns (ues, SLOT_FIELDS)."""
+        out = np.zeros((self.free.shape[0], SLOT_FIELDS))
+        _advance(begin, end, self._progress, links, self._fixed, decision, out)
         return out
-
-    def ue_of_tasks(self) -> IntArray:
-        """UE index of every task, (tasks,)."""
-        return np.repeat(np.arange(self.first.size - 1), np.diff(self.first))

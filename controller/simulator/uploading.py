@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 from controller.contract import Decision, Observation, Scenario, UeDecision, cut_label
 from controller.model.older_tasks import tail_share
 from controller.model.outage import OUTAGE_BITS_PER_SECOND
-from controller.model.radio import rates
+from controller.model.radio import is_coupled, rates
 from controller.model.uploading import UploadWork, edge_nodes, uploads_of
 from controller.simulator import tandem
 from controller.simulator.channels import ChannelStates
+from controller.simulator.model_moves import ModelMove
 from controller.simulator.result import SimulatedTasks
 from controller.simulator.upload_task import Capacities, UploadTask
+from controller.simulator.world import refuse_stop_rules
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 _Content = tuple[str, str]  # model, node
 
 
@@ -72,8 +75,10 @@ class _Cache:
             del self._layers[min(idle, key=lambda key: self._layers[key].last_used)]
 
 
-class UploadingLab:
-    """All tasks of a run and where each UE stands. Call :meth:`advance` slot by slot, in order."""
+class UploadingWorld:
+    """All tasks of a run and where each UE stands: a :class:`controller.simulator.world.World`."""
+
+    _decision: Decision
 
     def __init__(
         self,
@@ -120,7 +125,16 @@ class UploadingLab:
             ues.append(msgspec.structs.replace(ue, cached_nodes=cached, upload_progress_ratio=progress))
         return msgspec.structs.replace(observation, ues=tuple(ues))
 
-    def label_of(self, choice: UeDecision) -> int:
+    def take(self, decision: Decision) -> IntArray:
+        if is_coupled(self._scenario.radio):
+            refuse_stop_rules(decision)
+        self._decision = decision
+        return np.array([self._label_of(choice) for choice in decision.ues], dtype=np.int64)
+
+    def updates(self) -> tuple[ModelMove, ...]:
+        return ()
+
+    def _label_of(self, choice: UeDecision) -> int:
         """Number of its cut's label."""
         label = cut_label(choice.cut)
         if label not in self._labels:
@@ -131,8 +145,8 @@ class UploadingLab:
     def labels(self) -> list[str]:
         return self._labels
 
-    def advance(self, begin: float, end: float, decision: Decision) -> FloatArray:
-        """One slot. Returns (ues, SLOT_FIELDS) as :class:`controller.simulator.tandem.Tandem` does."""
+    def advance(self, begin: float, end: float) -> FloatArray:
+        decision = self._decision
         steps = self._steps(begin, end, decision)
         while True:
             starts = [self._next_start(index) for index in range(len(self._serving))]
@@ -230,7 +244,7 @@ class UploadingLab:
         task = UploadTask(
             work, [name in there for name in work.names], missing, choice.upload_order == "serial", arrival, moment
         )
-        self.label_of(choice)
+        self._label_of(choice)
         served = _Served(number, task, choice, cut_label(choice.cut), needs)
         self._serving[index] = served
         self._served[index].append(served)

@@ -15,8 +15,6 @@ MOST_LINES_OF_A_FUNCTION = 60
 MOST_PARAMETERS = 8
 #: What is longer, and why it stays so.
 LONG_FILES = {
-    "controller.simulator.simulate": "to be divided",
-    "controller.simulator.tandem": "to be divided",
     "testbed.inference.graph": "to be divided",
     "testbed.lab.lab": "to be divided",
     "testbed.labfile.schema": "to be divided",
@@ -28,8 +26,6 @@ LONG_FILES = {
 }
 LONG_FUNCTIONS = {
     "controller.learning.ppo:learn": "to be divided",
-    "controller.simulator.simulate:simulate": "to be divided",
-    "controller.simulator.tandem:_advance": "one pass over a UE's tasks, compiled",
     "controller.solvers.allocation.general:_build": "one cone programme, written down",
     "controller.solvers.allocation.interior:solve_exact": "one interior-point iteration, compiled",
     "controller.solvers.allocation.shares:share_slot": "steps on shared scratch arrays, compiled",
@@ -43,8 +39,7 @@ MANY_PARAMETERS = {
     "testbed.front.verbs:simulate": "the options of a command",
     "controller.learning.ppo:train_game": "to be divided",
     "controller.policies.lymdo:__init__": "the options of a lab file",
-    "controller.simulator.simulate:simulate": "to be divided",
-    "controller.simulator.tandem:__init__": "to be divided",
+    "controller.simulator.simulate:simulate": "the options of a run",
     "controller.solvers.dag.game:settle": "to be divided",
     "testbed.monitoring.bringup:start_monitoring": "to be divided",
     "testbed.records.manifest:describe_run": "to be divided",
