@@ -27,16 +27,7 @@ from controller.service.protocol import Message, Status, encode
 from testbed import interrupts
 from testbed.errors import HostError, InputError, TestbedError, first_line
 from testbed.lab.lab_configs import ConfigMaker
-from testbed.lab.plan import (
-    AwaitReady,
-    CreateNodes,
-    CreateWires,
-    MakeRealtime,
-    Plan,
-    Program,
-    RuntimeName,
-    StartPrograms,
-)
+from testbed.lab.plan import RADIO, READY_SECONDS, Plan, Program, RuntimeName
 from testbed.lab.prepare import Ingredients
 from testbed.labfile.channels import peak_states
 from testbed.labfile.policy import Notify
@@ -113,7 +104,6 @@ class Lab:
     def create(cls, ingredients: Ingredients, runtime: Runtime, notify: Notify) -> Lab:
         """Carry out the plan. On any error (Ctrl-C included) what was made is removed again, and the error goes on."""
         topology, plan = ingredients.topology, ingredients.plan
-        nodes = next(action.nodes for action in plan.actions if isinstance(action, CreateNodes))
         state = LabState(
             name=topology.name,
             run_id=ingredients.run_id,
@@ -122,7 +112,7 @@ class Lab:
             run_directory=str(ingredients.run_directory),
             created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             resolved_lab=topology.normalised(),
-            nodes=nodes,
+            nodes=plan.nodes,
         )
         lab = cls(state, runtime)
         try:
@@ -133,30 +123,24 @@ class Lab:
         return lab
 
     def _carry_out(self, ingredients: Ingredients, notify: Notify) -> None:
-        topology = ingredients.topology
-        for action in ingredients.plan.actions:
-            match action:
-                case CreateNodes(nodes):
-                    notify(f"creating {len(nodes)} nodes")
-                    self.prewarm(topology, ingredients.folder)
-                    self.runtime.create(nodes)
-                    self._write_state()
-                    write_scenario(ingredients.scenario, self.directory / SHARED / "scenario.json")
-                    self._begin_monitoring(topology, notify)
-                case CreateWires(radio, wires):
-                    notify(f"connecting {len(wires)} wires")
-                    connect(wires, self.runtime.netns_name, radio=radio)
-                case StartPrograms():
-                    notify(f"starting {len(action.programs)} programs")
-                    self.runtime.start(self._configure(ingredients, action))
-                case AwaitReady(nodes, timeout_seconds):
-                    notify(f"waiting until {len(nodes)} nodes are ready")
-                    self.await_ready(timeout_seconds)
-                    self._await_monitoring(notify)
-                case MakeRealtime(nodes, priority):
-                    if note := unlimited():
-                        notify(f"warning: {note}")
-                    self._make_realtime(nodes, priority)
+        topology, plan = ingredients.topology, ingredients.plan
+        notify(f"creating {len(plan.nodes)} nodes")
+        self.prewarm(topology, ingredients.folder)
+        self.runtime.create(plan.nodes)
+        self._write_state()
+        write_scenario(ingredients.scenario, self.directory / SHARED / "scenario.json")
+        self._begin_monitoring(topology, notify)
+        notify(f"connecting {len(plan.wires)} wires")
+        connect(plan.wires, self.runtime.netns_name, radio=RADIO)
+        notify(f"starting {len(plan.programs)} programs")
+        self.runtime.start(self._configure(ingredients))
+        notify(f"waiting until {len(plan.ready)} nodes are ready")
+        self.await_ready(READY_SECONDS)
+        self._await_monitoring(notify)
+        if note := unlimited():
+            notify(f"warning: {note}")
+        for group in plan.realtime:
+            self._make_realtime(group.nodes, group.priority)
 
     def prewarm(self, topology: Topology, folder: Path) -> None:
         """Start loading what the agents need; ``folder``: the lab file's."""
@@ -197,10 +181,10 @@ class Lab:
         self.state = msgspec.structs.replace(self.state, urls=monitoring.urls)
         self._write_state()
 
-    def _configure(self, ingredients: Ingredients, action: StartPrograms) -> list[ProcessSpec]:
+    def _configure(self, ingredients: Ingredients) -> list[ProcessSpec]:
         maker = ConfigMaker(ingredients, self.directory, self.runtime.netns_name("radio"), self._cpu_groups())
         specs: list[ProcessSpec] = []
-        for program in action.programs:
+        for program in ingredients.plan.programs:
             path = self.directory / "config" / f"{program.node}.json"
             write_config(maker.config_of(program), path)
             specs.append(ProcessSpec(program.node, program.module, path, program.needs_torch))
@@ -336,8 +320,7 @@ class Lab:
     def dead_programs(self, plan: Plan) -> list[Program]:
         """Programs of the plan of which no process runs; one that waits to be told its program does not."""
         running = {process.node for process in self.runtime.processes() if process.running and process.program}
-        programs = next(action.programs for action in plan.actions if isinstance(action, StartPrograms))
-        return [program for program in programs if program.node not in running]
+        return [program for program in plan.programs if program.node not in running]
 
     def restart(self, programs: Sequence[Program], priority: int) -> None:
         """Start programs again from the configs that are there, and wait until they are ready. Raises TestbedError."""

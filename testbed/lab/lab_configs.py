@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from testbed.lab.plan import PLAYER_PRIORITY, AwaitReady, CreateWires, Program
+from testbed.lab.plan import PLAYER_PRIORITY, Program
 from testbed.lab.prepare import Ingredients
 from testbed.labfile.channels import LinkTraceKind
 from testbed.labfile.scenario import arrivals_of, profile_key, uploading_of
@@ -48,10 +48,7 @@ class ConfigMaker:
         self._radio_namespace = radio_namespace
         self._cpu_groups = dict(cpu_groups)
         self._ues: Mapping[str, ExpandedUe] = {ue.name: ue for ue in self._topology.expand()}
-        actions = ingredients.plan.actions
-        wires = next(action.wires for action in actions if isinstance(action, CreateWires))
-        self._wires: Mapping[str, WireSpec] = {wire.ue: wire for wire in wires}
-        self._expected = next(action.nodes for action in actions if isinstance(action, AwaitReady))
+        self._wires: Mapping[str, WireSpec] = {wire.ue: wire for wire in ingredients.plan.wires}
 
     def config_of(self, program: Program) -> Config:
         match program.role:
@@ -188,7 +185,7 @@ class ConfigMaker:
                 }
             ),
             seed=self._topology.seed,
-            expected=self._expected,
+            expected=self._ingredients.plan.ready,
             decide_deadline_seconds=DECIDE_DEADLINE_RATIO * self._topology.slot,
         )
 

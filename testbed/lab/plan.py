@@ -1,4 +1,4 @@
-"""Topology -> Plan: the typed actions that bring a lab up, in order. Pure: golden tests compare it."""
+"""Topology -> Plan: what a lab is made of, in the order in which it is brought up. Pure: golden tests compare it."""
 
 from __future__ import annotations
 
@@ -24,27 +24,15 @@ RuntimeName = Literal["netns", "docker"]
 #: SCHED_FIFO priorities: the trace player goes before any stage.
 PLAYER_PRIORITY = 10
 STAGE_PRIORITY = 5
+#: The node through which all wires go.
+RADIO = "radio"
+READY_SECONDS = 60.0
 #: Of a node's processes, where the lab file says nothing: a model that grows without end must not take the host along.
 #: The largest model of torchvision (VGG-19: 0.6 GB of weights) leaves half of a UE's free.
 UE_MEMORY_BYTES = 2 << 30
 EDGE_MEMORY_BYTES = 4 << 30
 #: Fading power that one draw in 20 000 exceeds: where gains are drawn per stage, the trace has their mean only.
 STAGE_PEAK = 10.0
-
-
-@dataclass(frozen=True)
-class CreateNodes:
-    """Places to live: namespaces and cgroups, or containers."""
-
-    nodes: tuple[NodeSpec, ...]
-
-
-@dataclass(frozen=True)
-class CreateWires:
-    """Veth pairs through the radio namespace, shaped at its egresses."""
-
-    radio: str
-    wires: tuple[WireSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -58,42 +46,39 @@ class Program:
 
 
 @dataclass(frozen=True)
-class StartPrograms:
-    programs: tuple[Program, ...]
-
-
-@dataclass(frozen=True)
-class AwaitReady:
-    """Every one of these has said Hello to the controller."""
-
-    nodes: tuple[str, ...]
-    timeout_seconds: float
-
-
-@dataclass(frozen=True)
-class MakeRealtime:
-    """The threads that a node named in its Hello become SCHED_FIFO, from outside, by thread id."""
+class Realtime:
+    """Nodes whose threads, as named in their Hello, become SCHED_FIFO, from outside, by thread id."""
 
     nodes: tuple[str, ...]
     priority: int
 
 
-Action = CreateNodes | CreateWires | StartPrograms | AwaitReady | MakeRealtime
-
-
 @dataclass(frozen=True)
 class Plan:
+    """A lab as it is brought up, in the order of the fields."""
+
     lab: str
     runtime: RuntimeName
-    actions: tuple[Action, ...]
+    nodes: tuple[NodeSpec, ...]  # places to live: namespaces and cgroups, or containers
+    wires: tuple[WireSpec, ...]  # veth pairs through the radio node's namespace, shaped at its egresses
+    programs: tuple[Program, ...]
+    ready: tuple[str, ...]  # nodes that have to say Hello to the controller, within READY_SECONDS
+    realtime: tuple[Realtime, ...]
+
+    def actions(self) -> list[dict[str, Any]]:
+        """What is done, in order, as plain data: ``{"action": NAME, ...}`` each."""
+        plain = dataclasses.asdict(self)
+        return [
+            {"action": "CreateNodes", "nodes": plain["nodes"]},
+            {"action": "CreateWires", "radio": RADIO, "wires": plain["wires"]},
+            {"action": "StartPrograms", "programs": plain["programs"]},
+            {"action": "AwaitReady", "nodes": plain["ready"], "timeout_seconds": READY_SECONDS},
+            *({"action": "MakeRealtime", **group} for group in plain["realtime"]),
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: ``{"lab", "runtime", "actions": [{"action": NAME, ...}]}``."""
-        return {
-            "lab": self.lab,
-            "runtime": self.runtime,
-            "actions": [{"action": type(action).__name__, **dataclasses.asdict(action)} for action in self.actions],
-        }
+        return {"lab": self.lab, "runtime": self.runtime, "actions": self.actions()}
 
 
 def cap_host_cores(reference_cores: float) -> float:
@@ -164,7 +149,7 @@ def make_plan(
     """What ``up`` does for this lab, in order. ``peak_states``: the best channel state of each UE's trace."""
     ues = topology.expand()
     nodes = [
-        NodeSpec(name="radio", role="radio"),
+        NodeSpec(name=RADIO, role="radio"),
         NodeSpec(
             name="edge",
             role="edge",
@@ -195,12 +180,9 @@ def make_plan(
     return Plan(
         lab=topology.name,
         runtime=runtime,
-        actions=(
-            CreateNodes(tuple(dataclasses.replace(node, cpu_list=cpusets.of(node.role)) for node in nodes)),
-            CreateWires("radio", tuple(wire_of(topology, ue, peak_states[ue.name]) for ue in ues)),
-            StartPrograms(programs),
-            AwaitReady(("player", *stages), timeout_seconds=60.0),
-            MakeRealtime(("player",), PLAYER_PRIORITY),
-            MakeRealtime(stages, STAGE_PRIORITY),
-        ),
+        nodes=tuple(dataclasses.replace(node, cpu_list=cpusets.of(node.role)) for node in nodes),
+        wires=tuple(wire_of(topology, ue, peak_states[ue.name]) for ue in ues),
+        programs=programs,
+        ready=("player", *stages),
+        realtime=(Realtime(("player",), PLAYER_PRIORITY), Realtime(stages, STAGE_PRIORITY)),
     )

@@ -17,7 +17,7 @@ from testbed.lab.checks import host_record
 from testbed.lab.expected import expected_tasks
 from testbed.lab.idle_round_trips import record_round_trips
 from testbed.lab.lab import Lab, check_gpu, existing, runtime_of
-from testbed.lab.plan import CreateWires, RuntimeName
+from testbed.lab.plan import RuntimeName
 from testbed.lab.prepare import Ingredients, prepare
 from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
@@ -28,7 +28,6 @@ from testbed.report.fidelity.limits import DRAIN_SECONDS
 from testbed.runtime.base import ProcessStatus
 from testbed.runtime.processes.lab_lock import lab_lock
 from testbed.wires.plumbing import link_backend
-from testbed.wires.wire import WireSpec
 
 if TYPE_CHECKING:
     from testbed.report.summary import Summary
@@ -76,7 +75,7 @@ def bring_up(order: Order, notify: Notify) -> Lab:
     lab = Lab.create(ingredients, runtime, notify)
     try:
         write_manifest(_manifest(order, ingredients, lab), ingredients.run_directory)
-        record_round_trips(lab, topology, _wires(ingredients))
+        record_round_trips(lab, topology, ingredients.plan.wires)
     except BaseException:
         lab.remove()
         raise
@@ -94,21 +93,13 @@ def _manifest(order: Order, ingredients: Ingredients, lab: Lab) -> Manifest:
         policy_options=topology.policy.options,
         runtime=order.runtime,
         runtime_features={**lab.runtime.features, **lab.edge_device(), "realtime": lab.state.realtime},
-        link_backend=_link_backend(ingredients),
+        link_backend=link_backend(ingredients.plan.wires),
         duration_seconds=order.duration_seconds,
         trace_folder=ingredients.run_directory / "traces",
         command_line=sys.argv,
         host=host_record(topology),
         expected_tasks={} if order.duration_seconds is None else expected_tasks(topology, order.duration_seconds),
     )
-
-
-def _link_backend(ingredients: Ingredients) -> str:
-    return link_backend(_wires(ingredients))
-
-
-def _wires(ingredients: Ingredients) -> tuple[WireSpec, ...]:
-    return next(action.wires for action in ingredients.plan.actions if isinstance(action, CreateWires))
 
 
 class View(AbstractContextManager["View"], Protocol):

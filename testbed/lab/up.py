@@ -7,7 +7,7 @@ from typing import Any
 
 from testbed.errors import InputError, TestbedError
 from testbed.lab.lab import Lab, LabUnreadableError, existing, remove_lab
-from testbed.lab.plan import STAGE_PRIORITY, CreateWires, make_plan
+from testbed.lab.plan import STAGE_PRIORITY, make_plan
 from testbed.lab.run import Order, bring_up
 from testbed.labfile.policy import Notify
 from testbed.protocol.client import ControllerSilentError
@@ -135,8 +135,7 @@ def _repair(lab: Lab, order: Order, notify: Notify) -> str:
     lab.prewarm(order.topology, order.folder)
     plan = make_plan(order.topology, order.runtime, lab.peak_states())
     lab.runtime.create(lab.state.nodes)
-    wires = next(action.wires for action in plan.actions if isinstance(action, CreateWires))
-    repaired += [f"wire of {wire.ue}" for wire in repair(wires, lab.runtime.netns_name)]
+    repaired += [f"wire of {wire.ue}" for wire in repair(plan.wires, lab.runtime.netns_name)]
     if repaired:
         # The player knows the wires that were, and what a new one does not know it would not be told.
         lab.end("player")

@@ -25,7 +25,7 @@ from testbed.inference.calibration import calibration_of, spread_of
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION
 from testbed.lab import checks
 from testbed.lab.lab import existing, runtime_of
-from testbed.lab.plan import STAGE_PRIORITY, CreateNodes, CreateWires, RuntimeName, make_plan
+from testbed.lab.plan import STAGE_PRIORITY, RuntimeName, make_plan
 from testbed.labfile.channels import make_traces, peak_states
 from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
@@ -126,9 +126,8 @@ def _verify(order: Order, notify: Notify) -> Verification:
     checks.require_host(topology, order.where)
     peaks = peak_states(make_traces(topology, None))
     plan = make_plan(topology, order.runtime, peaks, checks.cpusets_of(topology))
-    made = next(action.nodes for action in plan.actions if isinstance(action, CreateNodes))
-    wires = next(action.wires for action in plan.actions if isinstance(action, CreateWires))
-    nodes = [node for node in made if node.role in ("radio", "ue", "edge")]
+    nodes = [node for node in plan.nodes if node.role in ("radio", "ue", "edge")]
+    wires = plan.wires
     backend = link_backend(wires)
     runtime = runtime_of(order.runtime, topology.name, f"verify-{secrets.token_hex(4)}", notify=notify)
     try:
