@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from testbed.errors import InputError, TestbedError
-from testbed.lab.lab import existing, remove_labs
+from testbed.lab.removal import remove_labs
+from testbed.lab.state import existing
 from testbed.runtime.docker.presence import list_containers
 from testbed.runtime.host.state import state_root
 from testbed.runtime.processes.discovery import check_lab_name

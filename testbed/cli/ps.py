@@ -11,7 +11,8 @@ from rich.table import Table
 
 from testbed.cli.again import again
 from testbed.errors import HostError, InputError, TestbedError
-from testbed.lab.lab import ElsewhereError, Lab, LabUnreadableError, existing
+from testbed.lab.lab import ElsewhereError, Lab
+from testbed.lab.state import LabUnreadableError, existing
 from testbed.protocol.client import ControllerSilentError
 from testbed.runtime.netns import rootless
 

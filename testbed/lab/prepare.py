@@ -35,7 +35,7 @@ LONGEST_SOCKET_PATH_BYTES = 107
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What :meth:`testbed.lab.lab.Lab.create` needs. Paths are absolute and in the run directory."""
+    """What :func:`testbed.lab.create.create` needs. Paths are absolute and in the run directory."""
 
     topology: Topology
     folder: Path  # the lab file's

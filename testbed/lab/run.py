@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Protocol
 from controller.service.protocol import TaskTotals
 from testbed.errors import InputError, TestbedError
 from testbed.lab.checks import host_record
+from testbed.lab.create import create
 from testbed.lab.expected import expected_tasks
 from testbed.lab.idle_round_trips import record_round_trips
-from testbed.lab.lab import Lab, check_gpu, existing, runtime_of
+from testbed.lab.lab import Lab
 from testbed.lab.plan import RuntimeName
 from testbed.lab.prepare import Ingredients, prepare
+from testbed.lab.runtimes import check_gpu, runtime_of
+from testbed.lab.state import existing
 from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
 from testbed.protocol.client import ControllerSilentError
@@ -72,7 +75,7 @@ def bring_up(order: Order, notify: Notify) -> Lab:
         topology, order.where, order.folder, order.runtime, order.run_directory, order.duration_seconds, notify
     )
     runtime = runtime_of(order.runtime, topology.name, ingredients.run_id, gpu=topology.edge.gpu, notify=notify)
-    lab = Lab.create(ingredients, runtime, notify)
+    lab = create(ingredients, runtime, notify)
     try:
         write_manifest(_manifest(order, ingredients, lab), ingredients.run_directory)
         record_round_trips(lab, topology, ingredients.plan.wires)

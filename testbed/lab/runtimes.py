@@ -1,4 +1,4 @@
-"""Which runtime ``--runtime auto`` means on this host."""
+"""Which runtime a lab gets: what ``--runtime auto`` means on this host, and the object that makes its nodes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 from testbed.errors import HostError
 from testbed.lab.plan import RuntimeName
+from testbed.labfile.policy import Notify
+from testbed.labfile.schema import Wanted
+from testbed.runtime.base import Runtime
 from testbed.runtime.docker.client import require
+from testbed.runtime.host.gpu import check_host
+from testbed.runtime.host.state import state_root
+from testbed.runtime.netns.netns_runtime import NetnsRuntime
 
 RUNTIME_CHOICES = ("auto", "docker", "netns")
 
@@ -38,3 +44,24 @@ def _choose() -> tuple[RuntimeName, str]:
     finally:
         client.close()
     return "netns", "the engine has no node image of this code (`testbed images build` makes it)"
+
+
+def check_gpu(kind: RuntimeName, gpu: Wanted) -> None:
+    """Before anything is started: raises HostError when a GPU is required and the edge cannot have one."""
+    if kind == "docker":
+        from testbed.runtime.docker.engine_gpu import check_engine
+
+        check_engine(gpu)
+    else:
+        check_host(gpu)
+
+
+def runtime_of(
+    kind: RuntimeName, lab: str, run_id: str, *, gpu: Wanted = "off", notify: Notify = lambda _: None
+) -> Runtime:
+    """The runtime object of a lab. ``gpu`` and ``notify`` matter to one that is to be created."""
+    if kind == "docker":
+        from testbed.runtime.docker.docker_runtime import DockerRuntime
+
+        return DockerRuntime(lab, state_root() / lab, run_id, gpu=gpu, progress=notify)
+    return NetnsRuntime(lab, state_root() / lab, run_id)

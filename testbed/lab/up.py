@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import InputError, TestbedError
-from testbed.lab.lab import Lab, LabUnreadableError, existing, remove_lab
+from testbed.lab.create import prewarm
+from testbed.lab.lab import Lab
 from testbed.lab.plan import STAGE_PRIORITY, make_plan
+from testbed.lab.removal import remove_lab
+from testbed.lab.repair import dead_programs, end, restart
 from testbed.lab.run import Order, bring_up
+from testbed.lab.state import LabUnreadableError, existing
 from testbed.labfile.policy import Notify
 from testbed.protocol.client import ControllerSilentError
 from testbed.report.fidelity.limits import DRAIN_SECONDS
@@ -132,17 +136,17 @@ def _differences(was: Any, want: Any, key: str = "") -> list[tuple[str, Any, Any
 
 def _repair(lab: Lab, order: Order, notify: Notify) -> str:
     repaired: list[str] = []
-    lab.prewarm(order.topology, order.folder)
+    prewarm(lab, order.topology, order.folder)
     plan = make_plan(order.topology, order.runtime, lab.peak_states())
     lab.runtime.create(lab.state.nodes)
     repaired += [f"wire of {wire.ue}" for wire in repair(plan.wires, lab.runtime.netns_name)]
     if repaired:
         # The player knows the wires that were, and what a new one does not know it would not be told.
-        lab.end("player")
-    dead = lab.dead_programs(plan)
+        end(lab, "player")
+    dead = dead_programs(lab, plan)
     if dead:
         notify(f"restarting {', '.join(program.node for program in dead)}")
-        lab.restart(dead, STAGE_PRIORITY)
+        restart(lab, dead, STAGE_PRIORITY)
         repaired += [program.node for program in dead]
     if lab.state.urls:
         from testbed.monitoring.bringup import repair_monitoring

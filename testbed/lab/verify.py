@@ -24,8 +24,9 @@ from testbed.errors import InputError, TestbedError
 from testbed.inference.calibration import calibration_of, spread_of
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION
 from testbed.lab import checks
-from testbed.lab.lab import existing, runtime_of
 from testbed.lab.plan import STAGE_PRIORITY, RuntimeName, make_plan
+from testbed.lab.runtimes import runtime_of
+from testbed.lab.state import existing
 from testbed.labfile.channels import make_traces, peak_states
 from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology

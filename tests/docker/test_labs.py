@@ -15,7 +15,7 @@ import docker
 import pyarrow.compute as pc
 import pytest
 
-from testbed.lab.lab import existing
+from testbed.lab.state import existing
 from testbed.records.streams import read_stream, streams_directory
 from testbed.runtime.docker.docker_nodes import LABEL_OWNER, container_name
 from testbed.runtime.docker.presence import list_containers

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed.front.results import Run
-from testbed.lab.lab import existing
+from testbed.lab.state import existing
 from tests.python_page import go_through
 
 pytestmark = pytest.mark.root

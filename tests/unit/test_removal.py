@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from testbed.cli import down, ps
 from testbed.errors import HostError, TestbedError
 from testbed.lab import lab as labs
-from testbed.lab.lab import LabState, remove_labs
+from testbed.lab import removal, runtimes, state
+from testbed.lab.state import LabState
 from testbed.runtime.netns import rootless
 from testbed.runtime.processes import discovery, lab_lock
 
@@ -35,14 +36,15 @@ BROKEN: dict[str, tuple[bytes | None, str]] = {
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state directory of the test's own, on a host that has nothing else of ours and no engine."""
-    for module in (discovery, labs, lab_lock):
+    for module in (discovery, labs, runtimes, state, lab_lock):
         monkeypatch.setattr(module, "state_root", lambda: tmp_path)
     monkeypatch.setattr(discovery, "_namespaces", lambda _: [])
     monkeypatch.setattr(discovery, "processes", lambda _=None: {})
     monkeypatch.setattr(rootless, "needed", lambda: False)
-    monkeypatch.setattr(labs, "may_answer", lambda: False)
-    for name in ("list_containers", "remove_containers"):
-        monkeypatch.setattr(labs, name, lambda *_: [])
+    monkeypatch.setattr(removal, "may_answer", lambda: False)
+    monkeypatch.setattr(removal, "remove_containers", lambda *_: [])
+    for module in (removal, state):
+        monkeypatch.setattr(module, "list_containers", lambda *_: [])
     monkeypatch.setattr(down, "list_containers", lambda: [])
     return tmp_path
 
@@ -57,8 +59,8 @@ def make(root: Path, name: str, state: bytes | None) -> Path:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_ps_tells_of_a_broken_lab_and_down_removes_it(root: Path, name: str) -> None:
-    state, called = BROKEN[name]
-    make(root, name, state)
+    text, called = BROKEN[name]
+    make(root, name, text)
     if name == "torn":
         (root / name / "processes.jsonl").write_bytes(b'{"kind":"sta')
     shown = CliRunner().invoke(ps.command, ["--json"], catch_exceptions=False)
@@ -81,9 +83,9 @@ def test_one_that_cannot_be_removed_does_not_stop_the_others(root: Path, monkeyp
         real(name)
 
     monkeypatch.setattr(discovery, "remove", fail_for_b)
-    monkeypatch.setattr(labs, "remove", fail_for_b)
+    monkeypatch.setattr(removal, "remove", fail_for_b)
     with lab_lock.lab_lock("c", "running this lab"):
-        found = {removal.lab: removal for removal in remove_labs(["a", "b", "c", "d"])}
+        found = {one.lab: one for one in removal.remove_labs(["a", "b", "c", "d"])}
     assert (found["a"].left, found["d"].left) == ("", "")
     assert "the cgroup of b is busy; still there: directory" in found["b"].left
     assert "another command is running this lab" in found["c"].left
@@ -97,15 +99,15 @@ def test_one_that_cannot_be_removed_does_not_stop_the_others(root: Path, monkeyp
 def test_a_docker_lab_without_its_engine_goes_from_this_host_and_says_what_is_left(
     root: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
-    state = msgspec.json.encode(msgspec.structs.replace(STATE, runtime="docker"))
-    make(root, "d", state if whole else state.replace(b'"nodes":[]', b'"nodes":7'))
+    text = msgspec.json.encode(msgspec.structs.replace(STATE, runtime="docker"))
+    make(root, "d", text if whole else text.replace(b'"nodes":[]', b'"nodes":7'))
 
     def no_engine(*_: object, **__: object) -> None:
         raise HostError("no Docker Engine answers")
 
     monkeypatch.setattr(labs, "runtime_of", no_engine)
-    (removal,) = remove_labs(["d"])
-    assert "containers that it may have: no Docker Engine answers" in removal.left
+    (first,) = removal.remove_labs(["d"])
+    assert "containers that it may have: no Docker Engine answers" in first.left
     assert not (root / "d").exists()
-    (again,) = remove_labs(["d"])
+    (again,) = removal.remove_labs(["d"])
     assert (again.done, again.left) == ("its pieces were removed", "")
