@@ -21,7 +21,7 @@ from benchmarks._labs import ROOT, add_options, figures_of, read, run
 from benchmarks._links import row
 from testbed.inference.calibration import calibration_of
 from testbed.lab.checks import HOST_LOAD_LIMIT, host_load
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.runtime.host.facts import facts
 
 QUICKSTART = ROOT / "topologies" / "quickstart.yaml"

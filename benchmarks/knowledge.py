@@ -15,7 +15,7 @@ from controller.simulator.result import SimulationResult
 from controller.simulator.simulate import simulate
 from testbed.lab.prepare import gather
 from testbed.lab.simulate import channel_states
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 
 #: policy: (lab, slots, seeds)
 LABS = {"lymdo": ("lymdo", 1000, 3), "lymdo-cd": ("lymdo", 1000, 3), "dds": ("dds", 500, 3), "li-gd": ("noma", 100, 2)}

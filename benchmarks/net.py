@@ -26,8 +26,9 @@ from testbed.lab.plan import RuntimeName, make_plan
 from testbed.lab.prepare import Conditions, gather
 from testbed.lab.simulate import channel_states
 from testbed.labfile.channels import peak_states
+from testbed.labfile.load import load
 from testbed.labfile.scenario import arrivals_of
-from testbed.labfile.schema import Topology, load
+from testbed.labfile.schema import Topology
 from testbed.report.fidelity.limits import DRAIN_SECONDS
 
 LABS = Path(__file__).parent.parent / "topologies"

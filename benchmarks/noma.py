@@ -166,7 +166,7 @@ def of_runs(directories: list[Path]) -> list[dict[str, object]]:
     """
     import pyarrow.parquet as pq  # these two: not where the solver alone is timed
 
-    from testbed.labfile.schema import parse
+    from testbed.labfile.load import parse
 
     rows: list[dict[str, object]] = []
     for directory in directories:

@@ -27,7 +27,7 @@ from controller.solvers.stopping.split_points import split_problem
 from controller.solvers.stopping.stopping import genie_cost
 from testbed.lab.prepare import gather
 from testbed.lab.simulate import channel_states
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.protocol.configs import read_scenario
 from testbed.records.manifest import read_manifest
 

@@ -27,7 +27,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks._labs import ROOT, read
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.runtime.host.state import state_root
 from testbed.runtime.processes.discovery import processes
 

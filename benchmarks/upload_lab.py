@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from controller.policies.registry import create
 from controller.simulator.simulate import simulate
 from testbed.lab.prepare import gather
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.records.tables import column, read_tables
 from testbed.report.predicted import predictions
 from testbed.report.summary import read_summary

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from testbed.front.session import up as up
     from testbed.front.verbs import run as run
     from testbed.front.verbs import simulate as simulate
-    from testbed.labfile.schema import load as load
+    from testbed.labfile.load import load as load
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,7 @@ _HOMES = {
     "Run": "testbed.front.results",
     "check_policy": "controller.policies.check",
     "compare": "testbed.front.results",
-    "load": "testbed.labfile.schema",
+    "load": "testbed.labfile.load",
     "open_run": "testbed.front.results",
     "run": "testbed.front.verbs",
     "simulate": "testbed.front.verbs",

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks._labs import ROOT
 from benchmarks.chaos.relay import Relay
 from testbed.lab.expected import expected_tasks
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.runtime.host.state import state_root
 from testbed.runtime.processes import discovery
 from testbed.runtime.processes.child import stat_fields

@@ -11,8 +11,8 @@ from controller.model.channel import Channel, mean_gain
 from controller.simulator.channels import ChannelStates
 from testbed.inference.profiles import read_profile
 from testbed.labfile.channels import channel_of
+from testbed.labfile.load import load
 from testbed.labfile.scenario import profile_key, scenario_of
-from testbed.labfile.schema import load
 
 SHIPPED = ("lymdo", "lymdo-resnet18", "lymdo-mobilenet_v2")  # that a 2-core host carries
 LABS = (*SHIPPED, "lymdo-30ues")

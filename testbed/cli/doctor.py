@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from testbed.lab.calibrate import calibrate, describe
 from testbed.lab.doctor import examine
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 
 #: p99 over median; a quiet host has 1.07 to 1.13 (docs/doctor.md).
 UNEVEN = 1.3

@@ -11,7 +11,7 @@ import yaml
 from testbed.cli import options
 from testbed.lab import checks
 from testbed.labfile import lab_files
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 
 
 @click.command("validate")

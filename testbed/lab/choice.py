@@ -10,7 +10,8 @@ from pathlib import Path
 from testbed.folders import reach
 from testbed.lab import checks
 from testbed.labfile import lab_files
-from testbed.labfile.schema import Topology, load
+from testbed.labfile.load import load
+from testbed.labfile.schema import Topology
 
 
 @dataclass(frozen=True)

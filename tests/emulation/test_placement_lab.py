@@ -12,7 +12,7 @@ import pytest
 from controller.contract import cut_label
 from controller.model.stage_fading import stage_gains
 from testbed.lab.prepare import gather
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from tests.emulation.conftest import LABS, Bench
 
 pytestmark = pytest.mark.root

@@ -12,7 +12,7 @@ import yaml
 
 from testbed.errors import InputError
 from testbed.lab import checks
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 
 HERE = Path(__file__).parent
 CASES: dict[str, dict[str, Any]] = yaml.safe_load((HERE / "broken.yaml").read_text())

@@ -10,7 +10,7 @@ import pytest
 
 from testbed.lab.plan import RuntimeName, make_plan
 from testbed.labfile.channels import make_traces, peak_states
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 
 HERE = Path(__file__).parent
 CASES: dict[str, tuple[RuntimeName, list[str]]] = {

@@ -15,7 +15,8 @@ from testbed.inference.calibration import Calibration, Spread, calibration_path,
 from testbed.inference.profiles import read_profile
 from testbed.lab import checks
 from testbed.lab.prepare import prepare
-from testbed.labfile.schema import Topology, load
+from testbed.labfile.load import load
+from testbed.labfile.schema import Topology
 from testbed.runtime.host.facts import facts
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"

@@ -16,7 +16,6 @@ MOST_PARAMETERS = 8
 #: What is longer, and why it stays so.
 LONG_FILES = {
     "testbed.inference.graph": "to be divided",
-    "testbed.labfile.schema": "to be divided",
     "testbed.monitoring.dashboards": "to be divided",
     "testbed.programs.player.playback": "to be divided",
     "testbed.programs.ue.ue_agent": "to be divided",

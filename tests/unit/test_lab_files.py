@@ -15,8 +15,9 @@ from testbed.lab.simulate import channel_states, require_bounded
 from testbed.labfile.arrival_files import doubts, mean_rate_per_second, read_arrivals
 from testbed.labfile.channels import make_traces
 from testbed.labfile.lab_files import check_files, check_policy
+from testbed.labfile.load import load
 from testbed.labfile.scenario import arrivals_of
-from testbed.labfile.schema import ArrivalsSpec, Topology, load
+from testbed.labfile.schema import ArrivalsSpec, Topology
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 PROFILE = f"profile={TOPOLOGIES / 'profiles' / 'mobilenet_v2.json'}"

@@ -24,8 +24,8 @@ from testbed.cli.validate import command as validate
 from testbed.errors import TestbedError
 from testbed.lab.prepare import gather
 from testbed.lab.simulate import channel_states, require_bounded
+from testbed.labfile.load import load
 from testbed.labfile.scenario import arrivals_of
-from testbed.labfile.schema import load
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 PROFILE = str(TOPOLOGIES / "profiles" / "mobilenet_v2.json")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from testbed.cli.link import command as link
 from testbed.cli.policy import command as policy
 from testbed.errors import InputError
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.labfile.yaml_text import MAX_DEPTH, parse_yaml
 
 BASE = Path(__file__).parents[1] / "golden" / "base.yaml"

@@ -13,7 +13,8 @@ from testbed.inference import partition, vouching
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.profiles import profile_cache_path, write_profile
 from testbed.lab import checks
-from testbed.labfile.schema import Topology, load
+from testbed.labfile.load import load
+from testbed.labfile.schema import Topology
 
 HERE = Path(__file__).parent
 LAB = """

@@ -17,7 +17,7 @@ from controller.policies.registry import create
 from controller.simulator.simulate import simulate
 from testbed.errors import InputError
 from testbed.lab.simulate import SimulationOrder, simulate_lab
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 
 TOPOLOGIES = Path(__file__).parents[3] / "topologies"
 CODE = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from controller.simulator.result import Mode
 from testbed.lab.simulate import SimulationOrder, simulate_lab
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.report.summary import Summary
 
 LAB = Path(__file__).resolve().parents[3] / "topologies" / "lymdo.yaml"

@@ -10,8 +10,8 @@ import pytest
 from controller.model.arrivals import ArrivalProcess
 from controller.service.protocol import Start
 from testbed.lab.expected import expected_tasks
+from testbed.labfile.load import load
 from testbed.labfile.scenario import arrivals_of
-from testbed.labfile.schema import load
 from testbed.programs.ue.arrivals import ArrivalSchedule
 
 LAB = Path(__file__).parents[2] / "emulation" / "labs" / "tiny.yaml"

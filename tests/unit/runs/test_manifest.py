@@ -10,7 +10,7 @@ from controller.policies.examples import example_scenario
 from testbed.errors import InputError
 from testbed.lab.run import Order, bring_up
 from testbed.lab.simulate import SimulationOrder, simulate_lab
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.records.manifest import Manifest, describe_run, read_manifest, require_unused, write_manifest
 
 LAB = Path(__file__).resolve().parents[3] / "topologies" / "lymdo.yaml"

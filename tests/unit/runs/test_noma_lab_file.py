@@ -13,7 +13,7 @@ from controller.simulator.channels import ChannelStates
 from controller.simulator.simulate import simulate
 from testbed.lab.prepare import gather
 from testbed.lab.simulate import channel_states
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 
 LABS = Path(__file__).parents[3] / "topologies"
 SLOTS = 6

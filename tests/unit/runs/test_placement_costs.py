@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from testbed.lab.simulate import SimulationOrder, simulate_lab
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.report.placement_costs import placement_line
 
 LAB = Path(__file__).parents[3] / "topologies" / "placement.yaml"

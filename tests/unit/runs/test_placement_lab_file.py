@@ -15,7 +15,7 @@ from testbed.lab.plan import STAGE_PEAK, wire_of
 from testbed.lab.prepare import gather
 from testbed.labfile.channels import make_traces
 from testbed.labfile.lab_files import check_policy
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 
 LAB = Path(__file__).parents[3] / "topologies" / "placement.yaml"
 

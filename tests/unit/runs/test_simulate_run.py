@@ -19,7 +19,7 @@ from testbed.cli.simulate import command
 from testbed.cli.validate import command as validate
 from testbed.errors import InputError, InvalidRunError
 from testbed.lab.simulate import channel_states
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.records.manifest import read_manifest
 from testbed.records.streams import SCHEMAS
 from testbed.records.tables import column, read_tables

@@ -15,7 +15,7 @@ from controller.learning.levels import LEVELS
 from testbed.cli.train import command
 from testbed.errors import InputError
 from testbed.lab.train import TrainingSummary, read_curve, training_channel
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 
 
 def trained(out: Path, *arguments: str) -> TrainingSummary:

@@ -17,7 +17,7 @@ from controller.simulator.simulate import simulate
 from testbed.cli.compare import command
 from testbed.lab.prepare import gather
 from testbed.lab.simulate import SimulationOrder, simulate_lab
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.records.tables import column, read_tables
 from testbed.report.compare import compare
 from testbed.report.predicted import predictions

@@ -9,7 +9,7 @@ import pytest
 
 from testbed.errors import InputError
 from testbed.labfile.channels import make_link_traces, write_link_traces
-from testbed.labfile.schema import load
+from testbed.labfile.load import load
 from testbed.traces import read_trace
 
 LAB = Path(__file__).parents[2] / "golden" / "base.yaml"

@@ -1,0 +1,182 @@
+"""Reading of lab files: YAML, overrides (``--set``), checks, paths.
+
+Every rule that is broken becomes an InputError that names the file, the key, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from testbed.errors import InputError
+from testbed.folders import reach
+from testbed.labfile.schema import PolicySpec, Topology
+from testbed.labfile.schema_errors import input_error
+from testbed.labfile.yaml_text import MAX_DEPTH, parse_yaml
+from testbed.text_files import read_text
+
+#: Names of files that an error lists.
+_LISTED = 20
+
+
+def load(path: Path, overrides: Sequence[str] = (), *, imports: bool = True) -> Topology:
+    """Read, override (``key.sub=value``, ``ues.0.speed=0.5``) and check a lab file. Raises InputError.
+
+    A policy ``MODULE:CLASS`` is code that may lie beside the lab file; it is not looked at without ``imports``.
+    """
+    try:
+        exists = path.is_file()
+        near = "" if exists or not path.parent.is_dir() else ", ".join(sorted(map(str, path.parent.glob("*.yaml"))))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"cannot read the lab file: {reason}", where=str(path)[:200]) from None
+    if not exists:
+        raise InputError("no such lab file", where=str(path), allowed=near and f"lab files here: {near}")
+    raw = parse_yaml(read_text(path, "lab file"), str(path))
+    if not isinstance(raw, dict):
+        raise InputError(
+            "a lab file is a mapping of keys", where=str(path), value=raw, allowed=", ".join(Topology.model_fields)
+        )
+    if imports:
+        reach(path.parent)
+    for override in overrides:
+        _set(raw, override, imports)
+    return parse(raw, str(path), path.parent, imports=imports)
+
+
+def parse(raw: Mapping[str, Any], where: str, folder: Path, *, imports: bool = True) -> Topology:
+    """Check a lab given as a mapping. ``folder`` is what relative paths in it start from. Raises InputError.
+
+    Keys at the top that begin with ``x-`` are for whoever wrote the file: places to put YAML anchors.
+    """
+    try:
+        topology = Topology.model_validate({key: value for key, value in raw.items() if not str(key).startswith("x-")})
+    except ValidationError as error:
+        raise input_error(error, where) from None
+    resolved = _resolve_paths(topology, where, folder)
+    if imports or ":" not in resolved.policy.name:
+        _check_policy(resolved, where)
+    return resolved
+
+
+def _set(raw: dict[str, Any], override: str, imports: bool) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError("--set needs key=value", where="--set", value=override, fix="Example: --set slot='1 s'.")
+    target: Any = raw
+    *parents, last = key.split(".")
+    if len(parents) > MAX_DEPTH:
+        raise InputError("--set goes too deep", where="--set", value=override[:80], allowed=f"{MAX_DEPTH} levels")
+    for part in parents:
+        if isinstance(target, list):
+            if not part.isdigit() or int(part) >= len(target):
+                raise InputError(f"no element {part!r}", where=f"--set {key}", allowed=f"0 to {len(target) - 1}")
+            target = target[int(part)]
+        elif isinstance(target, dict):
+            if part == "policy" and isinstance(target.get(part), str):
+                target[part] = {"name": target[part]}
+            target = target.setdefault(part, {})
+        else:
+            raise InputError(f"{part!r} is inside a plain value", where=f"--set {key}", value=target)
+    value = parse_yaml(text, f"--set {key}", "not a value")
+    if key == "policy" and isinstance(value, str):
+        value = _policy_instead_of(raw.get("policy"), value, imports)
+    if isinstance(target, list):
+        if not last.isdigit() or int(last) >= len(target):
+            raise InputError(f"no element {last!r}", where=f"--set {key}", allowed=f"0 to {len(target) - 1}")
+        target[int(last)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise InputError(f"{last!r} is inside a plain value", where=f"--set {key}", value=target)
+
+
+def _policy_instead_of(policy: object, name: str, imports: bool) -> object:
+    """A policy asked for by its name keeps those options of the lab's that it has, too; the lab's own keeps all."""
+    if not isinstance(policy, dict) or (":" in name and not imports):
+        return name
+    if policy.get("name") == name:
+        return policy
+    from controller.policies import registry
+
+    try:
+        taken = registry.options(name)
+    except ValueError:  # there is no such policy: refused with the rest of the lab
+        return name
+    return {"name": name, **{key: value for key, value in policy.items() if key in taken}}
+
+
+def _resolve_paths(topology: Topology, where: str, folder: Path) -> Topology:
+    """Paths in a lab file are relative to it; missing files are found now, not when the lab is half up."""
+
+    def resolve(value: str | None, key: str, what: str) -> str | None:
+        if value is None:
+            return None
+        path = Path(value) if Path(value).is_absolute() else folder / value
+        try:
+            if not path.is_file():
+                raise InputError(
+                    f"key '{key}': the {what} does not exist",
+                    where=where,
+                    value=str(path)[:200],
+                    allowed=f"there: {_listed(path.parent)}",
+                )
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return str(path.resolve())
+        except (OSError, ValueError) as error:  # ValueError: a null character
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise InputError(
+                f"key '{key}': the {what} cannot be read: {reason}", where=where, value=str(path)[:200]
+            ) from None
+
+    ues = []
+    for index, ue in enumerate(topology.ues):
+        channel = ue.channel.model_copy(
+            update={
+                key: resolve(getattr(ue.channel, key), f"ues.{index}.channel.{key}", "trace file")
+                for key in ("trace", "trace_down")
+            }
+        )
+        link = ue.link.model_copy(
+            update={
+                key: resolve(getattr(ue.link, key), f"ues.{index}.link.{key}", "trace file")
+                for key in ("delay_trace", "loss_trace")
+            }
+        )
+        arrivals = ue.arrivals.model_copy(
+            update={"file": resolve(ue.arrivals.file, f"ues.{index}.arrivals.file", "arrivals file")}
+        )
+        profile = resolve(ue.profile, f"ues.{index}.profile", "profile")
+        device = resolve(ue.device, f"ues.{index}.device", "device's profile")
+        changed = {"channel": channel, "link": link, "arrivals": arrivals, "profile": profile, "device": device}
+        ues.append(ue.model_copy(update=changed))
+    profile = resolve(topology.profile, "profile", "profile")
+    device = resolve(topology.device, "device", "device's profile")
+    policy = topology.policy
+    checkpoint = policy.options.get("checkpoint")
+    if isinstance(checkpoint, str):
+        found = resolve(checkpoint, "policy.checkpoint", "checkpoint")
+        policy = PolicySpec.model_validate({"name": policy.name, **policy.options, "checkpoint": found})
+    return topology.model_copy(update={"ues": tuple(ues), "profile": profile, "device": device, "policy": policy})
+
+
+def _listed(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+
+
+def _check_policy(topology: Topology, where: str) -> None:
+    from controller.policies import registry
+
+    try:
+        registry.create(topology.policy.name, topology.policy.options)
+    except ValueError as error:
+        raise InputError(f"key 'policy': {error}", where=where) from None
