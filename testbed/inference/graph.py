@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import inspect
 import io
 import logging
 import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +29,7 @@ from controller.model.cuts import chain_cuts
 from controller.user_code import told
 from testbed.errors import InputError, first_line
 from testbed.inference.codec import DTYPE_NAMES
+from testbed.inference.in_place import clear_in_place
 from testbed.inference.models import LoadedModel, Normalise, settle
 from testbed.inference.tensors import raw, why_not
 
@@ -198,7 +198,7 @@ def _with_image_input(model: LoadedModel, traced: fx.GraphModule) -> ModelGraph:
             continue  # torch.export's check of the input's shape, which is fixed here
         else:
             made[node] = graph.node_copy(node, lambda old: made[old])
-            _clear_in_place(made, node, modules)
+            clear_in_place(made, node, modules)
     if answer is None:
         raise ValueError("the traced graph has no output")
     graph.output(answer)
@@ -213,65 +213,6 @@ def _attributes(traced: fx.GraphModule) -> dict[str, Any]:
         if node.op in ("call_module", "get_attr"):
             found[node.target] = operator.attrgetter(node.target)(traced)
     return found
-
-
-def _clear_in_place(made: dict[fx.Node, fx.Node], old: fx.Node, modules: dict[str, nn.Module]) -> None:
-    """Turn an operation that writes into its first argument into one that does not.
-
-    A tail that writes into its received buffer corrupts a frame that was not copied. Whatever reads the argument later
-    in the trace saw the written value, so from here on that name stands for the result.
-    """
-    node = made[old]
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        if not getattr(module, "inplace", False):
-            return
-        module.inplace = False  # type: ignore[assignment]
-    elif node.op == "call_method":
-        name = str(node.target)
-        if not name.endswith("_") or name.endswith("__") or not hasattr(Tensor, name[:-1]):
-            return
-        node.target = name[:-1]
-    elif node.op != "call_function" or not _clear_function(node):
-        return
-    if not old.all_input_nodes:
-        return
-    written = made[old.all_input_nodes[0]]
-    for alias, stands_for in made.items():
-        if stands_for is written:
-            made[alias] = node
-
-
-def _clear_function(node: fx.Node) -> bool:
-    target = node.target
-    assert callable(target)
-    name = getattr(target, "__name__", "")
-    if getattr(operator, name, None) is target and name in _IN_PLACE_OPERATORS:
-        node.target = _IN_PLACE_OPERATORS[name]
-        return True
-    if name.endswith("_") and not name.endswith("__"):
-        plain = getattr(inspect.getmodule(target), name[:-1], None) or getattr(torch, name[:-1], None)
-        if plain is None:
-            return False
-        node.target = plain
-        return True
-    try:
-        position = list(inspect.signature(target).parameters).index("inplace")
-    except (TypeError, ValueError):  # a builtin without signature, or a function that knows no "inplace"
-        return False
-    if position < len(node.args) and node.args[position]:
-        node.args = (*node.args[:position], False, *node.args[position + 1 :])
-        return True
-    if node.kwargs.get("inplace"):
-        node.kwargs = {**node.kwargs, "inplace": False}
-        return True
-    return False
-
-
-_IN_PLACE_OPERATORS: dict[str, Callable[..., Any]] = {
-    name: getattr(operator, name[1:].strip("_") + ("_" if name in ("iand", "ior") else ""))
-    for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
-}
 
 
 def _count_without_compiler() -> None:

@@ -15,12 +15,10 @@ MOST_LINES_OF_A_FUNCTION = 60
 MOST_PARAMETERS = 8
 #: What is longer, and why it stays so.
 LONG_FILES = {
-    "testbed.inference.graph": "to be divided",
     "testbed.monitoring.dashboards": "to be divided",
     "testbed.programs.player.playback": "to be divided",
     "testbed.programs.ue.ue_agent": "to be divided",
     "testbed.report.fidelity.fidelity": "to be divided",
-    "testbed.runtime.docker.docker_runtime": "to be divided",
 }
 LONG_FUNCTIONS = {
     "controller.learning.ppo:learn": "to be divided",

@@ -21,7 +21,7 @@ from docker.errors import APIError, DockerException
 from testbed.errors import HostError, InputError, TestbedError
 from testbed.lab import doctor
 from testbed.lab import runtimes as select
-from testbed.runtime.docker import client, docker_nodes, docker_runtime, docker_services, engine, presence
+from testbed.runtime.docker import client, docker_nodes, docker_services, engine, presence, user_files
 from testbed.runtime.docker.client import connect, engine_errors
 from testbed.runtime.docker.docker_build import build
 
@@ -239,7 +239,7 @@ def test_containers_get_the_folders_that_hold_modules(tmp_path: Path, monkeypatc
     (package / "mine" / "__init__.py").touch()
     paths = ["/", str(with_modules), str(empty), str(package), str(with_modules), str(tmp_path / "missing"), sys.prefix]
     monkeypatch.setattr(sys, "path", paths)
-    assert docker_runtime.user_paths() == [str(with_modules), str(package)]
+    assert user_files.user_paths() == [str(with_modules), str(package)]
 
 
 def test_a_folder_that_is_closed_to_containers_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,14 +247,14 @@ def test_a_folder_that_is_closed_to_containers_is_said(tmp_path: Path, monkeypat
     tmp_path.chmod(0o700)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(InputError, match=f"may not read this folder.*{tmp_path}.*chmod"):
-        docker_runtime.user_paths()
+        user_files.user_paths()
 
 
 def test_a_folder_that_would_cover_a_containers_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", ["/tmp", "/"])
-    monkeypatch.setattr(docker_runtime, "_has_modules", lambda _: True)
+    monkeypatch.setattr(user_files, "_has_modules", lambda _: True)
     with pytest.raises(InputError, match="it would cover their own; got '/tmp'"):
-        docker_runtime.user_paths()
+        user_files.user_paths()
 
 
 def test_python_m_testbed_imports_nothing_from_the_present_directory(tmp_path: Path) -> None:
