@@ -13,9 +13,9 @@ from benchmarks.lymdo.labs import ROOT
 from controller.policies.registry import create
 from controller.simulator.result import SimulationResult
 from controller.simulator.simulate import simulate
-from testbed.lab.prepare import gather
 from testbed.lab.simulate import channel_states
 from testbed.labfile.load import load
+from testbed.labfile.resolve import resolve
 
 #: policy: (lab, slots, seeds)
 LABS = {"lymdo": ("lymdo", 1000, 3), "lymdo-cd": ("lymdo", 1000, 3), "dds": ("dds", 500, 3), "li-gd": ("noma", 100, 2)}
@@ -37,9 +37,9 @@ def run(policy: str, lab: str, observe: str, slots: int, seed: int) -> Simulatio
     options = dict(topology.policy.options) if topology.policy.name == policy else {"V": topology.policy.options["V"]}
     options = {key: 0.0 if key == "initial_queue" else value for key, value in options.items()}
     seconds = slots * topology.slot
-    conditions = gather(topology, str(file), file.parent, seconds, lambda _text: None)
-    channel = channel_states(topology, conditions.traces, seconds)
-    return simulate(conditions.scenario, create(policy, options), slots, seed, "event", channel)
+    resolved = resolve(topology, str(file), file.parent, seconds, lambda _text: None)
+    channel = channel_states(topology, resolved.traces, seconds)
+    return simulate(resolved.scenario, create(policy, options), slots, seed, "event", channel)
 
 
 @click.command(help=__doc__)

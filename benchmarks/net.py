@@ -23,11 +23,9 @@ from controller.policies import registry
 from controller.simulator.result import SimulatedTasks, SimulationResult
 from controller.simulator.simulate import simulate
 from testbed.lab.plan import RuntimeName, make_plan
-from testbed.lab.prepare import Conditions, gather
 from testbed.lab.simulate import channel_states
-from testbed.labfile.channels import peak_states
 from testbed.labfile.load import load
-from testbed.labfile.scenario import arrivals_of
+from testbed.labfile.resolve import ResolvedLab, resolve
 from testbed.labfile.schema import Topology
 from testbed.report.fidelity.limits import DRAIN_SECONDS
 
@@ -43,31 +41,31 @@ def net_of(path: Path) -> dict[str, Any]:
     """All that is compared of one lab."""
     topology = load(path)
     duration = SLOTS * topology.slot
-    conditions = gather(topology, path.name, path.parent, duration, lambda _text: None)
-    peaks = peak_states(conditions.traces)
+    resolved = resolve(topology, path.name, path.parent, duration, lambda _text: None)
+    peaks = resolved.peak_states()
     return {
-        "scenario": msgspec.to_builtins(conditions.scenario),
+        "scenario": msgspec.to_builtins(resolved.scenario),
         "plans": {kind: make_plan(topology, kind, peaks).to_json() for kind in RUNTIMES},
         "simulated": {
-            f"{name}, seed {seed}": simulated(topology, conditions, name, seed)
+            f"{name}, seed {seed}": simulated(topology, resolved, name, seed)
             for name in sorted(set(registry.available()) - (SLOW if len(topology.expand()) > 4 else set()))
             for seed in SEEDS
         },
     }
 
 
-def simulated(topology: Topology, conditions: Conditions, name: str, seed: int) -> dict[str, Any]:
+def simulated(topology: Topology, resolved: ResolvedLab, name: str, seed: int) -> dict[str, Any]:
     """One simulation, or why there is none."""
     own = name == topology.policy.name
     try:
         result = simulate(
-            conditions.scenario,
+            resolved.scenario,
             registry.create(name, topology.policy.options if own else {}),
             SLOTS,
             seed,
             "event",
-            channel_states(topology, conditions.traces, SLOTS * topology.slot + DRAIN_SECONDS),
-            arrival_files={ue.name: arrivals_of(ue.spec.arrivals)[1] for ue in topology.expand()},
+            channel_states(topology, resolved.traces, SLOTS * topology.slot + DRAIN_SECONDS),
+            arrival_files=resolved.arrival_times(),
             task_timeout_seconds=topology.task_timeout,
             drain_seconds=DRAIN_SECONDS,
         )

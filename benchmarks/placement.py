@@ -25,9 +25,9 @@ from controller.simulator.result import SimulationResult
 from controller.simulator.simulate import simulate
 from controller.solvers.stopping.split_points import split_problem
 from controller.solvers.stopping.stopping import genie_cost
-from testbed.lab.prepare import gather
 from testbed.lab.simulate import channel_states
 from testbed.labfile.load import load
+from testbed.labfile.resolve import resolve
 from testbed.protocol.configs import read_scenario
 from testbed.records.manifest import read_manifest
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 def lab_scenario(overrides: tuple[str, ...] = ()) -> Scenario:
     topology = load(LAB, overrides)
-    return gather(topology, str(LAB), LAB.parent, 1.0, lambda _: None).scenario
+    return resolve(topology, str(LAB), LAB.parent, 1.0, lambda _: None).scenario
 
 
 def lab_weights() -> tuple[float, float]:
@@ -126,7 +126,7 @@ def in_time(channel: str, weights: tuple[float, float]) -> dict[str, object]:
     """Cost of a task on a channel that changes while it uploads: promised, and simulated without waits in queues."""
     overrides = (f"ues.0.channel={channel}", "ues.0.arrivals.rate=0.25 /s", "retraining=null")
     topology = load(LAB, overrides)
-    scenario = gather(topology, str(LAB), LAB.parent, 1.0, lambda _: None).scenario
+    scenario = resolve(topology, str(LAB), LAB.parent, 1.0, lambda _: None).scenario
     found: dict[str, object] = {}
     cuts = [cut_label(cut) for cut in split_problem(scenario, 0, *weights).cuts]
     policies: dict[str, Policy] = {
@@ -149,7 +149,7 @@ def in_time(channel: str, weights: tuple[float, float]) -> dict[str, object]:
 
 def states_in_time(overrides: tuple[str, ...]) -> ChannelStates:
     topology = load(LAB, overrides)
-    traces = gather(topology, str(LAB), LAB.parent, SLOTS_IN_TIME * 1.0, lambda _: None).traces
+    traces = resolve(topology, str(LAB), LAB.parent, SLOTS_IN_TIME * 1.0, lambda _: None).traces
     return channel_states(topology, traces, SLOTS_IN_TIME + 60.0)
 
 

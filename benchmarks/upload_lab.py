@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from controller.policies.registry import create
 from controller.simulator.simulate import simulate
-from testbed.lab.prepare import gather
 from testbed.labfile.load import load
+from testbed.labfile.resolve import resolve
 from testbed.records.tables import column, read_tables
 from testbed.report.predicted import predictions
 from testbed.report.summary import read_summary
@@ -52,7 +52,7 @@ def main() -> None:
 def simulated(cache: str) -> dict[str, dict[str, list[float]]]:
     """Policy -> UE -> latency of its first queries in seconds, without the wait for the query before."""
     topology = load(LAB, [f"uploading.cache={cache}"])
-    scenario = gather(topology, str(LAB), LAB.parent, 1.0, lambda _: None).scenario
+    scenario = resolve(topology, str(LAB), LAB.parent, 1.0, lambda _: None).scenario
     slots = int((QUERIES + 1) / scenario.ues[0].arrivals.mean_rate_per_second / scenario.slot_seconds)
     found: dict[str, dict[str, list[float]]] = {}
     for name, (policy, options) in POLICIES.items():

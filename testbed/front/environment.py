@@ -8,8 +8,8 @@ from typing import Any
 
 from controller.learning.environment import SplitInferenceEnv
 from testbed.front.verbs import choice_of
-from testbed.lab.prepare import gather
 from testbed.lab.simulate import channel_states
+from testbed.labfile.resolve import resolve
 
 
 def environment_of(
@@ -27,8 +27,8 @@ def environment_of(
     choice = choice_of(lab, None, seed, None, set)
     topology = choice.read()
     seconds = episode_slots * topology.slot
-    conditions = gather(topology, str(choice.file), choice.folder, seconds, lambda _text: None)
+    resolved = resolve(topology, str(choice.file), choice.folder, seconds, lambda _text: None)
     trade_off = float(topology.policy.options.get("V", 0.3)) if v is None else v
     return SplitInferenceEnv(
-        conditions.scenario, channel_states(topology, conditions.traces, seconds), trade_off, episode_slots
+        resolved.scenario, channel_states(topology, resolved.traces, seconds), trade_off, episode_slots
     )

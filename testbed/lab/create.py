@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def create(ingredients: Ingredients, runtime: Runtime, notify: Notify) -> Lab:
     """Carry out the plan. On any error (Ctrl-C included) what was made is removed again, and the error goes on."""
-    topology, plan = ingredients.topology, ingredients.plan
+    topology, plan = ingredients.resolved.topology, ingredients.plan
     state = LabState(
         name=topology.name,
         run_id=ingredients.run_id,
@@ -56,12 +56,12 @@ def create(ingredients: Ingredients, runtime: Runtime, notify: Notify) -> Lab:
 
 
 def _carry_out(lab: Lab, ingredients: Ingredients, notify: Notify) -> None:
-    topology, plan = ingredients.topology, ingredients.plan
+    topology, plan = ingredients.resolved.topology, ingredients.plan
     notify(f"creating {len(plan.nodes)} nodes")
-    prewarm(lab, topology, ingredients.folder)
+    prewarm(lab, topology, ingredients.resolved.folder)
     lab.runtime.create(plan.nodes)
     lab.update()
-    write_scenario(ingredients.scenario, lab.directory / SHARED / "scenario.json")
+    write_scenario(ingredients.resolved.scenario, lab.directory / SHARED / "scenario.json")
     _begin_monitoring(lab, topology, notify)
     notify(f"connecting {len(plan.wires)} wires")
     connect(plan.wires, lab.runtime.netns_name, radio=RADIO)

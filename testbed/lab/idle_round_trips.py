@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.lab.lab import Lab
-from testbed.labfile.schema import Topology, UeSpec
+from testbed.labfile.schema import ExpandedUe, UeSpec
 from testbed.protocol.records import Event, RoundTrips
 from testbed.traces.files import load_trace
 from testbed.wires.echo import round_trips
@@ -21,9 +21,9 @@ INTERVAL_SECONDS = 0.016
 PATIENCE_SECONDS = 0.25
 
 
-def record_round_trips(lab: Lab, topology: Topology, wires: Sequence[WireSpec]) -> None:
+def record_round_trips(lab: Lab, ues: Sequence[ExpandedUe], wires: Sequence[WireSpec]) -> None:
     """Measure all wires at once (0.35 s) and hand the result to the recorder."""
-    delays = {ue.name: _configured_seconds(ue.spec) for ue in topology.expand()}
+    delays = {ue.name: _configured_seconds(ue.spec) for ue in ues}
     paths = {wire.ue: (lab.runtime.netns_name(wire.ue), wire.edge_address) for wire in wires}
     try:
         found = round_trips(paths, ECHOES, INTERVAL_SECONDS, max(delays.values()) + PATIENCE_SECONDS)

@@ -43,11 +43,11 @@ class ConfigMaker:
         cpu_groups: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._ingredients = ingredients
-        self._topology = ingredients.topology
+        self._topology = ingredients.resolved.topology
         self._directory = directory
         self._radio_namespace = radio_namespace
         self._cpu_groups = dict(cpu_groups)
-        self._ues: Mapping[str, ExpandedUe] = {ue.name: ue for ue in self._topology.expand()}
+        self._ues: Mapping[str, ExpandedUe] = {ue.name: ue for ue in ingredients.resolved.ues}
         self._wires: Mapping[str, WireSpec] = {wire.ue: wire for wire in ingredients.plan.wires}
 
     def config_of(self, program: Program) -> Config:
@@ -113,7 +113,7 @@ class ConfigMaker:
             updates_endpoint=f"tcp://{wire.edge_address}:{UPDATES_PORT}" if self._topology.retraining else "",
             receive_watts=ue.spec.receive_power,
             uploading=uploading_of(self._topology),
-            lab_folder=str(self._ingredients.folder),
+            lab_folder=str(self._ingredients.resolved.folder),
         )
 
     def _edge(self) -> EdgeConfig:
@@ -140,7 +140,7 @@ class ConfigMaker:
             version_hold_seconds=self._topology.task_timeout,
             uploading=uploading_of(self._topology),
             task_timeout_seconds=self._topology.task_timeout,
-            lab_folder=str(self._ingredients.folder),
+            lab_folder=str(self._ingredients.resolved.folder),
         )
 
     def _player(self) -> PlayerConfig:

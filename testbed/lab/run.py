@@ -78,7 +78,7 @@ def bring_up(order: Order, notify: Notify) -> Lab:
     lab = create(ingredients, runtime, notify)
     try:
         write_manifest(_manifest(order, ingredients, lab), ingredients.run_directory)
-        record_round_trips(lab, topology, ingredients.plan.wires)
+        record_round_trips(lab, ingredients.resolved.ues, ingredients.plan.wires)
     except BaseException:
         lab.remove()
         raise
@@ -90,7 +90,7 @@ def _manifest(order: Order, ingredients: Ingredients, lab: Lab) -> Manifest:
     return describe_run(
         run_id=ingredients.run_id,
         lab=topology.normalised(),
-        scenario=ingredients.scenario,
+        scenario=ingredients.resolved.scenario,
         seed=topology.seed,
         policy=topology.policy.name,
         policy_options=topology.policy.options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from controller.simulator.channels import ChannelStates
 from controller.simulator.result import Mode, SimulationResult
 from controller.simulator.simulate import simulate
 from testbed.errors import InputError, TestbedError
-from testbed.lab.prepare import gather, new_run_id, write_profiles
+from testbed.lab.prepare import new_run_id, write_profiles
 from testbed.lab.simulated_tables import Watched, tables_of
 from testbed.labfile.channels import write_traces
 from testbed.labfile.policy import Notify, make_policy
+from testbed.labfile.resolve import resolve
 from testbed.labfile.scenario import arrivals_of
 from testbed.labfile.schema import Topology
 from testbed.records.manifest import SIMULATOR, Manifest, close_manifest, describe_run, require_unused, write_manifest
@@ -61,8 +63,8 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
         require_unused(order.run_directory)
     duration = order.slots * topology.slot
     require_bounded(topology, order.slots)
-    conditions = gather(topology, order.where, order.folder, duration, notify)
-    scenario = conditions.scenario
+    resolved = resolve(topology, order.where, order.folder, duration, notify)
+    scenario = resolved.scenario
     if order.policy is None:
         make_policy(topology, scenario, order.where, notify)
     run_id = f"{new_run_id(topology)}-sim"
@@ -72,9 +74,9 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     policy = Watched(order.policy or create(topology.policy.name, topology.policy.options))
     notify(f"simulating {order.slots} slots ({duration:g} s)")
     directory.mkdir(parents=True, exist_ok=True)
-    write_traces(topology, conditions.traces, directory / "traces")
-    manifest = _manifest(order, conditions.scenario, run_id, directory)
-    write_profiles(conditions.profiles, directory / "profiles")
+    write_traces(topology, resolved.traces, directory / "traces")
+    manifest = _manifest(order, resolved.scenario, run_id, directory)
+    write_profiles(resolved.profiles, directory / "profiles")
     write_manifest(manifest, directory)
     try:
         result = simulate(
@@ -83,9 +85,9 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
             order.slots,
             topology.seed,
             order.mode,
-            channel_states(topology, conditions.traces, duration + DRAIN_SECONDS),
+            channel_states(topology, resolved.traces, duration + DRAIN_SECONDS),
             policy_name=topology.policy.name,
-            arrival_files={ue.name: arrivals_of(ue.spec.arrivals)[1] for ue in topology.expand()},
+            arrival_files=resolved.arrival_times(),
             task_timeout_seconds=topology.task_timeout,
             drain_seconds=DRAIN_SECONDS,
         )
@@ -134,7 +136,7 @@ def require_bounded(topology: Topology, slots: int) -> None:
             )
 
 
-def channel_states(topology: Topology, traces: dict[str, Trace], duration_seconds: float) -> ChannelStates:
+def channel_states(topology: Topology, traces: Mapping[str, Trace], duration_seconds: float) -> ChannelStates:
     """The traces on the coarsest grid that holds all their steps, as the wires would replay them for the duration."""
     ues = topology.expand()
     # a loop of one step never steps

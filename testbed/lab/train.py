@@ -24,9 +24,9 @@ from controller.policies import registry
 from controller.seeds import Purpose, integer
 from controller.simulator.channels import ChannelStates
 from testbed.errors import InputError
-from testbed.lab.prepare import gather
 from testbed.labfile.channels import channel_of, make_traces
 from testbed.labfile.policy import Notify
+from testbed.labfile.resolve import resolve
 from testbed.labfile.schema import Topology
 from testbed.report.figures import colour, styled
 from testbed.traces.trace import Trace
@@ -94,7 +94,7 @@ def train(order: TrainingOrder, notify: Notify, progress: Callable[[int, Learnin
     """
     topology = order.topology
     name = topology.policy.name
-    scenario = gather(topology, order.where, order.folder, topology.slot, notify).scenario
+    scenario = resolve(topology, order.where, order.folder, topology.slot, notify).scenario
     v = float(topology.policy.options.get("V", registry.options(name)["V"]))
     path = order.checkpoint
     state = path.with_suffix(".training.pt") if order.learner == "ppo" else None

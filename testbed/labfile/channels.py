@@ -136,7 +136,7 @@ def mean_states(topology: Topology, traces: dict[str, Trace]) -> dict[str, float
     return means
 
 
-def write_traces(topology: Topology, traces: dict[str, Trace], folder: Path) -> dict[str, Path]:
+def write_traces(topology: Topology, traces: Mapping[str, Trace], folder: Path) -> dict[str, Path]:
     """``folder/UE.csv`` for each UE: what the player replays, and what the run directory keeps."""
     paths: dict[str, Path] = {}
     for ue in topology.expand():

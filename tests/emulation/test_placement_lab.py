@@ -11,8 +11,8 @@ import pytest
 
 from controller.contract import cut_label
 from controller.model.stage_fading import stage_gains
-from testbed.lab.prepare import gather
 from testbed.labfile.load import load
+from testbed.labfile.resolve import resolve
 from tests.emulation.conftest import LABS, Bench
 
 pytestmark = pytest.mark.root
@@ -39,7 +39,7 @@ def test_tasks_stop_by_the_gain_that_is_on_the_wire_and_models_move_meanwhile(
     overrides = [PLACEMENT[at] for at in range(1, len(PLACEMENT), 2)]
     monkeypatch.syspath_prepend(str(LABS))
     topology = load(LABS / "tiny.yaml", overrides)
-    scenario = gather(topology, "tiny.yaml", LABS, 1.0, lambda _: None).scenario
+    scenario = resolve(topology, "tiny.yaml", LABS, 1.0, lambda _: None).scenario
     chain = [cut_label(cut) for cut in scenario.ues[0].profile.chain_cuts]
     names = [str(ue.name) for ue in scenario.ues]
     sent = 0

@@ -22,10 +22,9 @@ from controller.simulator.simulate import simulate as run_simulator
 from testbed.cli.trace import command as trace
 from testbed.cli.validate import command as validate
 from testbed.errors import TestbedError
-from testbed.lab.prepare import gather
 from testbed.lab.simulate import channel_states, require_bounded
 from testbed.labfile.load import load
-from testbed.labfile.scenario import arrivals_of
+from testbed.labfile.resolve import resolve
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 PROFILE = str(TOPOLOGIES / "profiles" / "mobilenet_v2.json")
@@ -200,16 +199,16 @@ def simulated(file: Path, slots: int = 20) -> SimulationResult:
     """As `testbed simulate` does, in memory."""
     topology = load(file)
     duration = slots * topology.slot
-    conditions = gather(topology, str(file), file.parent, duration, lambda _text: None)
+    resolved = resolve(topology, str(file), file.parent, duration, lambda _text: None)
     require_bounded(topology, slots)
     return run_simulator(
-        conditions.scenario,
+        resolved.scenario,
         registry.create(topology.policy.name, topology.policy.options),
         slots,
         topology.seed,
         "event",
-        channel_states(topology, conditions.traces, duration),
-        arrival_files={ue.name: arrivals_of(ue.spec.arrivals)[1] for ue in topology.expand()},
+        channel_states(topology, resolved.traces, duration),
+        arrival_files=resolved.arrival_times(),
     )
 
 

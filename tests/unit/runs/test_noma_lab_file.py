@@ -11,9 +11,9 @@ from controller.contract import Scenario
 from controller.policies import registry
 from controller.simulator.channels import ChannelStates
 from controller.simulator.simulate import simulate
-from testbed.lab.prepare import gather
 from testbed.lab.simulate import channel_states
 from testbed.labfile.load import load
+from testbed.labfile.resolve import resolve
 
 LABS = Path(__file__).parents[3] / "topologies"
 SLOTS = 6
@@ -22,7 +22,7 @@ SLOTS = 6
 def conditions(name: str, *overrides: str) -> tuple[Scenario, ChannelStates]:
     topology = load(LABS / name, overrides)
     seconds = SLOTS * topology.slot
-    found = gather(topology, name, LABS, seconds, lambda _text: None)
+    found = resolve(topology, name, LABS, seconds, lambda _text: None)
     return found.scenario, channel_states(topology, found.traces, seconds)
 
 

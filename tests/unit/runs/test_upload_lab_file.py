@@ -15,9 +15,9 @@ from controller.policies import registry
 from controller.policies.upload import UploadPolicy
 from controller.simulator.simulate import simulate
 from testbed.cli.compare import command
-from testbed.lab.prepare import gather
 from testbed.lab.simulate import SimulationOrder, simulate_lab
 from testbed.labfile.load import load
+from testbed.labfile.resolve import resolve
 from testbed.records.tables import column, read_tables
 from testbed.report.compare import compare
 from testbed.report.predicted import predictions
@@ -26,7 +26,7 @@ LAB = Path(__file__).parents[3] / "topologies" / "upload.yaml"
 
 
 def scenario_of_lab(*overrides: str) -> Scenario:
-    return gather(load(LAB, overrides), str(LAB), LAB.parent, 10.0, lambda _: None).scenario
+    return resolve(load(LAB, overrides), str(LAB), LAB.parent, 10.0, lambda _: None).scenario
 
 
 def promises(name: str, scenario: Scenario) -> dict[str, float]:
@@ -113,7 +113,7 @@ def test_a_kept_cache_makes_later_queries_faster(tmp_path: Path) -> None:
 
 def test_vgg_16_pays_in_the_simulator() -> None:
     lab = LAB.parent / "upload-vgg16.yaml"
-    scenario = gather(load(lab), str(lab), lab.parent, 10.0, lambda _: None).scenario
+    scenario = resolve(load(lab), str(lab), lab.parent, 10.0, lambda _: None).scenario
     assert {ue.profile.model for ue in scenario.ues} == {"torchvision:vgg16"}
     ours, others = promises("mjoa-mu", scenario), promises("serial-ara", scenario)
     assert sum(ours.values()) < 0.85 * sum(others.values())
