@@ -13,7 +13,7 @@ from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
 from testbed.lab.choice import LabChoice
-from testbed.lab.run import RUNNING, Order, execute
+from testbed.lab.run import RUNNING, RunOrder, execute
 from testbed.lab.runtimes import select
 from testbed.report.fidelity.limits import NOT_MEASURED
 from testbed.report.html import figure_value, si_seconds
@@ -45,7 +45,7 @@ def command(
     """Bring a lab up, measure, report, take it down."""
     topology = lab.read(traced=True)
     enter(topology.name, RUNNING)
-    order = Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, duration)
+    order = RunOrder(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, duration)
     summary = execute(
         order, options.notify, lambda running: LiveTable(str(running.directory), duration, policy=running.state.policy)
     )

@@ -16,7 +16,7 @@ from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InputError, InvalidRunError
 from testbed.lab.choice import LabChoice
-from testbed.lab.run import RUNNING, Order, execute
+from testbed.lab.run import RUNNING, RunOrder, execute
 from testbed.lab.runtimes import select
 from testbed.lab.simulate import SimulationOrder, simulate_lab
 from testbed.lab.sweep import Point, draw_points, split_values, sweep
@@ -96,7 +96,7 @@ def command(
             options.notify(f"{key} = {value}")
             seconds = duration or 60.0
             execute(
-                Order(labs[value], str(lab.file), lab.folder, kind, directory, seconds),
+                RunOrder(labs[value], str(lab.file), lab.folder, kind, directory, seconds),
                 options.notify,
                 lambda running: LiveTable(str(running.directory), seconds, policy=running.state.policy),
             )

@@ -11,7 +11,7 @@ from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.lab.choice import LabChoice
-from testbed.lab.run import Order
+from testbed.lab.run import RunOrder
 from testbed.lab.runtimes import select
 from testbed.lab.up import BRINGING_UP, serve
 
@@ -30,7 +30,7 @@ def command(
     """Bring a lab up and serve until `down`. Idempotent: repairs what is missing, says what differs."""
     topology = lab.read(traced=True)
     enter(topology.name, BRINGING_UP)
-    order = Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, None)
+    order = RunOrder(topology, str(lab.file), lab.folder, select(runtime, options.notify), out, None)
     running, did = serve(order, options.notify)
     if as_json:
         click.echo(

@@ -14,7 +14,7 @@ from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
 from testbed.lab.choice import LabChoice
 from testbed.lab.runtimes import select
-from testbed.lab.verify import VERIFYING, Check, Order, Verification, verify
+from testbed.lab.verify import VERIFYING, Check, Verification, VerificationOrder, verify
 from testbed.units import DURATION
 
 
@@ -34,7 +34,8 @@ def command(lab: LabChoice, runtime: str, duration: float, as_json: bool) -> Non
     topology = lab.read(traced=True)
     enter(topology.name, VERIFYING)
     found = verify(
-        Order(topology, str(lab.file), lab.folder, select(runtime, options.notify), duration), options.notify
+        VerificationOrder(topology, str(lab.file), lab.folder, select(runtime, options.notify), duration),
+        options.notify,
     )
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))

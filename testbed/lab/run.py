@@ -43,7 +43,7 @@ SILENT_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
-class Order:
+class RunOrder:
     """What the user asked for."""
 
     topology: Topology
@@ -54,7 +54,7 @@ class Order:
     duration_seconds: float | None  # of arrivals; None: until stopped
 
 
-def bring_up(order: Order, notify: Notify) -> Lab:
+def bring_up(order: RunOrder, notify: Notify) -> Lab:
     """Prepare and create the lab, and write the run's manifest.
 
     Raises InputError if a lab of that name exists or the run directory holds a run, HostError if the lab requires a
@@ -85,7 +85,7 @@ def bring_up(order: Order, notify: Notify) -> Lab:
     return lab
 
 
-def _manifest(order: Order, ingredients: Ingredients, lab: Lab) -> Manifest:
+def _manifest(order: RunOrder, ingredients: Ingredients, lab: Lab) -> Manifest:
     topology = order.topology
     return describe_run(
         run_id=ingredients.run_id,
@@ -111,7 +111,7 @@ class View(AbstractContextManager["View"], Protocol):
     def update(self) -> None: ...
 
 
-def execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Summary:
+def execute(order: RunOrder, notify: Notify, view_of: Callable[[Lab], View]) -> Summary:
     """The whole run; the view is updated a few times a second. Ctrl-C (KeyboardInterrupt) tears the lab down.
 
     Raises LabBusyError while another command works on a lab of this name, and what :func:`bring_up` raises.
@@ -120,7 +120,7 @@ def execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Sum
         return _execute(order, notify, view_of)
 
 
-def _execute(order: Order, notify: Notify, view_of: Callable[[Lab], View]) -> Summary:
+def _execute(order: RunOrder, notify: Notify, view_of: Callable[[Lab], View]) -> Summary:
     assert order.duration_seconds is not None
     lab = bring_up(order, notify)
     try:

@@ -11,7 +11,7 @@ from testbed.lab.lab import Lab
 from testbed.lab.plan import STAGE_PRIORITY, make_plan
 from testbed.lab.removal import remove_lab
 from testbed.lab.repair import dead_programs, end, restart
-from testbed.lab.run import Order, bring_up
+from testbed.lab.run import RunOrder, bring_up
 from testbed.lab.state import LabUnreadableError, existing
 from testbed.labfile.policy import Notify
 from testbed.protocol.client import ControllerSilentError
@@ -27,7 +27,7 @@ BRINGING_UP = "bringing this lab up"
 PATIENCE_SECONDS = 5.0
 
 
-def serve(order: Order, notify: Notify) -> tuple[Lab, str]:
+def serve(order: RunOrder, notify: Notify) -> tuple[Lab, str]:
     """The lab, and what was done: "up", "already up", "repaired: ...".
 
     Raises InputError if it is up but differs, LabBusyError while another command works on it, TestbedError if it is up
@@ -37,7 +37,7 @@ def serve(order: Order, notify: Notify) -> tuple[Lab, str]:
         return _serve(order, notify)
 
 
-def _serve(order: Order, notify: Notify) -> tuple[Lab, str]:
+def _serve(order: RunOrder, notify: Notify) -> tuple[Lab, str]:
     name = order.topology.name
     if name in existing():
         lab = _standing(name)
@@ -103,7 +103,7 @@ def _controller(name: str, lab: Lab | None) -> str:
     return next((f"container {one.name}" for one in running if one.name == f"tb.{name}.controller"), "")
 
 
-def _refuse_difference(lab: Lab, order: Order) -> None:
+def _refuse_difference(lab: Lab, order: RunOrder) -> None:
     wanted = order.topology.normalised()
     differences = [
         f"{key} is {was!r}, the file says {want!r}" for key, was, want in _differences(lab.state.resolved_lab, wanted)
@@ -134,7 +134,7 @@ def _differences(was: Any, want: Any, key: str = "") -> list[tuple[str, Any, Any
     return [] if was == want else [(key, was, want)]
 
 
-def _repair(lab: Lab, order: Order, notify: Notify) -> str:
+def _repair(lab: Lab, order: RunOrder, notify: Notify) -> str:
     repaired: list[str] = []
     prewarm(lab, order.topology, order.folder)
     plan = make_plan(order.topology, order.runtime, lab.peak_states())

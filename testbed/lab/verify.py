@@ -94,7 +94,7 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Order:
+class VerificationOrder:
     """What the user asked for."""
 
     topology: Topology
@@ -104,7 +104,7 @@ class Order:
     duration_seconds: float  # of measuring
 
 
-def verify(order: Order, notify: Notify) -> Verification:
+def verify(order: VerificationOrder, notify: Notify) -> Verification:
     """Bring the lab's nodes and wires up, try them, take them down.
 
     Raises InputError if a lab of that name is up, LabBusyError while another command works on it, HostError for what
@@ -114,7 +114,7 @@ def verify(order: Order, notify: Notify) -> Verification:
         return _verify(order, notify)
 
 
-def _verify(order: Order, notify: Notify) -> Verification:
+def _verify(order: VerificationOrder, notify: Notify) -> Verification:
     started = time.monotonic()
     topology = order.topology
     if topology.name in existing():

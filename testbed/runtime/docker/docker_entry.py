@@ -21,7 +21,7 @@ POLL_SECONDS = 0.01
 UNREADABLE = "(a program)"
 
 
-class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StartOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which program to become."""
 
     program: str  # module with main(config_path)
@@ -44,19 +44,19 @@ def order_path(lab_directory: Path, node: str) -> Path:
 def program_of(lab_directory: Path, node: str) -> str:
     """The program that a node was told; empty before, :data:`UNREADABLE` where the order was torn after it."""
     try:
-        return msgspec.json.decode(order_path(lab_directory, node).read_bytes(), type=Order).program
+        return msgspec.json.decode(order_path(lab_directory, node).read_bytes(), type=StartOrder).program
     except FileNotFoundError:
         return ""
     except (msgspec.DecodeError, UnicodeDecodeError):
         return UNREADABLE
 
 
-def wait_for_order(lab_directory: Path, node: str) -> Order:
+def wait_for_order(lab_directory: Path, node: str) -> StartOrder:
     """Blocks until the host has written the order (by rename, so that it is never seen in part)."""
     path = order_path(lab_directory, node)
     while not path.exists():
         time.sleep(POLL_SECONDS)
-    return msgspec.json.decode(path.read_bytes(), type=Order)
+    return msgspec.json.decode(path.read_bytes(), type=StartOrder)
 
 
 def main(lab_directory: Path, node: str, preparation: Preparation) -> None:

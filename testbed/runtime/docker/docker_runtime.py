@@ -28,7 +28,7 @@ from testbed.runtime.base import OPERATOR, SHARED, NodeSpec, ProcessSpec, Proces
 from testbed.runtime.docker import docker_nodes
 from testbed.runtime.docker.client import require
 from testbed.runtime.docker.docker_build import Flavor
-from testbed.runtime.docker.docker_entry import WARM, Order, order_path, orders, program_of
+from testbed.runtime.docker.docker_entry import WARM, StartOrder, order_path, orders, program_of
 from testbed.runtime.docker.docker_nodes import LABEL_NODE, PARALLEL, ContainerCgroup, container_name
 from testbed.runtime.docker.docker_services import run_container
 from testbed.runtime.docker.engine_gpu import CUDA_ENVIRONMENT, wanted_device
@@ -231,7 +231,7 @@ class DockerRuntime:
                 shutil.copyfile(process.config, config)
             path = order_path(self.lab_directory, process.node)
             partial = path.with_suffix(".partial")
-            partial.write_bytes(msgspec.json.encode(Order(process.program, str(config))))
+            partial.write_bytes(msgspec.json.encode(StartOrder(process.program, str(config))))
             open_to_others(folder)
             partial.rename(path)
         self._seen.clear()

@@ -8,7 +8,7 @@ import pytest
 
 from controller.policies.examples import example_scenario
 from testbed.errors import InputError
-from testbed.lab.run import Order, bring_up
+from testbed.lab.run import RunOrder, bring_up
 from testbed.lab.simulate import SimulationOrder, simulate_lab
 from testbed.labfile.load import load
 from testbed.records.manifest import Manifest, describe_run, read_manifest, require_unused, write_manifest
@@ -16,7 +16,7 @@ from testbed.records.manifest import Manifest, describe_run, read_manifest, requ
 LAB = Path(__file__).resolve().parents[3] / "topologies" / "lymdo.yaml"
 
 
-def simulation_of(order: Order) -> SimulationOrder:
+def simulation_of(order: RunOrder) -> SimulationOrder:
     return SimulationOrder(order.topology, order.where, order.folder, order.run_directory, 2, "event")
 
 
@@ -97,7 +97,7 @@ def test_a_folder_that_holds_a_run_takes_no_second_one(tmp_path: Path, left: str
     path.write_bytes(b"of the first run")
     topology = load(LAB)
     for start in (bring_up, lambda order, notify: simulate_lab(simulation_of(order), notify)):
-        order = Order(topology, str(LAB), LAB.parent, "netns", tmp_path / "run", 1.0)
+        order = RunOrder(topology, str(LAB), LAB.parent, "netns", tmp_path / "run", 1.0)
         with pytest.raises(InputError, match="there is a run already") as refused:
             start(order, lambda _text: None)
         assert refused.value.exit_code == 2

@@ -9,7 +9,7 @@ import pytest
 
 from testbed.errors import TestbedError
 from testbed.protocol.configs import RecorderConfig, read_config, write_config
-from testbed.runtime.docker.docker_entry import UNREADABLE, Order, order_path, program_of
+from testbed.runtime.docker.docker_entry import UNREADABLE, StartOrder, order_path, program_of
 
 
 @pytest.mark.parametrize("size", [0, 1, 30])
@@ -27,7 +27,7 @@ def test_a_container_whose_order_was_torn_has_a_program(tmp_path: Path) -> None:
     path = order_path(tmp_path, "ue1")
     path.parent.mkdir(parents=True)
     assert program_of(tmp_path, "ue1") == ""
-    path.write_bytes(msgspec.json.encode(Order("testbed.programs.ue.main", "/c.json")))
+    path.write_bytes(msgspec.json.encode(StartOrder("testbed.programs.ue.main", "/c.json")))
     assert program_of(tmp_path, "ue1") == "testbed.programs.ue.main"
     for torn in (path.read_bytes()[:20], b"", b"\xff\xfe"):
         path.write_bytes(torn)
