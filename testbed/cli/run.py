@@ -13,7 +13,8 @@ from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
 from testbed.lab.choice import LabChoice
-from testbed.lab.run import RUNNING, RunOrder, execute
+from testbed.lab.prepare import RunOrder
+from testbed.lab.run import RUNNING, execute
 from testbed.lab.runtimes import select
 from testbed.report.fidelity.limits import NOT_MEASURED
 from testbed.report.html import figure_value, si_seconds

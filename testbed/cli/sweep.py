@@ -16,7 +16,8 @@ from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.errors import InputError, InvalidRunError
 from testbed.lab.choice import LabChoice
-from testbed.lab.run import RUNNING, RunOrder, execute
+from testbed.lab.prepare import RunOrder
+from testbed.lab.run import RUNNING, execute
 from testbed.lab.runtimes import select
 from testbed.lab.simulate import SimulationOrder, simulate_lab
 from testbed.lab.sweep import Point, draw_points, split_values, sweep

@@ -11,7 +11,7 @@ from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.cli.again import enter
 from testbed.lab.choice import LabChoice
-from testbed.lab.run import RunOrder
+from testbed.lab.prepare import RunOrder
 from testbed.lab.runtimes import select
 from testbed.lab.up import BRINGING_UP, serve
 

@@ -30,6 +30,18 @@ LONGEST_SOCKET_PATH_BYTES = 107
 
 
 @dataclass(frozen=True)
+class RunOrder:
+    """What the user asked for."""
+
+    topology: Topology
+    where: str  # the lab file's name, for errors
+    folder: Path  # the lab file's folder
+    runtime: RuntimeName
+    run_directory: Path | None
+    duration_seconds: float | None  # of arrivals; None: until stopped
+
+
+@dataclass(frozen=True)
 class Ingredients:
     """What :func:`testbed.lab.create.create` needs. Paths are absolute and in the run directory."""
 
@@ -48,34 +60,27 @@ def new_run_id(topology: Topology) -> str:
     return f"{topology.name}-{topology.policy.name}-{stamp}-{secrets.token_hex(2)}"
 
 
-def prepare(
-    topology: Topology,
-    where: str,
-    folder: Path,
-    runtime: RuntimeName,
-    run_directory: Path | None,
-    duration_seconds: float | None,
-    notify: Notify,
-) -> Ingredients:
+def prepare(order: RunOrder, notify: Notify) -> Ingredients:
     """Check and write everything. Raises InputError for a profile, trace, model or policy that does not fit.
 
     Raises HostError for a lab that this host is too slow for.
     """
+    topology, where = order.topology, order.where
     checks.require_host(topology, where)
     _check_socket_paths(topology, where)
     sets = checks.cpusets_of(topology)
-    resolved = resolve(topology, where, folder, duration_seconds, notify)
+    resolved = resolve(topology, where, order.folder, order.duration_seconds, notify)
     link_traces = make_link_traces(topology)
     make_policy(topology, resolved.scenario, where, notify)
     run_id = new_run_id(topology)
-    directory = (run_directory or Path("runs") / run_id).absolute()
+    directory = (order.run_directory or Path("runs") / run_id).absolute()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the run directory cannot be made ({os_error_text(error)})", where="--out") from None
     return Ingredients(
         resolved=resolved,
-        plan=make_plan(topology, runtime, resolved.peak_states(), sets),
+        plan=make_plan(topology, order.runtime, resolved.peak_states(), sets),
         run_id=run_id,
         run_directory=directory,
         trace_paths=write_traces(topology, resolved.traces, directory / "traces"),

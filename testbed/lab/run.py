@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,12 +17,10 @@ from testbed.lab.create import create
 from testbed.lab.expected import expected_tasks
 from testbed.lab.idle_round_trips import record_round_trips
 from testbed.lab.lab import Lab
-from testbed.lab.plan import RuntimeName
-from testbed.lab.prepare import Ingredients, prepare
+from testbed.lab.prepare import Ingredients, RunOrder, prepare
 from testbed.lab.runtimes import check_gpu, runtime_of
 from testbed.lab.state import existing
 from testbed.labfile.policy import Notify
-from testbed.labfile.schema import Topology
 from testbed.protocol.client import ControllerSilentError
 from testbed.protocol.monitoring import MONITORING_NODES
 from testbed.records.manifest import Manifest, close_manifest, describe_run, note_end, require_unused, write_manifest
@@ -40,18 +37,6 @@ RUNNING = "running this lab"
 POLL_SECONDS = 0.25
 #: A host that is busy for a moment must not cost a run of hours.
 SILENT_SECONDS = 15.0
-
-
-@dataclass(frozen=True)
-class RunOrder:
-    """What the user asked for."""
-
-    topology: Topology
-    where: str  # the lab file's name, for errors
-    folder: Path  # the lab file's folder
-    runtime: RuntimeName
-    run_directory: Path | None
-    duration_seconds: float | None  # of arrivals; None: until stopped
 
 
 def bring_up(order: RunOrder, notify: Notify) -> Lab:
@@ -71,9 +56,7 @@ def bring_up(order: RunOrder, notify: Notify) -> Lab:
             fix=f"Take it down first (testbed down {topology.name}), or give this one another name: --set name=NAME.",
         )
     check_gpu(order.runtime, topology.edge.gpu)
-    ingredients = prepare(
-        topology, order.where, order.folder, order.runtime, order.run_directory, order.duration_seconds, notify
-    )
+    ingredients = prepare(order, notify)
     runtime = runtime_of(order.runtime, topology.name, ingredients.run_id, gpu=topology.edge.gpu, notify=notify)
     lab = create(ingredients, runtime, notify)
     try:

@@ -9,9 +9,10 @@ from testbed.errors import InputError, TestbedError
 from testbed.lab.create import prewarm
 from testbed.lab.lab import Lab
 from testbed.lab.plan import STAGE_PRIORITY, make_plan
+from testbed.lab.prepare import RunOrder
 from testbed.lab.removal import remove_lab
 from testbed.lab.repair import dead_programs, end, restart
-from testbed.lab.run import RunOrder, bring_up
+from testbed.lab.run import bring_up
 from testbed.lab.state import LabUnreadableError, existing
 from testbed.labfile.policy import Notify
 from testbed.protocol.client import ControllerSilentError

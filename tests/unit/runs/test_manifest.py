@@ -8,7 +8,8 @@ import pytest
 
 from controller.policies.examples import example_scenario
 from testbed.errors import InputError
-from testbed.lab.run import RunOrder, bring_up
+from testbed.lab.prepare import RunOrder
+from testbed.lab.run import bring_up
 from testbed.lab.simulate import SimulationOrder, simulate_lab
 from testbed.labfile.load import load
 from testbed.records.manifest import Manifest, describe_run, read_manifest, require_unused, write_manifest
