@@ -9,7 +9,7 @@ import pytest
 from benchmarks import pages
 
 
-@pytest.mark.parametrize(("file", "name", "write"), pages.PARTS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("file", "name", "write"), pages.PARTS, ids=[name for _, name, _ in pages.PARTS])
 def test_the_part_is_as_it_would_be_written_today(file: str, name: str, write: Callable[[], str]) -> None:
     page = (pages.ROOT / "docs" / file).read_text(encoding="utf-8")
     assert pages.written(page, name, write()) == page
