@@ -117,7 +117,7 @@ def wire_of(topology: Topology, ue: ExpandedUe, peak_state: float) -> WireSpec:
             shannon_bits_per_second(radio.downlink / parts, radio.downlink_power * peak_state * down, noise)
         )
     impairment = impairment_of(link)
-    count = math.ceil(len(topology.expand()) / radio.access_points)  # that share a spectrum
+    count = math.ceil(sum(group.count for group in topology.ues) / radio.access_points)  # that share a spectrum
     return WireSpec(
         index=ue.index,
         ue=ue.name,

@@ -29,7 +29,6 @@ from testbed.labfile.policy import Notify
 from testbed.labfile.resolve import resolve
 from testbed.labfile.schema import Topology
 from testbed.report.figures import colour, styled
-from testbed.traces.trace import Trace
 
 Learner = Literal["imitation", "ppo"]
 
@@ -170,7 +169,8 @@ def training_channel(topology: Topology, seed: int) -> ChannelStates:
     times = np.arange(TRAINING_SLOTS) * topology.slot
     up, down = np.empty((2, TRAINING_SLOTS, len(ues)))
     own = integer(seed, Purpose.TRAINING, _TRAINING_CHANNEL)
-    files = _files(topology)
+    named = {ue.name for ue in ues if ue.spec.channel.trace is not None}
+    files = {name: trace for name, trace in make_traces(topology, topology.slot).items() if name in named}
     for column, ue in enumerate(ues):
         if ue.name in files:
             up[:, column], down[:, column] = files[ue.name].sampled(times + 1e-9, "loop")
@@ -178,11 +178,6 @@ def training_channel(topology: Topology, seed: int) -> ChannelStates:
         gains = gain_series([channel_of(ue, topology.slot)], times, own, [ue.index])
         up[:, column], down[:, column] = gains.up[:, 0], gains.down[:, 0]
     return ChannelStates(topology.slot, up, down)
-
-
-def _files(topology: Topology) -> dict[str, Trace]:
-    named = {ue.name for ue in topology.expand() if ue.spec.channel.trace is not None}
-    return {name: trace for name, trace in make_traces(topology, topology.slot).items() if name in named}
 
 
 def write_curve(curve: LearningCurve, path: Path) -> None:
