@@ -22,7 +22,7 @@ from testbed.errors import InputError
 from testbed.inference.profiles import read_profile, with_device
 from testbed.labfile.arrival_files import mean_rate_per_second, read_arrivals
 from testbed.labfile.channels import subchannel_ratios_of
-from testbed.labfile.schema import ArrivalsSpec, ChannelSpec, ExpandedUe, Topology
+from testbed.labfile.schema import ArrivalsSpec, ChannelSpec, ExpandedUe, RadioSpec, Topology
 
 ProfileMaker = Callable[[str], ModelProfile | None]
 
@@ -82,63 +82,16 @@ def _inferences_per_version(topology: Topology, arrivals: Arrivals) -> float:
 
 def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_gains: Mapping[str, float]) -> Scenario:
     """``profiles`` by :func:`profile_key`; ``mean_gains``: long-term mean channel state by UE name."""
-    ues = []
-    radio = topology.radio
-    for ue in topology.expand():
-        spec = ue.spec
-        ratios_up, ratios_down = subchannel_ratios_of(topology, ue)
-        ues.append(
-            UeScenario(
-                name=UeName(ue.name),
-                profile=profiles[profile_key(ue)],
-                arrivals=arrivals_of(spec.arrivals)[0],
-                max_speed=spec.speed,
-                compute_watts=spec.compute_power,
-                transmit_watts=spec.power,
-                receive_watts=spec.receive_power,
-                energy_budget_joules=math.inf if spec.energy_budget is None else spec.energy_budget,
-                weight=spec.weight,
-                input_codec=topology.codec.input,
-                boundary_codec=topology.codec.boundary,
-                channel_kind=spec.channel.kind,
-                mean_gain=mean_gains[ue.name],
-                fading=spec.channel.fading or "trace",
-                channel_refresh=spec.channel.refresh,
-                k_factor=10 ** (spec.channel.k_factor / 10) if spec.channel.fading == "rician" else 0.0,
-                doppler_hz=spec.channel.doppler,
-                gain_floor_ratio=spec.channel.gain_floor,
-                shadowing=_shadowing_of(spec.channel),
-                channel_step_seconds=spec.channel.step,
-                uplink_delay_seconds=spec.link.delay,
-                downlink_delay_seconds=spec.link.delay,
-                outage_floor_bits_per_second=spec.link.floor,
-                subchannel_ratios_up=ratios_up,
-                subchannel_ratios_down=ratios_down,
-                access_point=ue.index % radio.access_points,
-                inferences_per_version=_inferences_per_version(topology, arrivals_of(spec.arrivals)[0]),
-            )
-        )
     return Scenario(
         name=topology.name,
         slot_seconds=topology.slot,
-        radio=Radio(
-            uplink_hz=radio.uplink,
-            downlink_hz=radio.downlink,
-            noise_watts_per_hz=radio.noise,
-            access=radio.access,
-            subchannels=radio.subchannels,
-            users_per_subchannel=radio.users_per_subchannel if radio.access == "noma" else 1,
-            sic_residual_ratio=radio.sic_residual,
-            downlink_power_watts=radio.downlink_power,
-            access_points=radio.access_points,
-            leakage_ratio=10 ** (-radio.isolation / 10) if radio.access_points > 1 else 0.0,
-        ),
+        radio=_radio_of(topology.radio),
         edge=Edge(
             cpus=topology.edge.cpus,
             memory_bytes=int(topology.edge.memory),
             compute_watts=topology.edge.power,
         ),
-        ues=tuple(ues),
+        ues=tuple(_ue_of(topology, ue, profiles[profile_key(ue)], mean_gains[ue.name]) for ue in topology.expand()),
         uploading=uploading_of(topology),
         retraining_interval_seconds=None if topology.retraining is None else topology.retraining.interval,
         knowledge=Knowledge(
@@ -146,6 +99,56 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
             gain_age_slots=topology.observe.gain_age,
             arrival_rate=topology.observe.arrival_rate,
         ),
+    )
+
+
+def _ue_of(topology: Topology, ue: ExpandedUe, profile: ModelProfile, mean_gain: float) -> UeScenario:
+    spec = ue.spec
+    arrivals, _ = arrivals_of(spec.arrivals)
+    ratios_up, ratios_down = subchannel_ratios_of(topology, ue)
+    return UeScenario(
+        name=UeName(ue.name),
+        profile=profile,
+        arrivals=arrivals,
+        max_speed=spec.speed,
+        compute_watts=spec.compute_power,
+        transmit_watts=spec.power,
+        receive_watts=spec.receive_power,
+        energy_budget_joules=math.inf if spec.energy_budget is None else spec.energy_budget,
+        weight=spec.weight,
+        input_codec=topology.codec.input,
+        boundary_codec=topology.codec.boundary,
+        channel_kind=spec.channel.kind,
+        mean_gain=mean_gain,
+        fading=spec.channel.fading or "trace",
+        channel_refresh=spec.channel.refresh,
+        k_factor=10 ** (spec.channel.k_factor / 10) if spec.channel.fading == "rician" else 0.0,
+        doppler_hz=spec.channel.doppler,
+        gain_floor_ratio=spec.channel.gain_floor,
+        shadowing=_shadowing_of(spec.channel),
+        channel_step_seconds=spec.channel.step,
+        uplink_delay_seconds=spec.link.delay,
+        downlink_delay_seconds=spec.link.delay,
+        outage_floor_bits_per_second=spec.link.floor,
+        subchannel_ratios_up=ratios_up,
+        subchannel_ratios_down=ratios_down,
+        access_point=ue.index % topology.radio.access_points,
+        inferences_per_version=_inferences_per_version(topology, arrivals),
+    )
+
+
+def _radio_of(radio: RadioSpec) -> Radio:
+    return Radio(
+        uplink_hz=radio.uplink,
+        downlink_hz=radio.downlink,
+        noise_watts_per_hz=radio.noise,
+        access=radio.access,
+        subchannels=radio.subchannels,
+        users_per_subchannel=radio.users_per_subchannel if radio.access == "noma" else 1,
+        sic_residual_ratio=radio.sic_residual,
+        downlink_power_watts=radio.downlink_power,
+        access_points=radio.access_points,
+        leakage_ratio=10 ** (-radio.isolation / 10) if radio.access_points > 1 else 0.0,
     )
 
 

@@ -26,7 +26,6 @@ LONG_FUNCTIONS = {
     "controller.solvers.allocation.interior:solve_exact": "one interior-point iteration, compiled",
     "controller.solvers.allocation.shares:share_slot": "steps on shared scratch arrays, compiled",
     "controller.solvers.dag.game:settle": "to be divided",
-    "testbed.labfile.scenario:scenario_of": "to be divided",
     "testbed.programs.exporter.metrics:_define": "a table",
     "testbed.report.fidelity.fidelity:_figures": "to be divided",
 }
