@@ -160,7 +160,7 @@ class ModelMoves:
         moves: list[ModelMove] = []
         for index, device in enumerate(self._devices):
             starts = np.sort(head_starts[(ues == index) & np.isfinite(head_starts)])
-            after = [move.received_seconds for move in device.received[1:]] + [math.inf]
+            after = [*(move.received_seconds for move in device.received), math.inf][1:]
             for move, newer in zip(device.received, after, strict=True):
                 at = int(np.searchsorted(starts, move.received_seconds))
                 swapped = float(starts[at]) if at < starts.size else math.nan

@@ -123,3 +123,11 @@ def test_answers_wait_for_pieces_of_a_model_and_a_version_that_no_task_used_is_t
     assert during.any()
     assert longer[during] == pytest.approx(15e-3, abs=1e-6)
     assert np.nanmax(np.abs(longer[ends < INTERVAL])) == 0
+
+
+def test_a_run_may_end_before_any_version_is_whole() -> None:
+    result = walked(Cuts("block2_add", "block2_add", 0), slots=3)
+    assert result.updates == ()
+    assert result.tasks is not None
+    assert result.tasks.model_version is not None
+    assert not result.tasks.model_version.any()
