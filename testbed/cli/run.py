@@ -16,6 +16,7 @@ from testbed.lab.choice import LabChoice
 from testbed.lab.prepare import RunOrder
 from testbed.lab.run import RUNNING, execute
 from testbed.lab.runtimes import select
+from testbed.report.fidelity.fidelity import HEADLINES
 from testbed.report.fidelity.limits import NOT_MEASURED
 from testbed.report.html import figure_value, si_seconds
 from testbed.report.live import LiveTable
@@ -81,24 +82,15 @@ def print_summary(summary: Summary) -> None:
     click.echo(f"  report     {Path(summary.run_dir) / 'report.html'}")
 
 
-#: Name in the summary, how it is said, and its unit.
-_FIDELITY = (
-    ("rate_error", "rate {} off", "ratio"),
-    ("step_lateness_p99_seconds", "trace steps {} late (p99)", "s"),
-    ("stage_time_error_p50", "stages {} off (p50)", "ratio"),
-    ("overrun_ratio", "{} overruns", "ratio"),
-    ("uplink_integral_error", "uplink {} off", "ratio"),
-    ("round_trip_error", "idle round trip {} of its tolerance", "ratio"),
-)
-
-
 def fidelity_line(summary: Summary) -> str:
     """How well the emulation did, in one line; what this run could not measure comes last."""
-    values = msgspec.structs.asdict(summary.fidelity)
+    values = {name: summary.fidelity.get(name, NOT_MEASURED) for name in HEADLINES}
     measured = [
-        text.format(figure_value(values[name], unit)) for name, text, unit in _FIDELITY if values[name] != NOT_MEASURED
+        text.format(figure_value(values[name], unit))
+        for name, (text, unit) in HEADLINES.items()
+        if values[name] != NOT_MEASURED
     ]
-    missing = [name for name, _, _ in _FIDELITY if values[name] == NOT_MEASURED]
+    missing = [name for name, value in values.items() if value == NOT_MEASURED]
     if missing:
         measured.append(f"not measured: {', '.join(missing)}")
     verdict = "every limit kept" if summary.valid else "limits broken"

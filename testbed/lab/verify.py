@@ -33,8 +33,8 @@ from testbed.labfile.schema import Topology
 from testbed.programs.selftest import selftest as agent
 from testbed.protocol.configs import write_config
 from testbed.protocol.sockets import socket_path
+from testbed.report.fidelity.fidelity import FIGURES
 from testbed.report.fidelity.intervals import ratio_interval
-from testbed.report.fidelity.limits import ORDINARY, REALTIME, Limits
 from testbed.runtime.base import NodeSpec, ProcessSpec, Runtime
 from testbed.runtime.host.facts import facts
 from testbed.runtime.host.state import state_root
@@ -141,12 +141,11 @@ def _verify(order: VerificationOrder, notify: Notify) -> Verification:
             try:
                 granted = [station.make_realtime(runtime) for station in stations]
                 realtime = all(granted)
-                limits = REALTIME if realtime else ORDINARY
                 ways = selftest.directions(wires, runtime.netns_name)
                 parts = [part * order.duration_seconds for part in _PARTS]
                 found = [*delay_checks(ways, backend, parts[0], notify), *rate_checks(ways, parts[1], notify)]
                 kernel_seconds = _kernel(stations, notify)
-                found += _stages(stations, _speeds(topology), kernel_seconds, parts[2], limits, notify)
+                found += _stages(stations, _speeds(topology), kernel_seconds, parts[2], realtime, notify)
             finally:
                 for station in stations:
                     station.close()
@@ -326,12 +325,16 @@ def _speeds(topology: Topology) -> dict[str, float]:
     return {"edge": topology.edge.cpus, **speeds}
 
 
+def _limit(figure: str, realtime: bool) -> float:
+    return FIGURES[figure].limit_of(realtime=realtime)
+
+
 def _stages(
     stations: Sequence[_Station],
     speeds: dict[str, float],
     kernel_seconds: float,
     seconds: float,
-    limits: Limits,
+    realtime: bool,
     notify: Notify,
 ) -> Iterator[Check]:
     notify(f"stages: {seconds:.2g} s of the kernel in {len(stations)} nodes at once, each at its speed")
@@ -349,13 +352,13 @@ def _stages(
         errors = np.abs(achieved / target - 1)
         note = f"speed {speeds[name]:.3g}, {len(achieved)} stages"
         for what, quantile, limit in (
-            ("stage", 0.5, limits.stage_time_error_p50),
-            ("stage_p90", 0.9, limits.stage_time_error_p90),
+            ("stage", 0.5, _limit("stage_time_error_p50", realtime)),
+            ("stage_p90", 0.9, _limit("stage_time_error_p90", realtime)),
         ):
             error = float(np.quantile(errors, quantile))
             at = float(np.quantile(achieved, quantile))
             yield Check(name, what, target, at, error, limit, "s", error <= limit, note)  # type: ignore[arg-type]
         overruns = float(np.mean(np.array(answer.compute_seconds) > target))
         # of a hundred stages or fewer, one is no ratio
-        limit = max(limits.overrun_ratio, 1 / len(achieved))
+        limit = max(_limit("overrun_ratio", realtime), 1 / len(achieved))
         yield Check(name, "overruns", 0.0, overruns, overruns, limit, "ratio", overruns <= limit, note)

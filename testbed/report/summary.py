@@ -12,8 +12,8 @@ from controller.contract import STAGES
 from testbed.errors import InputError
 from testbed.records.manifest import Manifest
 from testbed.records.tables import STAGE_COLUMNS, RunTables, column
-from testbed.report.fidelity.fidelity import Fidelity
-from testbed.report.fidelity.limits import CENSORED_RATIO, NOT_MEASURED, Value
+from testbed.report.fidelity.fidelity import HEADLINES, Fidelity
+from testbed.report.fidelity.limits import CENSORED_RATIO, Value
 from testbed.report.fidelity.task_figures import Backlog
 from testbed.report.markets import settled_ratio
 from testbed.report.placement_costs import PlacementCosts, placement_costs
@@ -37,15 +37,6 @@ class Delay(msgspec.Struct, frozen=True):
     p99: float | None
 
 
-class FidelitySummary(msgspec.Struct, frozen=True):
-    rate_error: Value
-    step_lateness_p99_seconds: Value
-    stage_time_error_p50: Value
-    overrun_ratio: Value
-    uplink_integral_error: Value
-    round_trip_error: Value = NOT_MEASURED
-
-
 class Summary(msgspec.Struct, frozen=True):
     """What ``--json`` prints, and what ``compare`` reads."""
 
@@ -62,7 +53,7 @@ class Summary(msgspec.Struct, frozen=True):
     stages_seconds: dict[str, float | None]  # means over the completed tasks; they sum to the mean E2E delay
     energy_joules_per_slot: float | None  # mean over UEs and slots
     cuts: dict[str, float]  # share of the tasks that took a cut, by label
-    fidelity: FidelitySummary
+    fidelity: dict[str, Value]  # the figures that have a headline
     run_dir: str
     #: part of the arrived tasks that the delays are not of; above 1 % they are censored
     missing_ratio: float = 0.0
@@ -110,7 +101,7 @@ def summarise(
         stages_seconds=stages,
         energy_joules_per_slot=_energy(tables, manifest, origin, warm_up_seconds),
         cuts={str(label): float(number / numbers.sum()) for label, number in zip(labels, numbers, strict=True)},
-        fidelity=FidelitySummary(**{name: fidelity.value(name) for name in FidelitySummary.__struct_fields__}),
+        fidelity={name: fidelity.value(name) for name in HEADLINES},
         run_dir=str(run_directory.resolve()),
         **missing_of(len(tasks), completions),
         backlog=fidelity.backlog,

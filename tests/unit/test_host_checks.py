@@ -14,7 +14,7 @@ from testbed.errors import HostError
 from testbed.inference.calibration import Calibration, Spread, calibration_path, write_calibration
 from testbed.inference.profiles import read_profile
 from testbed.lab import checks
-from testbed.lab.prepare import prepare
+from testbed.lab.prepare import RunOrder, prepare
 from testbed.labfile.load import load
 from testbed.labfile.schema import Topology
 from testbed.runtime.host.facts import facts
@@ -84,7 +84,7 @@ def test_a_refused_lab_is_refused_before_anything_is_made(calibrate: Calibrate, 
     calibrate(20.0)
     out = tmp_path / "run"
     with pytest.raises(HostError, match="too slow"):
-        prepare(_lab(), "lab.yaml", TOPOLOGIES, "netns", out, 5.0, lambda text: None)
+        prepare(RunOrder(_lab(), "lab.yaml", TOPOLOGIES, "netns", out, 5.0), lambda text: None)
     assert not out.exists()
 
 

@@ -18,7 +18,6 @@ LONG_FILES = {
     "testbed.monitoring.dashboards": "to be divided",
     "testbed.programs.player.playback": "to be divided",
     "testbed.programs.ue.ue_agent": "to be divided",
-    "testbed.report.fidelity.fidelity": "to be divided",
 }
 LONG_FUNCTIONS = {
     "controller.learning.ppo:learn": "to be divided",
@@ -27,7 +26,6 @@ LONG_FUNCTIONS = {
     "controller.solvers.allocation.shares:share_slot": "steps on shared scratch arrays, compiled",
     "controller.solvers.dag.game:settle": "to be divided",
     "testbed.programs.exporter.metrics:_define": "a table",
-    "testbed.report.fidelity.fidelity:_figures": "to be divided",
 }
 MANY_PARAMETERS = {
     "testbed.front.verbs:run": "the options of a command",

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from testbed.records.manifest import Manifest
 from testbed.records.tables import RunTables, column
+from testbed.report.fidelity.figure import Evidence, Figure, Limit, quantile
 from testbed.report.fidelity.limits import NOT_MEASURED, Value
 
 #: Less CPU time of other processes than this (in cores, over the run or in any second) is not worth a word.
@@ -39,8 +40,7 @@ def mean_of(host: pa.Table, name: str) -> Value:
 
 
 def quantile_of(host: pa.Table, name: str, q: float) -> Value:
-    values = _known(host, name)
-    return float(np.quantile(values, q)) if len(values) else NOT_MEASURED
+    return quantile(_known(host, name), q)
 
 
 def _known(host: pa.Table, name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -126,3 +126,83 @@ def _foreign(host: pa.Table, cores: int) -> list[str]:
         f"processes that are not the lab's used {np.nanmean(used):.2f} of {cores} cores"
         f" (at most {np.nanmax(used):.2f} in a second); most of it: {most}"
     ]
+
+
+def _host(run: Evidence) -> pa.Table:
+    return host_samples(run.tables)
+
+
+def _receiver_lateness(run: Evidence) -> Value:
+    edge = run.tables.health.filter(column(run.tables.health, "kind") == "edge")
+    return quantile(column(edge, "receiver_lateness_p99_seconds"), 0.5)
+
+
+def _waiting_tasks(run: Evidence) -> Value:
+    running = quantile_of(run.once(_host), "running_tasks", 0.9)
+    return running if running == NOT_MEASURED else float(running) / run.manifest.cores
+
+
+HOST_FIGURES = (
+    Figure(
+        "receiver_lateness_p99_seconds",
+        "s",
+        "lateness of the edge's receiver (median over reports of the 99th percentile)",
+        of=_receiver_lateness,
+        limit=Limit(realtime=0.020, ordinary=0.050),
+        timed=True,
+    ),
+    Figure(
+        "throttled_ratio",
+        "ratio",
+        "part of the run for which the most throttled node was held at its cap",
+        of=lambda run: throttled_ratio(run.tables),
+        limit=0.01,
+        timed=True,
+    ),
+    Figure(
+        "steal_ratio",
+        "ratio",
+        "CPU time that the hypervisor gave to others",
+        of=lambda run: mean_of(run.once(_host), "steal_ratio"),
+        limit=0.05,
+    ),
+    Figure(
+        "longest_pause_seconds",
+        "s",
+        "the longest time for which a CPU of the host stood still",
+        of=lambda run: quantile_of(run.once(_host), "longest_pause_seconds", 1.0),
+    ),
+    Figure(
+        "paused_ratio",
+        "ratio",
+        "the part of the time in which a CPU of the host stood still",
+        of=lambda run: paused_ratio(run.once(_host)),
+    ),
+    Figure(
+        "waiting_tasks_per_core",
+        "count",
+        "the host's run queue over its cores (90th percentile)",
+        of=_waiting_tasks,
+        limit=8.0,
+        why="beyond it ordinary threads (the recorder, policies) wait for tens of ms",
+        timed=True,
+    ),
+    Figure(
+        "busy_ratio",
+        "ratio",
+        "the host's cores in use, mean",
+        of=lambda run: mean_of(run.once(_host), "busy_ratio"),
+    ),
+    Figure(
+        "lab_cores",
+        "count",
+        "cores that the lab's processes used, mean",
+        of=lambda run: mean_of(run.once(_host), "lab_cores"),
+    ),
+    Figure(
+        "foreign_cores",
+        "count",
+        "cores that processes used which are not the lab's, mean",
+        of=lambda run: mean_of(run.once(_host), "foreign_cores"),
+    ),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -12,7 +12,8 @@ from controller.service.protocol import TaskTotals
 from testbed.protocol.monitoring import MONITORING_NODES
 from testbed.records.manifest import SIMULATOR, Manifest
 from testbed.records.tables import RunTables, column, deaths
-from testbed.report.fidelity.limits import NOT_MEASURED, Figure, Limits, Value, figure
+from testbed.report.fidelity.figure import Evidence, Figure
+from testbed.report.fidelity.limits import NOT_MEASURED, Value
 
 
 def is_vouched(manifest: Manifest) -> bool:
@@ -116,54 +117,76 @@ def _counts(text: str) -> dict[str, int]:
     return {name: int(value) for name, value in counts.items()}
 
 
-def record_figures(tables: RunTables, manifest: Manifest, limits: Limits) -> Iterator[Figure]:
-    """Whether every program lived, spoke, and was recorded to the end."""
-    died = died_programs(tables, manifest)
-    named = f": {', '.join(sorted(died))}" if died else ""
-    yield figure(
-        "processes_died", float(len(died)), "count", f"processes of the lab that died during the run{named}", 0.0
-    )
-    silent = silent_at_the_end(tables)
-    named = f": {', '.join(sorted(silent))}" if silent else ""
-    yield figure(
-        "silent_at_the_end",
-        float(len(silent)) if is_vouched(manifest) else NOT_MEASURED,  # else they ended one after the other
+def _died(run: Evidence) -> set[str]:
+    return died_programs(run.tables, run.manifest)
+
+
+def _silent(run: Evidence) -> set[str]:
+    return silent_at_the_end(run.tables)
+
+
+def _names_of(nodes: Callable[[Evidence], set[str]]) -> Callable[[Evidence], str]:
+    return lambda run: f": {', '.join(sorted(nodes(run)))}" if nodes(run) else ""
+
+
+def _silent_count(run: Evidence) -> Value:
+    if not is_vouched(run.manifest):
+        return NOT_MEASURED  # they ended one after the other
+    return float(len(_silent(run)))
+
+
+RECORD_FIGURES = (
+    Figure(
+        "processes_died",
         "count",
-        f"programs that had stopped to report when the run ended{named}",
-        0.0,
-    )
-    yield figure(
+        "processes of the lab that died during the run",
+        of=lambda run: float(len(_died(run))),
+        limit=0.0,
+        detail=_names_of(_died),
+    ),
+    Figure(
+        "silent_at_the_end",
+        "count",
+        "programs that had stopped to report when the run ended",
+        of=_silent_count,
+        limit=0.0,
+        detail=_names_of(_silent),
+    ),
+    Figure(
         "silent_sources",
-        silent_sources(tables, manifest),
         "count",
         "programs and wires of the lab that left no record at all",
-        0.0,
-    )
-    yield figure(
+        of=lambda run: silent_sources(run.tables, run.manifest),
+        limit=0.0,
+    ),
+    Figure(
         "records_end_early_seconds",
-        ended_early_seconds(tables, manifest),
         "s",
         "the records end before the run did",
-        limits.records_end_early_seconds,
-    )
-    yield figure(
+        of=lambda run: ended_early_seconds(run.tables, run.manifest),
+        limit=2.0,
+        why="a recorder that lives ends after the run: 0",
+    ),
+    Figure(
         "unrecorded_seconds",
-        longest_gap_seconds(tables, manifest),
         "s",
         "the longest time without a sample of the host, of which the recorder makes one a second",
-        limits.unrecorded_seconds,
-    )
-    yield figure(
+        of=lambda run: longest_gap_seconds(run.tables, run.manifest),
+        limit=5.0,
+        why="it samples every second, at a low priority",
+    ),
+    Figure(
         "tasks_unrecorded",
-        unrecorded_tasks(tables, manifest),
         "count",
         "arrivals and ends of tasks that UEs counted and the records lack, and UEs that nobody counted",
-        0.0,
-    )
-    yield figure(
+        of=lambda run: unrecorded_tasks(run.tables, run.manifest),
+        limit=0.0,
+    ),
+    Figure(
         "arrivals_missing",
-        missing_arrivals(tables, manifest),
         "count",
         "tasks that arrive by the law and the seed of their UE and were never recorded",
-        0.0,
-    )
+        of=lambda run: missing_arrivals(run.tables, run.manifest),
+        limit=0.0,
+    ),
+)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from controller.contract import STAGES
 from testbed.records.tables import STAGE_COLUMNS, RunTables, column
+from testbed.report.fidelity.figure import Evidence, Figure, Headline, Limit, largest, quantile, ratio
 from testbed.report.fidelity.limits import JUDGED_STAGE_SECONDS, NOT_MEASURED, Value
 
 #: Stages of one UE are judged by themselves from so many on.
@@ -84,9 +85,9 @@ def stages_of(tables: RunTables, ue: str) -> dict[str, StageFidelity]:
             target_seconds=_mean(target),
             achieved_seconds=_mean(achieved),
             computing_seconds=_mean(computing),
-            error_p50=_quantile(errors, 0.5),
-            error_p90=_quantile(errors, 0.9),
-            error_max=_quantile(errors, 1.0),
+            error_p50=quantile(errors, 0.5),
+            error_p90=quantile(errors, 0.9),
+            error_max=quantile(errors, 1.0),
             overruns=over,
         )
     return found
@@ -94,13 +95,8 @@ def stages_of(tables: RunTables, ue: str) -> dict[str, StageFidelity]:
 
 def worst(stages: dict[str, dict[str, StageFidelity]]) -> Value:
     """The largest median error of a UE's heads or tails, of those that are enough to be judged."""
-    medians = [
-        float(one.error_p50)
-        for by_stage in stages.values()
-        for one in by_stage.values()
-        if one.judged >= JUDGED_STAGES and one.error_p50 != NOT_MEASURED
-    ]
-    return max(medians, default=NOT_MEASURED)
+    every = (one for by_stage in stages.values() for one in by_stage.values())
+    return largest(one.error_p50 for one in every if one.judged >= JUDGED_STAGES)
 
 
 def stage_sum_error_seconds(tables: RunTables) -> Value:
@@ -118,5 +114,63 @@ def _mean(values: NDArray[np.float64]) -> Value:
     return float(values.mean()) if len(values) else NOT_MEASURED
 
 
-def _quantile(values: NDArray[np.float64], q: float) -> Value:
-    return float(np.quantile(values, q)) if len(values) else NOT_MEASURED
+def stages(run: Evidence) -> dict[str, dict[str, StageFidelity]]:
+    """By UE, and "head" and "tail"."""
+    return {ue: stages_of(run.tables, ue) for ue in sorted(set(column(run.tables.tasks, "ue")))}
+
+
+def _errors(run: Evidence) -> NDArray[np.float64]:
+    return all_stage_time_errors(run.tables.tasks)
+
+
+def _overrun_ratio(run: Evidence) -> Value:
+    count, late = overruns(run.tables)
+    return ratio(late, count)
+
+
+STAGE_FIGURES = (
+    Figure(
+        "stage_time_error_p50",
+        "ratio",
+        "stage time against its target, stages of 5 ms and more (median)",
+        of=lambda run: quantile(run.once(_errors), 0.5),
+        limit=Limit(realtime=0.003, ordinary=0.02),
+        why="quiet: below 0.001 %",
+        timed=True,
+        headline=Headline(2, "stages {} off (p50)"),
+    ),
+    Figure(
+        "stage_time_error_p90",
+        "ratio",
+        "stage time against its target, stages of 5 ms and more (90th percentile)",
+        of=lambda run: quantile(run.once(_errors), 0.9),
+        limit=Limit(realtime=0.01, ordinary=0.15),
+        timed=True,
+    ),
+    Figure(
+        "stage_time_error_worst",
+        "ratio",
+        "the largest of the medians of each UE's heads and tails",
+        of=lambda run: worst(run.once(stages)),
+        limit=Limit(realtime=0.003, ordinary=0.02),
+        timed=True,
+    ),
+    Figure(
+        "overrun_ratio",
+        "ratio",
+        "stages whose computation ended after its target",
+        of=_overrun_ratio,
+        limit=Limit(realtime=0.01, ordinary=0.10),
+        why="an overrun is a stage that was slower than the device it emulates",
+        timed=True,
+        headline=Headline(3, "{} overruns"),
+    ),
+    Figure(
+        "stage_sum_error_seconds",
+        "s",
+        "how far a completed task's stages are from making up its delay, one after the other",
+        of=lambda run: stage_sum_error_seconds(run.tables),
+        limit=1e-6,
+        why="rounding of stamps",
+    ),
+)

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from controller.contract import cut_label
 from controller.frames import FRAME_BITS
 from testbed.records.tables import RunTables, column
-from testbed.report.fidelity.rates import AppliedRate
+from testbed.report.fidelity.figure import Evidence, Figure, Headline, Wider, relative_error
+from testbed.report.fidelity.limits import Value
+from testbed.report.fidelity.rates import AppliedRate, applied_rates
 
 #: Below this a transfer is mostly the latency of programs and of the shaper's first frame (0.3-0.5 ms), not the rate's.
 JUDGED_SECONDS = 5e-3
@@ -138,3 +140,57 @@ def uplink_of(tables: RunTables, ue: str, rate: AppliedRate, *, lossy: bool = Fa
         stage_seconds=float((transfers.seconds + transfers.delay).sum()),
         predicted_seconds=float((sending + transfers.delay).sum()),
     )
+
+
+def uplinks(run: Evidence) -> dict[str, Uplink]:
+    """Of each UE."""
+    links = run.tables.links
+    lossy = set(column(links, "ue")[column(links, "loss_ratio").astype(float) > 0])
+    return {ue: uplink_of(run.tables, ue, rate, lossy=ue in lossy) for ue, rate in applied_rates(links, "up").items()}
+
+
+def _judged_bits(run: Evidence) -> tuple[float, float]:
+    """(what the applied rate allowed, what was on the wire)."""
+    every = run.once(uplinks).values()
+    return sum(uplink.integral_bits for uplink in every), sum(uplink.bits for uplink in every)
+
+
+def _integral_error(run: Evidence) -> Value:
+    allowed, sent = run.once(_judged_bits)
+    return relative_error(allowed, sent)
+
+
+def _early_ratio(run: Evidence) -> float:
+    """The first frames' part of transfers that came too early."""
+    allowed, sent = run.once(_judged_bits)
+    first_frames = sum(uplink.first_frame_bits for uplink in run.once(uplinks).values())
+    return first_frames / sent if allowed < sent else 0.0
+
+
+def _stage_error(run: Evidence) -> Value:
+    every = run.once(uplinks).values()
+    return relative_error(
+        sum(uplink.stage_seconds for uplink in every), sum(uplink.predicted_seconds for uplink in every)
+    )
+
+
+UPLINK_FIGURES = (
+    Figure(
+        "uplink_integral_error",
+        "ratio",
+        "integral of the applied rate over the transfers of 5 ms and more against the bits that were on the wire",
+        of=_integral_error,
+        limit=0.05,
+        wider=Wider(_early_ratio, "what one frame is of each transfer where they are early"),
+        why="quiet runs of the quickstart: 0.03-3.4 %. HTB lets the first frame on an idle link go at once: a transfer"
+        " of 10 kB is early by 15 %, less 1 ms of programs' latencies",
+        timed=True,
+        headline=Headline(4, "uplink {} off"),
+    ),
+    Figure(
+        "uplink_stage_error",
+        "ratio",
+        "mean uplink stage against the one that the applied rate predicts",
+        of=_stage_error,
+    ),
+)

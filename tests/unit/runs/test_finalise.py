@@ -226,4 +226,4 @@ def test_a_run_without_any_task_has_no_delay(tmp_path: Path) -> None:
     summary = conclude(tmp_path)
     assert summary.tasks.arrived == 0
     assert summary.e2e_delay_seconds.mean is None
-    assert summary.fidelity.rate_error == "not_measured"
+    assert summary.fidelity["rate_error"] == "not_measured"
