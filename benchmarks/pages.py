@@ -12,6 +12,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from controller.policies import registry
+from testbed.report.fidelity.fidelity import FIGURES
+from testbed.report.html import figure_value
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +34,16 @@ def policies() -> str:
     return "\n".join(rows)
 
 
+def limits() -> str:
+    """Every fidelity figure with its limits and why they are what they are, as declared."""
+    rows = ["| figure | what it is | limit | without real-time priority | why this limit |", "|---|---|---|---|---|"]
+    for figure in FIGURES.values():
+        wider = f", or {figure.wider.words} if that is more" if figure.wider else ""
+        values = [figure_value(limit, figure.unit) + wider for limit in figure.limits() or ()] or ["–", "–"]
+        rows.append(f"| `{figure.name}` | {figure.meaning} | {' | '.join(values)} | {figure.why} |")
+    return "\n".join(rows)
+
+
 def _first_sentence(kind: type) -> str:
     text = re.sub(r"\s+", " ", (inspect.getdoc(kind) or "").split("\n\n")[0])
     text = re.sub(r":\w+:`~?[\w.]*?(\w+)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
@@ -42,6 +54,7 @@ def _first_sentence(kind: type) -> str:
 PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("lab-file.md", "example", example),
     ("policies.md", "policies", policies),
+    ("fidelity.md", "limits", limits),
 )
 
 
