@@ -25,7 +25,6 @@ LONG_FUNCTIONS = {
     "controller.solvers.allocation.interior:solve_exact": "one interior-point iteration, compiled",
     "controller.solvers.allocation.shares:share_slot": "steps on shared scratch arrays, compiled",
     "controller.solvers.dag.game:settle": "to be divided",
-    "testbed.programs.exporter.metrics:_define": "a table",
 }
 MANY_PARAMETERS = {
     "testbed.front.verbs:run": "the options of a command",

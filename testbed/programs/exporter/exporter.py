@@ -53,7 +53,7 @@ def export(config: ExporterConfig, scenario: Scenario) -> None:
                 try:
                     metrics.take(decode_record(records.recv()))
                 except (msgspec.DecodeError, ValueError) as error:  # ValueError: no series takes its numbers
-                    metrics.unreadable.inc()
+                    metrics.take_unreadable()
                     log.warning("unreadable record: %s", error)
         server.shutdown()
         thread.join()

@@ -10,8 +10,19 @@ from imagined_run import slot_record, task
 
 from controller.contract import STAGES
 from controller.policies.examples import example_scenario
-from testbed.programs.exporter.metrics import DELAY_BUCKETS, LABELLED_CUTS, OTHER_CUTS, Metrics, stage_seconds
-from testbed.protocol.records import EdgeHealth, Event, LinkStep, ModelUpdate, NodeHealth, TaskArrived, UploadRecord
+from testbed.programs.exporter.metric import LABELLED_CUTS, OTHER_CUTS
+from testbed.programs.exporter.metrics import Metrics
+from testbed.programs.exporter.task_metrics import DELAY_BUCKETS, stage_seconds
+from testbed.protocol.records import (
+    ChannelDrops,
+    EdgeHealth,
+    Event,
+    LinkStep,
+    ModelUpdate,
+    NodeHealth,
+    TaskArrived,
+    UploadRecord,
+)
 
 
 @pytest.fixture
@@ -193,3 +204,11 @@ def test_the_host_is_measured_when_asked(metrics: Metrics) -> None:
     busy = value(metrics, "testbed_host_cpu_seconds_total", mode="busy")
     assert busy is not None
     assert busy > 0
+
+
+def test_lost_packets_add_up_and_may_come_back(metrics: Metrics) -> None:
+    for lost in (5, 2, -1):
+        metrics.take(ChannelDrops("ue0", "up", 0.0, 100, 0, 700, sent_packets=10, lost_packets=lost))
+    assert value(metrics, "testbed_link_lost_packets", ue="ue0", direction="up") == 6
+    assert value(metrics, "testbed_link_sent_packets_total", ue="ue0", direction="up") == 30
+    assert value(metrics, "testbed_link_backlog_bytes", ue="ue0", direction="up") == 700
