@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from controller.policies import registry
+from testbed.programs.exporter.metrics import METRICS
 from testbed.report.fidelity.fidelity import FIGURES
 from testbed.report.html import figure_value
 
@@ -44,6 +45,15 @@ def limits() -> str:
     return "\n".join(rows)
 
 
+def metrics() -> str:
+    """Every metric that a lab exports, as declared."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in METRICS:
+        meaning = " ".join(text for text in (metric.text, metric.more) if text)
+        rows.append(f"| `{metric.series}` | {metric.kind} | {', '.join(metric.labels)} | {meaning} |")
+    return "\n".join(rows)
+
+
 def _first_sentence(kind: type) -> str:
     text = re.sub(r"\s+", " ", (inspect.getdoc(kind) or "").split("\n\n")[0])
     text = re.sub(r":\w+:`~?[\w.]*?(\w+)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
@@ -55,6 +65,7 @@ PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("lab-file.md", "example", example),
     ("policies.md", "policies", policies),
     ("fidelity.md", "limits", limits),
+    ("monitoring.md", "metrics", metrics),
 )
 
 

@@ -256,6 +256,7 @@ HOST_METRICS = (  # as the recorder sees the host
         "gauge",
         "... and the one of them that takes most.",
         of=(one(HostHealth, lambda host: host.foreign_top_cores),),
+        more="Of the processes that are not the lab's.",
     ),
     Metric(
         "host_longest_pause_seconds",
