@@ -15,7 +15,6 @@ MOST_LINES_OF_A_FUNCTION = 60
 MOST_PARAMETERS = 8
 #: What is longer, and why it stays so.
 LONG_FILES = {
-    "testbed.monitoring.dashboards": "to be divided",
     "testbed.programs.player.playback": "to be divided",
     "testbed.programs.ue.ue_agent": "to be divided",
 }

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from testbed.monitoring.dashboards import DASHBOARDS, to_json
+from testbed.monitoring.dashboards import DASHBOARDS
+from testbed.monitoring.panels import to_json
 from testbed.programs.exporter.metrics import METRICS
 
 ROOT = Path(__file__).parents[3]
