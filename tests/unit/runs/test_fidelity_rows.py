@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from synthetic_run import Lab, manifest, simulate
 from test_finalise import write_streams
 
 from benchmarks import pages
+from testbed.cli.run import fidelity_line
+from testbed.records.manifest import write_manifest
+from testbed.report.conclude import conclude
 from testbed.report.fidelity import fidelity
 from testbed.report.fidelity.figure import Evidence, Figure, Headline, Limit, Wider
 
@@ -56,3 +60,15 @@ def test_what_several_figures_use_is_worked_out_once(tmp_path: Path) -> None:
     run = Evidence(write_streams(tmp_path, simulate(lab)), manifest(lab))
     assert run.once(count) == run.once(count) > 0
     assert calls == [run]
+
+
+def test_the_line_at_the_end_says_headlines_in_their_order(tmp_path: Path) -> None:
+    lab = Lab(duration=10, rate_per_second=0.5)
+    write_streams(tmp_path, simulate(lab))
+    write_manifest(manifest(lab), tmp_path)
+    line = fidelity_line(conclude(tmp_path))
+    assert re.fullmatch(
+        r"every limit kept: trace steps \S+ µs late \(p99\), stages \S.* % off \(p50\), \S+ % overruns,"
+        r" uplink .* % off, not measured: rate_error, round_trip_error",
+        line,
+    ), line
