@@ -22,6 +22,8 @@ def makes_a_lab(code: str) -> bool:
 def go_through(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
     """Run the examples that are wanted, the present directory being ``folder``; what they leave behind."""
     shutil.copytree(ROOT / "topologies", folder / "topologies")
+    quickstart = folder / "topologies" / "quickstart.yaml"  # images that a registry does not give are waited for
+    quickstart.write_text(quickstart.read_text().replace(": auto, grafana: auto}", ": off, grafana: off}"))
     names: dict[str, Any] = {}
     for code in examples():
         if wanted(code):

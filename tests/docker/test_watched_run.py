@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from testbed.monitoring.bringup import free_port
-from testbed.programs.exporter.metrics import DELAY_BUCKETS
+from testbed.programs.exporter.task_metrics import DELAY_BUCKETS
 from tests.emulation.conftest import Bench
 
 # five containers that import PyTorch, and half a minute to be watched: not beside others

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import networkx as nx
@@ -96,6 +97,33 @@ def test_no_private_name_crosses_a_folder() -> None:
         if name.startswith("_") and not name.startswith("__") and folder(user) != folder(used)
     ]
     assert borrowed == []
+
+
+def test_tests_and_benchmarks_import_what_is_there() -> None:
+    """Most of them are imported on machines only that have root, an engine, a guest."""
+    missing = []
+    for path in (*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            source = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if isinstance(node, ast.ImportFrom) and source.split(".")[0] in ("controller", "testbed"):
+                there = names_of(source)
+                taken = [alias.name for alias in node.names if f"{source}.{alias.name}" not in MODULES]
+                missing += [f"{path}: {source}.{name}" for name in taken if name not in there and source != "testbed"]
+    assert missing == []
+
+
+@cache
+def names_of(module: str) -> set[str]:
+    """What can be imported from a module by name."""
+    found = set()
+    for node in ast.walk(TREES[module]) if module in TREES else ():
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
 
 
 def test_files_are_of_one_idea() -> None:
