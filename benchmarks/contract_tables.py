@@ -1,6 +1,6 @@
 """The tables of docs/policies.md: every field that a policy sees or decides, as controller/contract/ describes it.
 
-python -m benchmarks.contract_tables        write them
+``python -m benchmarks.pages`` writes them.
 """
 
 from __future__ import annotations
@@ -8,13 +8,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from pathlib import Path
 
 from controller import contract
-
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "policies.md"
-BEGIN = "<!-- contract: written by python -m benchmarks.contract_tables -->"
-END = "<!-- end of contract -->"
 
 #: In the order in which a policy meets them.
 TYPES = (
@@ -71,22 +66,16 @@ def table(kind: type) -> list[str]:
 
 
 def first_sentence(kind: type) -> str:
-    """The first paragraph of a type's docstring, in one line of Markdown."""
-    text = vars(kind).get("__doc__") or ""
-    return re.sub(r"\s+", " ", re.sub(r":\w+:", "", text.split("\n\n")[0])).replace("``", "`").strip()
+    """The first paragraph of a type's own docstring, in one line of Markdown."""
+    return first_paragraph(vars(kind).get("__doc__") or "")
+
+
+def first_paragraph(docstring: str) -> str:
+    """The first paragraph of a docstring, in one line of Markdown; of what it links to, the last name."""
+    text = re.sub(r"\s+", " ", docstring.split("\n\n")[0]).strip()
+    return re.sub(r":\w+:`~?[\w.]*?(\w+)`", r"`\1`", text).replace("``", "`")
 
 
 def _cells(row: tuple[str, str, str, str]) -> tuple[str, ...]:
     name, kind, default, meaning = (text.replace("|", "\\|") for text in row)
     return f"`{name}`", f"`{kind}`", f"`{default}`" if default else "", meaning.replace("``", "`")
-
-
-def written(page: str) -> str:
-    """The page with the tables of today."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{rest.split(END)[1]}"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(PAGE)

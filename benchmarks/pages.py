@@ -6,11 +6,11 @@ python -m benchmarks.pages        write them
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from benchmarks import contract_tables, protocol_page
 from controller.policies import registry
 from testbed.programs.exporter.metrics import METRICS
 from testbed.report.fidelity.fidelity import FIGURES
@@ -55,8 +55,7 @@ def metrics() -> str:
 
 
 def _first_sentence(kind: type) -> str:
-    text = re.sub(r"\s+", " ", (inspect.getdoc(kind) or "").split("\n\n")[0])
-    text = re.sub(r":\w+:`~?[\w.]*?(\w+)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
+    text = contract_tables.first_paragraph(inspect.getdoc(kind) or "").replace("|", "\\|")
     return text if len(text) < 220 else f"{text[:217]}..."
 
 
@@ -64,6 +63,8 @@ def _first_sentence(kind: type) -> str:
 PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("lab-file.md", "example", example),
     ("policies.md", "policies", policies),
+    ("policies.md", "contract", contract_tables.tables),
+    ("protocol.md", "messages", protocol_page.described),
     ("fidelity.md", "limits", limits),
     ("monitoring.md", "metrics", metrics),
 )

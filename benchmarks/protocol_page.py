@@ -1,6 +1,6 @@
 """The messages of docs/protocol.md, as controller/service/protocol.py describes them, and a UE that speaks them.
 
-python -m benchmarks.protocol_page        write them
+``python -m benchmarks.pages`` writes them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from controller.service.engine import COLLECT_RATIO, COLLECT_SECONDS, SILENT_AFT
 from controller.service.node_listener import Limits
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "protocol.md"
 PLAIN_UE = ROOT / "tests" / "data" / "plain_ue.py"
-BEGIN = "<!-- messages: written by python -m benchmarks.protocol_page -->"
-END = "<!-- end of messages -->"
 
 #: Who says which messages to the controller, and who hears which of it.
 SAYS = {"UE": protocol.UeSays, "edge": protocol.EdgeSays, "player": protocol.PlayerSays, "operator": protocol.Command}
@@ -35,7 +32,7 @@ PARTS = {
     protocol.TaskTotals: protocol.Status,
 }
 
-__all__ = ["PAGE", "PARTS", "PLAIN_UE", "direction", "fields", "messages", "written"]
+__all__ = ["PARTS", "PLAIN_UE", "described", "direction", "fields", "messages"]
 
 
 def messages() -> tuple[type, ...]:
@@ -96,14 +93,3 @@ def _cells(limits: Limits) -> tuple[str, ...]:
         f"{limits.unsent_bytes / 2**20:g} MiB",
         f"{limits.connections}",
     )
-
-
-def written(page: str) -> str:
-    """The page with the messages of today."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{described()}\n\n{END}{rest.split(END)[1]}"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(PAGE)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_lab import FakeLab
 
-from benchmarks import protocol_page
+from benchmarks import pages, protocol_page
 from controller.contract import ALL_ON_EDGE
 from controller.service import protocol
 from testbed.protocol.sockets import socket_path
@@ -59,9 +59,9 @@ def test_it_has_no_more_than_the_page_promises() -> None:
 
 
 def test_the_page_is_what_the_program_writes_and_says_something_of_every_field() -> None:
-    """``python -m benchmarks.protocol_page`` writes docs/protocol.md's descriptions of the messages."""
-    page = protocol_page.PAGE.read_text(encoding="utf-8")
-    assert protocol_page.written(page) == page
+    """``python -m benchmarks.pages`` writes docs/protocol.md's descriptions of the messages."""
+    page = (pages.ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    assert pages.written(page, "messages", protocol_page.described()) == page
     for kind in (*protocol_page.messages(), *protocol_page.PARTS):
         rows = protocol_page.fields(kind)
         assert [row[0] for row in rows] == list(kind.__struct_fields__)
