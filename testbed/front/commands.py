@@ -70,11 +70,11 @@ def _read(process: subprocess.Popen[str], heard: Callable[[str], None], failures
 
 
 class Bar(AbstractContextManager["Bar"]):
-    """A progress bar, in a terminal or in a notebook; silent where ``shown`` is False."""
+    """A progress bar; ``shown`` None: where somebody looks, at a terminal or at a notebook."""
 
-    def __init__(self, title: str, total_seconds: float | None, *, shown: bool) -> None:
+    def __init__(self, title: str, total_seconds: float | None, *, shown: bool | None) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, disable=not shown, transient=True)
+        self._progress = Progress(*columns, disable=not (_is_watched() if shown is None else shown), transient=True)
         self._task = self._progress.add_task(title, total=total_seconds)
         self._title = title
 
@@ -95,6 +95,5 @@ class Bar(AbstractContextManager["Bar"]):
             self._progress.update(self._task, description=f"{self._title}: {text[:60]}")
 
 
-def is_watched() -> bool:
-    """Whether somebody looks: at a terminal, or at a notebook."""
+def _is_watched() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from testbed.errors import TestbedError
-from testbed.front.commands import Bar, command, is_watched
+from testbed.front.commands import Bar, command
 from testbed.front.results import Run, open_run
 from testbed.front.verbs import PolicyChoice, arguments_of, choice_of, policy_name, seconds_of, yaml_text
 
@@ -105,7 +105,7 @@ def up(
     options = [*arguments_of(choice), "--runtime", runtime]
     if directory is not None:
         options += ["--out", str(directory)]
-    with Bar(f"up {choice.file.stem}", None, shown=is_watched() if progress is None else progress) as bar:
+    with Bar(f"up {choice.file.stem}", None, shown=progress) as bar:
         told = json.loads(command(["up", *options, "--json"], bar))
     return Session(told["lab"], Path(told["run_dir"]), told["urls"])
 

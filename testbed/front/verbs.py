@@ -10,10 +10,9 @@ from typing import Any
 from controller.contract import Policy
 from controller.simulator.result import Mode
 from testbed.errors import InputError
-from testbed.front.commands import Bar, command, is_watched
+from testbed.front.commands import Bar, command
 from testbed.front.results import Run
 from testbed.lab.choice import LabChoice
-from testbed.lab.prepare import new_run_id
 from testbed.lab.simulate import SimulationOrder, simulate_lab
 from testbed.labfile.schema import PolicySpec
 from testbed.units import DURATION
@@ -44,12 +43,12 @@ def run(
     """
     seconds = seconds_of(duration)
     choice = choice_of(lab, policy, seed, name, set)
-    where = Path(directory) if directory is not None else Path("runs") / new_run_id(choice.read(imports=False))
-    options = [*arguments_of(choice), "--runtime", runtime, "--duration", f"{seconds} s", "--out", str(where)]
-    shown = is_watched() if progress is None else progress
-    with Bar(f"run {Path(lab).stem}", seconds, shown=shown) as bar:
-        command(["run", *options, "--json"], bar)
-    return Run(where)
+    options = [*arguments_of(choice), "--runtime", runtime, "--duration", f"{seconds} s"]
+    if directory is not None:
+        options += ["--out", str(directory)]
+    with Bar(f"run {Path(lab).stem}", seconds, shown=progress) as bar:
+        told = json.loads(command(["run", *options, "--json"], bar))
+    return Run(told["run_dir"])
 
 
 def simulate(
@@ -79,10 +78,9 @@ def simulate(
         decider = policy
         spec = PolicySpec(name=f"{type(policy).__module__}:{type(policy).__qualname__}")
         topology = topology.model_copy(update={"policy": spec})
-    shown = is_watched() if progress is None else progress
     target = None if directory is None else Path(directory)
     order = SimulationOrder(topology, str(choice.file), choice.folder, target, slots, mode, decider)
-    with Bar(f"simulate {choice.file.stem}", None, shown=shown) as bar:
+    with Bar(f"simulate {choice.file.stem}", None, shown=progress) as bar:
         summary = simulate_lab(order, bar)
     return Run(summary.run_dir)
 

@@ -14,7 +14,6 @@ import hashlib
 import importlib
 import os
 import random
-import sys
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 from controller.seeds import Purpose, generator, integer
 from controller.user_code import UserCodeError, guarded, import_user_module, prepare_torchvision
 from testbed.errors import InputError
+from testbed.folders import reach
 from testbed.inference.tensors import raw, why_not
 
 DEFAULT_INPUT_SHAPE = (3, 224, 224)
@@ -319,9 +319,8 @@ def _user_model(
     name: str, module_name: str, factory_name: str, python_path: Sequence[Path], seed_again: Callable[[], None]
 ) -> tuple[nn.Module, tuple[int, int, int]]:
     # Imported by a process that has changed folders, a module of the working directory would not be found.
-    for folder in [*(str(path.absolute()) for path in python_path), str(Path.cwd())]:
-        if folder not in sys.path:
-            sys.path.append(folder)
+    for folder in (*python_path, Path.cwd()):
+        reach(folder)
     with _inside(name, python_path[0] if python_path else Path()):
         factory = _factory(name, module_name, factory_name)
         seed_again()  # whether the module was imported just now or before makes no difference

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from testbed.folders import reach
 from testbed.lab import checks
 from testbed.labfile import lab_files
 from testbed.labfile.load import load
@@ -41,8 +40,6 @@ class LabChoice:
         """
         named = (("policy", self.policy), ("seed", self.seed), ("name", self.name))
         more = [f"{key}={value}" for key, value in named if value is not None]
-        if imports:
-            reach(self.folder)
         # what --set says of the policy is about the one that --policy names
         topology = load(self.file, (*more, *self.overrides), imports=imports)
         if imports:
