@@ -8,7 +8,7 @@ import numpy as np
 
 from controller.compiled import compiled
 from controller.solvers.allocation.chain import ChainTables, CutArray, SlotState, spread_out
-from controller.solvers.allocation.newton import smallest_shares, smallest_spectrum, surely_fit
+from controller.solvers.allocation.newton import smallest_shares, smallest_spectrum, station_sum, surely_fit
 from controller.solvers.allocation.problem import MAXIMUM_LOAD, AllocationModel, FloatArray, Limits
 from controller.solvers.allocation.shares import (
     LEAST_ARRIVAL_RATE,
@@ -42,16 +42,6 @@ def gather_cuts(cuts, rates, downlink, head, bits, tail, constant, down_bits, wo
 
 
 @compiled
-def _is_short(number, station, least_spectrum, spectrum):  # type: ignore[no-untyped-def]
-    """Whether the UEs of an access point need all of its spectrum, or more."""
-    total = 0.0
-    for i in range(station.shape[0]):
-        if station[i] == number:
-            total += least_spectrum[i]
-    return total >= spectrum
-
-
-@compiled
 def project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linear, station, spectrum, cpus, least_spectrum, least_edge, work):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Move cuts, in place, until each device, the spectrum and the edge can carry them."""
     n = cuts.shape[0]
@@ -81,7 +71,7 @@ def project_one(cuts, rates, quality, head, bits, tail, counts, max_speed, linea
         better = 0
         for i in range(n):
             need = least_spectrum[i] if over_hz else least_edge[i]
-            if need <= largest or (over_hz and not _is_short(station[i], station, least_spectrum, spectrum)):
+            if need <= largest or (over_hz and station_sum(station[i], least_spectrum, station) < spectrum):
                 continue
             for k in range(cuts[i] + 1, counts[i]):
                 if rates[i] * head[i, k] >= MAXIMUM_LOAD * max_speed[i]:

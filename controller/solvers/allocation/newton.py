@@ -234,16 +234,13 @@ def edge_wishes(total, n, tail, arrival_rate, price, variability, edge_square_pr
 
 
 @compiled
-def largest_sum(n, share, station):  # type: ignore[no-untyped-def]
-    """Of shares (ues,) by access point: the largest."""
-    largest = 0.0
-    for number in range(station.max() + 1):
-        total = 0.0
-        for i in range(n):
-            if station[i] == number:
-                total += share[i]
-        largest = max(largest, total)
-    return largest
+def station_sum(number, share, station):  # type: ignore[no-untyped-def]
+    """Sum of shares (ues,) of one access point's UEs."""
+    total = 0.0
+    for i in range(station.shape[0]):
+        if station[i] == number:
+            total += share[i]
+    return total
 
 
 @compiled
@@ -262,7 +259,10 @@ def smallest_shares(n, station, spectrum, arrival_rate, wire_bits, tail, quality
         least_spectrum[i] = smallest_share(SPECTRUM, spectrum, wire_bits[i], quality[i], linear[i], arrival_rate[i])
         least_edge[i] = smallest_share(EDGE, 0.0, tail[i], 0.0, False, arrival_rate[i])
         edge_sum += least_edge[i]
-    return largest_sum(n, least_spectrum, station), edge_sum
+    largest = 0.0
+    for number in range(station.max() + 1):
+        largest = max(largest, station_sum(number, least_spectrum, station))
+    return largest, edge_sum
 
 
 @compiled
