@@ -68,8 +68,9 @@ def summarise(
     tables: RunTables, manifest: Manifest, fidelity: Fidelity, run_directory: Path, *, warm_up_seconds: float = 0.0
 ) -> Summary:
     """Figures straight from the records. Tasks that arrive in the first ``warm_up_seconds`` are left out."""
-    origin = origin_seconds(tables)
-    tasks = tables.tasks.filter(column(tables.tasks, "arrival_seconds") >= origin + warm_up_seconds)
+    origin, tasks = origin_seconds(tables), tables.tasks
+    if warm_up_seconds > 0:  # else all: no task is left out, wherever the start is
+        tasks = tasks.filter(column(tasks, "arrival_seconds") >= origin + warm_up_seconds)
     status = column(tasks, "status")
     completed = tasks.filter(status == "completed")
     delays = column(completed, "e2e_delay_seconds")
@@ -154,11 +155,18 @@ def read_summary(run_directory: Path) -> Summary:
 
 
 def origin_seconds(tables: RunTables) -> float:
-    """Start of slot 0, or the first arrival of a run without slots; 0 for a run without either."""
-    starts = column(tables.slots, "start_seconds")
-    slots = column(tables.slots, "slot")
-    if (slots >= 0).any():
-        return float(starts[slots >= 0].min())
+    """Start of slot 0, or the first arrival of a run without slots; 0 for a run without either.
+
+    A controller that was held up enters its first slot late: then the start follows from the slots that it had.
+    """
+    known = column(tables.slots, "slot") >= 0
+    if known.any():
+        slots, starts = (column(tables.slots, name)[known].astype(np.float64) for name in ("slot", "start_seconds"))
+        first, last = slots.argmin(), slots.argmax()
+        if slots[first] == slots[last]:
+            return float(starts.min())
+        length = (starts[last] - starts[first]) / (slots[last] - slots[first])
+        return float(starts[first] - slots[first] * length)
     arrivals = column(tables.tasks, "arrival_seconds")
     return float(arrivals.min()) if len(arrivals) else 0.0
 

@@ -11,13 +11,13 @@ from synthetic_run import Lab, manifest, quiet_host, simulate
 from controller.contract import STAGES
 from controller.service.protocol import Message
 from testbed.errors import InputError
-from testbed.protocol.records import Event, HostHealth, TaskArrived, TaskRecord
+from testbed.protocol.records import Event, HostHealth, SlotRecord, TaskArrived, TaskRecord
 from testbed.records.manifest import write_manifest
 from testbed.records.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
 from testbed.records.tables import STAGE_COLUMNS, TABLE_VERSION, RunTables, column, finalise
 from testbed.report.conclude import conclude
 from testbed.report.fidelity.fidelity import assess
-from testbed.report.summary import Summary, summarise
+from testbed.report.summary import Summary, origin_seconds, summarise
 
 
 def write_streams(run: Path, records: list[Message]) -> RunTables:
@@ -102,6 +102,19 @@ def test_tasks_of_a_ue_that_died_failed_with_its_reason(tmp_path: Path) -> None:
             expected = ("failed", "ue1 was killed by signal 9") if row["ue"] == "ue1" else ("in_flight", "")
             assert (row["status"], row["reason"]) == expected
     assert not assess(tables, manifest(lab)).valid
+
+
+def test_a_run_whose_first_slots_were_jumped_over_counts_all_its_tasks(tmp_path: Path) -> None:
+    """A controller that is held up at the start enters slot 2 first; tasks arrive from the start of slot 0 on."""
+    lab = Lab(duration=5)
+    records = simulate(lab)
+    tables = write_streams(tmp_path / "late", [r for r in records if not isinstance(r, SlotRecord) or r.slot >= 2])
+    whole = write_streams(tmp_path / "whole", records)
+    assert origin_seconds(tables) == pytest.approx(origin_seconds(whole), abs=1e-9)
+    late_counts, whole_counts = summary_of(tables, lab, tmp_path).tasks, summary_of(whole, lab, tmp_path).tasks
+    assert late_counts == whole_counts
+    assert late_counts.arrived == len(tables.tasks)
+    assert assess(tables, manifest(lab)).value("late_decision_ratio") == pytest.approx(2 / 10, rel=0.1)
 
 
 def test_a_task_that_ended_twice_is_counted_once_and_makes_the_run_invalid(tmp_path: Path) -> None:
