@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 
@@ -22,6 +23,10 @@ def split_model(model: str, seed: int, lab_folder: str) -> SplitModel:
 def preload(model: str, seed: int, lab_folder: str) -> None:
     """Load a model and build all its heads. Starts no thread: a child of a process with some hangs."""
     torch.set_num_threads(1)
+    with contextlib.suppress(ImportError):  # where it is installed, tracing makes a bar of it, which starts a thread
+        from tqdm import tqdm
+
+        tqdm.monitor_interval = 0
     split = split_model(model, seed, lab_folder)
     for cut in split.graph.chain_cuts:
         _ = split.partition(cut).head_module

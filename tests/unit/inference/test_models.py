@@ -58,11 +58,15 @@ def test_profile_files_need_no_torch() -> None:
 
 
 @pytest.mark.thorough
-def test_a_model_is_made_and_cut_without_torchs_compiler() -> None:
-    """Its import takes a second, of every process that computes."""
+def test_a_model_is_made_and_cut_without_torchs_compiler_and_without_a_thread() -> None:
+    """Its import takes a second, of every process that computes; and what is forked from a process with threads hangs.
+
+    Bars of progress (tqdm, installed with timm, and made by torch.fx) have one.
+    """
     code = (
-        "import sys; from testbed.node.preload import preload; preload('branching:Branching', 3, sys.argv[1]); "
-        "sys.exit(any(name in sys.modules for name in ('torch._dynamo', 'torch._inductor')))"
+        "import os, sys; from testbed.node.preload import preload; preload('branching:Branching', 3, sys.argv[1]); "
+        "found = [name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules]; "
+        "sys.exit(str(found) if found or len(os.listdir('/proc/self/task')) > 1 else 0)"
     )
     subprocess.run([sys.executable, "-c", code, str(HERE)], check=True)
 
