@@ -19,7 +19,7 @@ MODELS = [
     "small:alexnet",
     "small:resnet18",
     pytest.param("small:mobilenet_v2", marks=pytest.mark.thorough),
-    "small:googlenet",
+    pytest.param("small:googlenet", marks=pytest.mark.thorough),
     "small:vision_transformer",
     "branching:Branching",
 ]

@@ -59,6 +59,7 @@ def test_codecs_have_a_time_for_each_cut(profile: ModelProfile) -> None:
     assert profile.result_bytes == 40
 
 
+@pytest.mark.thorough
 def test_times_are_those_of_the_reference_core(load: Callable[[str], SplitModel]) -> None:
     split = load("branching:Branching")
     thousandth = profile_split(split, reference_fraction=0.001, effort=EFFORT, progress=lambda text, ratio: None)

@@ -44,6 +44,7 @@ def checkpoint(trained: Trained, tmp_path: Path) -> str:
     return str(tmp_path / "actor.npz")
 
 
+@pytest.mark.thorough
 def test_imitation_closes_most_of_the_gap_to_coordinate_descent(trained: Trained) -> None:
     torch.manual_seed(1)
     exam = Exam.of(ChainTables.of(lab(2)), QUICK, 8)

@@ -50,6 +50,7 @@ def checkpoint(trained: Trained, tmp_path: Path) -> Path:
     return tmp_path / "actor.npz"
 
 
+@pytest.mark.thorough
 def test_ppo_closes_most_of_the_gap_to_coordinate_descent(trained: Trained) -> None:
     scenario, channel = lab()
     torch.manual_seed(1)

@@ -62,7 +62,12 @@ def promised(policy: UploadPolicy) -> float:
     return sum(values) / len(values)
 
 
-@pytest.mark.parametrize("name", NAMES)
+SLOW = ("mjoa-mu", "upload-exhaustive")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.thorough] if name in SLOW else []) for name in NAMES]
+)
 def test_a_policy_keeps_the_contract(name: str) -> None:
     check_policy(create(name), lab(), slots=20)
 

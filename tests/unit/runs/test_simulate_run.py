@@ -148,6 +148,7 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
+@pytest.mark.thorough
 def test_a_lab_outside_of_what_the_actor_was_trained_on_runs_and_is_told_so(tmp_path: Path) -> None:
     arguments = [str(LAB), "--slots", "2", "--set", "ues.0.speed=2"]
     result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path / "run")], catch_exceptions=False)
@@ -171,6 +172,7 @@ def test_command_with_the_lab_s_own_checkpoint(tmp_path: Path) -> None:
     assert options == {"V": 0.3, "checkpoint": str(LAB.parent / "checkpoints" / "lymdo.npz")}
 
 
+@pytest.mark.thorough
 def test_an_overloaded_simulation_is_invalid_and_says_why(tmp_path: Path) -> None:
     """30 tasks/s of a UE that computes 3/s, and half a slot's patience: what a run of it would say."""
     out = tmp_path / "run"

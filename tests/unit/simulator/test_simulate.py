@@ -236,6 +236,7 @@ def test_the_environment_s_bounds_hold_for_slow_devices_that_arrivals_overload()
     assert max(loads) == pytest.approx(2 * 9.0 * 3.0 / 0.1)
 
 
+@pytest.mark.thorough
 def test_fixed_runs_agree_with_the_policy_of_the_same_cuts(lab: tuple[Scenario, ChannelStates]) -> None:
     scenario, channel = lab
     tables = ChainTables.of(scenario)
