@@ -18,6 +18,7 @@ import pytest
 
 from testbed.runtime.host.gpu import device_files
 from tests.host_watch import HostWatch
+from tests.netem import uml
 from tests.quiet import QuietTests
 
 TESTS = Path(__file__).parent
@@ -95,13 +96,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file are one worker's (``--dist loadgroup``), and share what it makes, but for those of labs.
 
-    So are all that are not beside each other.
+    So are all that are not beside each other; guests are, where there is memory for two.
     """
+    beside = uml.at_once() >= 2
     for item in items:
         if any(folder in item.path.parents for folder in COMPUTING):
             item.add_marker("computes")
-        if mark := item.get_closest_marker("alone") or item.get_closest_marker("guest"):
-            item.add_marker(pytest.mark.xdist_group(mark.name))
+        if item.get_closest_marker("alone"):
+            item.add_marker(pytest.mark.xdist_group("alone"))
+        elif item.get_closest_marker("guest"):
+            item.add_marker(pytest.mark.xdist_group(item.path.name if beside else "guest"))
         elif TESTS / "emulation" not in item.path.parents and item.get_closest_marker("xdist_group") is None:
             shared = {"watched"} & set(getattr(item, "fixturenames", ())) if TESTS / "unit" in item.path.parents else ()
             item.add_marker(pytest.mark.xdist_group(*(shared or {item.path.name})))
