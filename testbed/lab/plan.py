@@ -12,7 +12,8 @@ from controller.model.radio import shannon_bits_per_second
 from controller.seeds import Purpose, integer
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION
 from testbed.labfile.channels import subchannel_ratios_of
-from testbed.labfile.schema import ExpandedUe, LinkSpec, Topology
+from testbed.labfile.schema import ExpandedUe, Topology
+from testbed.labfile.schema_links import LinkSpec
 from testbed.runtime.base import NodeSpec, Role
 from testbed.runtime.host.cpusets import SHARED, Cpusets
 from testbed.runtime.programs import PROGRAMS

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from testbed.errors import HostError
 from testbed.lab.plan import RuntimeName
 from testbed.labfile.policy import Notify
-from testbed.labfile.schema import Wanted
+from testbed.labfile.schema_base import Wanted
 from testbed.runtime.base import Runtime
 from testbed.runtime.docker.client import require
 from testbed.runtime.host.gpu import check_host

@@ -12,7 +12,7 @@ import msgspec
 
 from testbed.errors import InputError, TestbedError, first_line
 from testbed.lab.plan import RuntimeName
-from testbed.labfile.schema import Wanted
+from testbed.labfile.schema_base import Wanted
 from testbed.runtime.base import NodeSpec
 from testbed.runtime.docker.presence import list_containers
 from testbed.runtime.host.state import state_root

@@ -10,7 +10,8 @@ from typing import Literal
 
 from controller.model.channel import Channel, Shadowing, mean_gain, subchannel_ratios
 from testbed.errors import InputError
-from testbed.labfile.schema import ChannelSpec, ExpandedUe, Topology
+from testbed.labfile.schema import ExpandedUe, Topology
+from testbed.labfile.schema_links import ChannelSpec
 from testbed.traces.files import load_trace, write_trace
 from testbed.traces.generate import describe, generate
 from testbed.traces.trace import MAX_STEPS, Kind, Trace

@@ -22,7 +22,8 @@ from testbed.errors import InputError
 from testbed.inference.profiles import read_profile, with_device
 from testbed.labfile.arrival_files import mean_rate_per_second, read_arrivals
 from testbed.labfile.channels import subchannel_ratios_of
-from testbed.labfile.schema import ArrivalsSpec, ChannelSpec, ExpandedUe, RadioSpec, Topology
+from testbed.labfile.schema import ArrivalsSpec, ExpandedUe, Topology
+from testbed.labfile.schema_links import ChannelSpec, RadioSpec
 
 ProfileMaker = Callable[[str], ModelProfile | None]
 

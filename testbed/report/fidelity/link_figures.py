@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from testbed.labfile.schema import LinkSpec
+from testbed.labfile.schema_links import LinkSpec
 from testbed.records.manifest import Manifest
 from testbed.records.tables import RunTables, column
 from testbed.report.fidelity.figure import Evidence, Figure, Headline, largest

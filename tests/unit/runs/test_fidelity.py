@@ -9,7 +9,7 @@ from synthetic_run import ORIGIN, Lab, manifest, quiet_host, simulate
 from test_finalise import write_streams
 
 from controller.service.protocol import Message
-from testbed.labfile.schema import LinkSpec
+from testbed.labfile.schema_links import LinkSpec
 from testbed.protocol.records import ChannelDrops, HostHealth, LinkStep, NodeHealth, RoundTrips, SlotRecord, TaskRecord
 from testbed.report.fidelity.fidelity import Fidelity, assess
 from testbed.report.fidelity.link_figures import burst_length_of, loss_fidelity
