@@ -26,7 +26,9 @@ HEARS = {
     "operator": protocol.OperatorHears,
 }
 #: What is not a message but part of one, and of which.
-PARTS = {
+PARTS: dict[type, type] = {
+    protocol.UeParts: protocol.UeReport,
+    **dict.fromkeys(typing.get_type_hints(protocol.UeParts).values(), protocol.UeReport),
     protocol.EdgeUeReport: protocol.EdgeReport,
     protocol.LinkState: protocol.PlayerReport,
     protocol.TaskTotals: protocol.Status,
@@ -75,8 +77,8 @@ def _limits() -> list[str]:
         "",
         f"In Hello, UeReport and EdgeReport a number is at most {admission.LARGEST:g}, no nan, and not negative but "
         f"for a -1 in a report. A Hello names at most {admission.MOST_THREADS} threads, and its texts have at most "
-        f"{admission.MOST_TEXT} printable characters; `extra` has at most {admission.MOST_EXTRA} entries, and "
-        f"`stage_sum_seconds` no keys but {', '.join(f'`{stage}`' for stage in STAGES)}. "
+        f"{admission.MOST_TEXT} printable characters; "
+        f"`stage_sum_seconds` has no keys but {', '.join(f'`{stage}`' for stage in STAGES)}. "
         "Whatever breaks this is dropped, and the run's log says so (event `malformed`).",
         "",
         f"Reports are waited for {COLLECT_SECONDS * 1e3:g} ms after the slot's start, or {COLLECT_RATIO:.0%} of the "

@@ -25,7 +25,16 @@ from controller.contract import (
 from controller.model.decision import InvalidDecisionError, bootstrap_decision, enforce
 from controller.model.knowledge import Observer
 from controller.model.radio import LinkRates, rates
-from controller.service.protocol import EDGE, PLAYER, EdgeReport, EdgeUeReport, LinkState, PlayerReport, UeReport
+from controller.service.protocol import (
+    EDGE,
+    PLAYER,
+    EdgeReport,
+    EdgeUeReport,
+    LinkState,
+    PlayerReport,
+    UeParts,
+    UeReport,
+)
 from controller.service.worker import Answer
 
 #: A reporter that missed this many slots in a row is called silent and no longer waited for.
@@ -316,6 +325,7 @@ class SlotEngine:
 
     def _observe(self, ue: UeScenario, slot: int) -> UeObservation:
         report, queue = self._ues.get(ue.name), self._queues.get(ue.name)
+        parts = report.parts if report else UeParts()
         gain_up, gain_down, mean_gain_up, mean_gain_down = self._observe_link(ue)
         oldest = min(self._reporters[name].last_slot for name in (ue.name, EDGE, PLAYER))
         mean_rate = ue.arrivals.mean_rate_per_second
@@ -340,8 +350,8 @@ class SlotEngine:
             decision_sequence=report.decision_sequence if report else -1,
             report_age_seconds=max(0, slot - 1 - oldest) * slot_seconds,
             last_energy_joules=report.compute_joules + report.transmit_joules if report else 0.0,
-            placed_nodes=int(report.extra.get("placed_nodes", 0)) if report else 0,
-            model_version=int(report.extra.get("model_version", 0)) if report else 0,
+            placed_nodes=parts.retraining.placed_nodes,
+            model_version=parts.retraining.model_version,
             cached_nodes=queue.cached_nodes if queue else (),
-            upload_progress_ratio=report.extra.get("upload_progress_ratio", 0.0) if report else 0.0,
+            upload_progress_ratio=parts.uploading.upload_progress_ratio,
         )

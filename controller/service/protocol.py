@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from controller.contract import Decision, Scenario, UeDecision, UeObservation
+from controller.contract import Decision, Scenario, Struct, UeDecision, UeObservation
 from controller.decoding import decode_frame
 
 #: Names of the two nodes that are no UE.
@@ -43,6 +43,39 @@ class Hello(Message, frozen=True):
     weights: dict[str, str] = {}
 
 
+class RetrainingReport(Struct, frozen=True):
+    """Part of UeReport: a model that moves."""
+
+    model_version: int = 0  # that the device computes with
+    placed_nodes: int = 0  # of the model, that the device holds of that version
+    downloaded_bytes: int = 0  # since the start
+
+
+class StoppingReport(Struct, frozen=True):
+    """Part of UeReport: heads that stop where the channel says so."""
+
+    blind_looks: int = 0  # since the start: not answered in time, so that the task went on to its next point
+
+
+class UploadingReport(Struct, frozen=True):
+    """Part of UeReport: an edge that starts without models."""
+
+    upload_progress_ratio: float = 0.0  # now: of the parameters that the edge lacked for the task, what has come there
+    uploaded_bytes: int = 0  # this and all that follow: since the start
+    preemptions: int = 0  # values that went before parameters that were being sent
+    resumed_uploads: int = 0  # after a broken connection
+    refused_layers: int = 0  # by the edge: the UE computes their nodes
+    corrupt_layers: int = 0  # that came with another checksum, and went again
+
+
+class UeParts(Struct, frozen=True):
+    """Part of UeReport: what each mechanism of the lab has to say; zeros of one that the lab has not."""
+
+    retraining: RetrainingReport = RetrainingReport()  # a model that moves
+    stopping: StoppingReport = StoppingReport()  # heads that stop where the channel says so
+    uploading: UploadingReport = UploadingReport()  # an edge that starts without models
+
+
 class UeReport(Message, frozen=True):
     """Sent by a UE at every slot boundary, about the slot that just ended. Counts and sums are of that slot."""
 
@@ -62,12 +95,13 @@ class UeReport(Message, frozen=True):
     stage_sum_seconds: dict[str, float]  # the same by stage (STAGES of the contract); the stages sum to the delay
     compute_joules: float  # of the heads that ended
     transmit_joules: float  # of the transfers that ended
-    heads: int  # that ended
-    head_overruns: int  # of them, ended after their target
+    head_overruns: int  # heads that ended after their target
     acked_bytes: int  # that the edge acknowledged
-    #: Counters since the start and gauges, at most 32. The controller reads `placed_nodes` and `model_version` (a model
-    #: that moves) and `upload_progress_ratio` (an edge that starts without models); any other is free.
-    extra: dict[str, float] = {}
+    stale_decisions: int = 0  # since the start: dropped, their sequence was not above the last
+    late_results: int = 0  # since the start: of tasks that had been given up
+    disconnects: int = 0  # since the start: from the edge
+    uplink_rate_bits_per_second: float = 0.0  # now: that chunks are sized by
+    parts: UeParts = UeParts()  # of what only some labs have
 
 
 class EdgeUeReport(Message, frozen=True):

@@ -143,7 +143,6 @@ class SlotSums:
     arrivals: int = 0
     completions: int = 0
     failures: int = 0
-    heads: int = 0
     head_overruns: int = 0
     acked_bytes: int = 0
     delay_seconds: float = 0.0
@@ -153,7 +152,6 @@ class SlotSums:
 
     def head_ended(self, task: Task) -> None:
         if task.head_target_seconds > 0:
-            self.heads += 1
             self.head_overruns += task.head_overrun
             self.compute_joules += task.compute_joules
 

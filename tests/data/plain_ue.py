@@ -21,7 +21,7 @@ def send(kind: str, **fields: object) -> None:
 
 def report(slot: int, sequence: int, tasks: int) -> None:
     """About a slot that has ended, in which so many tasks came and were done, each after 20 ms of computing."""
-    counts = {"arrivals": tasks, "completions": tasks, "failures": 0, "heads": tasks, "head_overruns": 0}
+    counts = {"arrivals": tasks, "completions": tasks, "failures": 0, "head_overruns": 0}
     waiting = {"device_queue_tasks": 0, "tx_queue_tasks": 0, "in_flight_tasks": 0, "tx_backlog_bytes": 0}
     sums = {"delay_sum_seconds": 0.02 * tasks, "compute_joules": 0.01 * tasks, "transmit_joules": 0.0}
     stages = dict.fromkeys(STAGES, 0.0) | {"head": 0.02 * tasks}

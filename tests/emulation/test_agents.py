@@ -115,7 +115,7 @@ def test_stale_and_impossible_decisions_change_nothing(tmp_path: Path) -> None:
         lab.wait(lambda: len(lab.tasks) > seen + 10)
         assert {(task.cut, task.decision_sequence) for task in lab.tasks} == {("local", 10)}
         assert len(lab.events("decision-refused")) == 2
-        lab.wait(lambda: lab.ue_reports("ue0")[-1].extra["stale_decisions"] == 2)
+        lab.wait(lambda: lab.ue_reports("ue0")[-1].stale_decisions == 2)
         lab.apply({"ue0": first}, sequence=13)
         lab.wait(lambda: lab.tasks[-1].cut == "input")
 

@@ -96,7 +96,7 @@ def test_a_player_that_does_not_answer_leaves_the_last_cut(tmp_path: Path) -> No
         lab.apply({"ue0": chain[2]}, stop_rule=((cut_label(chain[1]), 0.0),))
         lab.begin()
         lab.wait(lambda: len(lab.tasks) >= 3)
-        lab.wait(lambda: any(report.extra["blind_looks"] >= 3 for report in lab.ue_reports("ue0")))
+        lab.wait(lambda: any(report.parts.stopping.blind_looks >= 3 for report in lab.ue_reports("ue0")))
         lab.stop()
         assert {task.cut for task in lab.tasks if task.status == "completed"} == {cut_label(chain[2])}
 

@@ -192,7 +192,7 @@ def test_a_broken_connection_and_a_wrong_byte_cost_no_task(tmp_path: Path, profi
         assert [(one.status, one.checksum_ok) for one in wide] == [("corrupt", False), ("held", True)]
         assert "another checksum" in lab.events("layer-corrupt")[0].text
         lab.ended(2)
-        assert lab.ue_reports("ue0")[-1].extra["corrupt_layers"] == 1
+        assert lab.ue_reports("ue0")[-1].parts.uploading.corrupt_layers == 1
 
 
 def test_what_does_not_fit_is_refused_and_a_task_without_an_edge_says_so(tmp_path: Path, profile_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_refused_and_a_task_without_an_edge_says_so(tmp_pat
             assert [(one.first, one.last) for one in lab.segments(task, "device")] == [("wide", "wide")]
         assert len(lab.events("layer-refused")) == 2
         lab.wait(lambda: bool(lab.edge_reports()) and bool(lab.edge_reports()[-1].ues[0].cached_nodes))
-        lab.wait(lambda: lab.ue_reports("ue0")[-1].extra["refused_layers"] == 2)
+        lab.wait(lambda: lab.ue_reports("ue0")[-1].parts.uploading.refused_layers == 2)
         lab.kill("edge", signal.SIGKILL)
         lab.wait(lambda: len(lab.tasks) == 3)
         assert lab.tasks[2].status == "failed"

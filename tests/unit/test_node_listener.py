@@ -230,7 +230,7 @@ REPORT = protocol.UeReport(
     node="ue1", slot=3, monotonic_seconds=1.0, nominal_arrival_rate_per_second=1.0, arrivals=1, completions=1,
     failures=0, device_queue_tasks=0, tx_queue_tasks=0, in_flight_tasks=0, tx_backlog_bytes=0, decision_sequence=-1,
     delay_sum_seconds=0.1, stage_sum_seconds=dict.fromkeys(STAGES, 0.0), compute_joules=0.0, transmit_joules=0.0,
-    heads=1, head_overruns=0, acked_bytes=0,
+    head_overruns=0, acked_bytes=0,
 )  # fmt: skip
 REPLACE = msgspec.structs.replace
 RESPONSE = protocol.Response("ue1", 1, 1, UeDecision(UeName("ue1"), (), 1.0, 0.0, 0.0, 0.0))
@@ -272,7 +272,8 @@ def test_what_each_role_says_is_understood() -> None:
         REPLACE(REPORT, compute_joules=float("inf")),
         REPLACE(REPORT, stage_sum_seconds={str(number): 0.0 for number in range(1000)}),
         REPLACE(REPORT, stage_sum_seconds={"head": float("nan")}),
-        REPLACE(REPORT, extra={str(number): 0.0 for number in range(1000)}),
+        REPLACE(REPORT, parts=protocol.UeParts(uploading=protocol.UploadingReport(upload_progress_ratio=float("nan")))),
+        REPLACE(REPORT, parts=protocol.UeParts(retraining=protocol.RetrainingReport(model_version=-5))),
         REPLACE(RESPONSE, node="ue2"),
     ],
     ids=lambda message: type(message).__name__,

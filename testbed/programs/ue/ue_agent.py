@@ -372,28 +372,27 @@ class UeAgent:
                 stage_sum_seconds=sums.stages,
                 compute_joules=sums.compute_joules,
                 transmit_joules=sums.transmit_joules,
-                heads=sums.heads,
                 head_overruns=sums.head_overruns,
                 acked_bytes=sums.acked_bytes,
-                extra=self._extra(),
+                stale_decisions=self._decisions.stale,
+                late_results=self._uplink.late_results,
+                disconnects=self._uplink.disconnects,
+                uplink_rate_bits_per_second=self._uplink.sender.rate.bits_per_second,
+                parts=self._parts(),
             )
         )
         self._slot += 1
         self._report_seconds = schedule.boundary_seconds(self._slot + 1)
         schedule.forget(min(self._announced, self._stage.started), self._slot)
 
-    def _extra(self) -> dict[str, float]:
-        """Counters since the start."""
-        return {
-            "stale_decisions": self._decisions.stale,
-            "late_results": self._uplink.late_results,
-            "disconnects": self._uplink.disconnects,
-            "blind_looks": self._stage.online.blind,
-            "model_version": self._stage.weights.placed.version,
-            "placed_nodes": len(self._stage.weights.placed.nodes),
-            "downloaded_bytes": self._updates.fetched_bytes if self._updates else 0,
-            "uplink_rate_bits_per_second": self._uplink.sender.rate.bits_per_second,
-        }
+    def _parts(self) -> protocol.UeParts:
+        placed = self._stage.weights.placed
+        return protocol.UeParts(
+            retraining=protocol.RetrainingReport(placed.version, len(placed.nodes), self._updates.fetched_bytes)
+            if self._updates
+            else protocol.RetrainingReport(),
+            stopping=protocol.StoppingReport(self._stage.online.blind),
+        )
 
     def _finish(self) -> None:
         self._stage.stop()
@@ -409,7 +408,10 @@ class UeAgent:
             "ended_tasks": ended,
             "in_flight_tasks": self._in_flight,
             "unsent_records": self._link.dropped,
-            **self._extra(),
+            "stale_decisions": self._decisions.stale,
+            "late_results": self._uplink.late_results,
+            "disconnects": self._uplink.disconnects,
+            "parts": self._parts(),
         }
         self._link.event("stopped", f"{self._stop_reason}; {msgspec.json.encode(counts).decode()}")
         self._uplink.close()

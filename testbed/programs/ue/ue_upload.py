@@ -6,6 +6,7 @@ import math
 
 from controller.contract import UeDecision
 from controller.model.uploading import edge_nodes
+from controller.service import protocol
 from testbed.inference import tensors
 from testbed.mechanisms.uploading import upload_books
 from testbed.mechanisms.uploading.upload_run import Run
@@ -87,7 +88,6 @@ class UploadUeAgent(UeAgent):
         segments = run.timeline.segments
         task.compute_joules = draw * sum(segment.end_seconds - segment.start_seconds for segment in segments)
         task.transmit_joules = task.transmit_watts * (data.busy_seconds - self._busy_before)
-        sums.heads += bool(segments)
         sums.head_overruns += any(segment.overrun for segment in segments)
         sums.compute_joules += task.compute_joules
         sums.acked_bytes += sum(value.acknowledged_bytes for value in values.values())
@@ -105,14 +105,14 @@ class UploadUeAgent(UeAgent):
             self._completed(upload_books.completed(run, values, self._config.node, wire_bytes, data.result_wire_bytes))
         run.finish(run.failure)
 
-    def _extra(self) -> dict[str, float]:
+    def _parts(self) -> protocol.UeParts:
         data = self._data
-        return {
-            **super()._extra(),
-            "upload_progress_ratio": data.upload_progress_ratio,
-            "uploaded_bytes": data.uploaded_bytes,
-            "preemptions": data.preemptions,
-            "resumed_uploads": data.resumed,
-            "refused_layers": data.refused,
-            "corrupt_layers": data.corrupt,
-        }
+        report = protocol.UploadingReport(
+            upload_progress_ratio=data.upload_progress_ratio,
+            uploaded_bytes=data.uploaded_bytes,
+            preemptions=data.preemptions,
+            resumed_uploads=data.resumed,
+            refused_layers=data.refused,
+            corrupt_layers=data.corrupt,
+        )
+        return protocol.UeParts(uploading=report)

@@ -223,7 +223,6 @@ def ue_report(
         stage_sum_seconds=dict.fromkeys(STAGES, 0.0) | {"head": 0.25 * done},
         compute_joules=0.5 * done,
         transmit_joules=0.25 * done,
-        heads=done,
         head_overruns=0,
         acked_bytes=0,
     )

@@ -14,6 +14,7 @@ from controller.policies.examples import example_scenario
 from controller.policies.static import EdgeOnly
 from controller.service.clock import SlotClock
 from controller.service.engine import SILENT_AFTER_SLOTS, SlotEngine, collect_seconds
+from controller.service.protocol import UeParts, UploadingReport
 from controller.service.worker import Answer
 
 SCENARIO = example_scenario(2)
@@ -204,7 +205,7 @@ def test_what_the_edge_holds_of_a_ues_model_is_observed() -> None:
     rows = tuple(msgspec.structs.replace(row, cached_nodes=("stem", "block1")) for row in report.ues[:1])
     engine.take_edge(msgspec.structs.replace(report, ues=(*rows, *report.ues[1:])))
     ue = ue_report("ue0", -1, 0.0)
-    engine.take_ue(msgspec.structs.replace(ue, extra={**ue.extra, "upload_progress_ratio": 0.5}))
+    engine.take_ue(msgspec.structs.replace(ue, parts=UeParts(uploading=UploadingReport(upload_progress_ratio=0.5))))
     _, observation = engine.close(0, 10.0)
     first, second = observation.ues
     assert (first.cached_nodes, first.upload_progress_ratio) == (("stem", "block1"), 0.5)
