@@ -12,7 +12,6 @@ import math
 import multiprocessing
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -31,15 +30,15 @@ from controller.service.protocol import Apply, Start
 from testbed.inference import tensors
 from testbed.inference.profiles import read_profile
 from testbed.node import task_frames
+from testbed.node.arrivals import ArrivalSchedule
 from testbed.node.backend import CpuBackend
 from testbed.node.control import DecisionBox
+from testbed.node.ledger import Task
 from testbed.node.pacing import DeadlineThread
 from testbed.node.process import SWITCH_INTERVAL_SECONDS
-from testbed.node.sight import Sight
-from testbed.node.threads import Wakeup
 from testbed.node.transport import Assembler, ReceivedTask, TaskStream
 from testbed.programs.edge.edge_compute import ComputeThread
-from testbed.programs.ue.arrivals import ArrivalSchedule
+from testbed.programs.ue.head_device import HeadDevice
 from testbed.programs.ue.ue_stage import StageThread
 from testbed.protocol.configs import UeConfig
 
@@ -145,9 +144,9 @@ def _ue(index: int, origin: float, pipe: Connection) -> None:
     decisions, deadlines = DecisionBox(), DeadlineThread("deadlines")
     own = UeDecision("ue", CUT, SPEED, 0.0, 0.0, 0.0)  # type: ignore[arg-type]
     decisions.put(Apply(Decision(0, 0, 0.0, (own,))))
-    # a sight of the channel that nobody asks for: cuts are fixed here
-    sight = Sight(zmq.Context.instance(), config.node, tempfile.gettempdir())
-    stage = StageThread(config, backend, decisions, deadlines, Wakeup(), sight)
+    done: list[Task] = []
+    device = HeadDevice(config, backend, deadlines, done.append)
+    stage = StageThread(config, backend.split.model.input_shape, decisions, device, done.append)
     deadlines.start()
     stage.start()
     realtime = _fifo(stage.tid, 5) and _fifo(deadlines.tid, 6)
@@ -156,7 +155,7 @@ def _ue(index: int, origin: float, pipe: Connection) -> None:
     stage.schedule(schedule, 0)
     time.sleep(max(0.0, origin + SECONDS - time.monotonic()))
     stage.stop()
-    ended = [task for task in list(stage.ended) if task.head_end_seconds > origin]
+    ended = [task for task in done if task.head_end_seconds > origin]
     errors = [(task.head_end_seconds - task.head_start_seconds) / task.head_target_seconds - 1 for task in ended]
     target = ended[0].head_target_seconds
     compute = float(np.median([task.head_compute_seconds for task in ended]))

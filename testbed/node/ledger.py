@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from controller.contract import STAGES, Cut, cut_label
+from controller.service.protocol import Message
+from testbed.node.arrivals import ArrivalSchedule
 from testbed.node.task_frames import Result
 from testbed.node.transport import TaskStream
 from testbed.protocol import records
@@ -150,13 +153,77 @@ class SlotSums:
     compute_joules: float = 0.0
     transmit_joules: float = 0.0
 
+
+class Books:
+    """A UE's tasks from their arrival to their record, counted. Used by the I/O thread only.
+
+    ``record`` takes what happened; a task's end never precedes its arrival there.
+    """
+
+    def __init__(self, ue: str, record: Callable[[Message], None]) -> None:
+        self._ue, self._record = ue, record
+        self.schedule: ArrivalSchedule | None = None
+        self.announced = 0  # number of the task that arrives next
+        self.arrived_tasks = 0
+        self.ended_tasks = 0
+        self._sums = SlotSums()
+
+    @property
+    def in_flight_tasks(self) -> int:
+        return self.arrived_tasks - self.ended_tasks
+
+    def begin(self, schedule: ArrivalSchedule, first_task: int) -> None:
+        """Tasks arrive by ``schedule`` from now on, ``first_task`` first."""
+        self.schedule, self.announced = schedule, first_task
+
+    def next_arrival_seconds(self) -> float:
+        """When the next task arrives; inf: none is known."""
+        schedule = self.schedule
+        arrival = None if schedule is None else schedule.arrival_seconds(self.announced)
+        return math.inf if schedule is None or arrival is None or arrival > schedule.end_seconds else arrival
+
+    def announce(self, until_seconds: float) -> None:
+        """Tasks that have arrived by then."""
+        while self.schedule is not None and (arrival := self.next_arrival_seconds()) <= until_seconds:
+            self._record(records.TaskArrived(self._ue, self.announced, arrival))
+            self.announced += 1
+            self.arrived_tasks += 1
+            self._sums.arrivals += 1
+
     def head_ended(self, task: Task) -> None:
+        self.announce(task.arrival_seconds)
         if task.head_target_seconds > 0:
-            self.head_overruns += task.head_overrun
-            self.compute_joules += task.compute_joules
+            self.computed(task.compute_joules, overrun=task.head_overrun)
+
+    def computed(self, joules: float, *, overrun: bool) -> None:
+        """What the device did for a task is over."""
+        self._sums.compute_joules += joules
+        self._sums.head_overruns += overrun
+
+    def received(self, joules: float, acked_bytes: int) -> None:
+        """The edge has all of a task."""
+        self._sums.transmit_joules += joules
+        self._sums.acked_bytes += acked_bytes
 
     def completed(self, record: records.TaskRecord) -> None:
-        self.completions += 1
-        self.delay_seconds += record.result_received_seconds - record.arrival_seconds
+        self._end(record)
+        self._sums.completions += 1
+        self._sums.delay_seconds += record.result_received_seconds - record.arrival_seconds
         for name, seconds in stage_seconds(record).items():
-            self.stages[name] += seconds
+            self._sums.stages[name] += seconds
+
+    def lost(self, task: Task, reason: str) -> None:
+        if math.isnan(task.received_seconds):  # else it was charged when the edge had received it
+            self._sums.transmit_joules += task.transmit_joules
+        self._end(failed(task, self._ue, reason))
+        self._sums.failures += 1
+
+    def take_sums(self) -> SlotSums:
+        """Of the slot that ends; the next one begins."""
+        sums, self._sums = self._sums, SlotSums()
+        return sums
+
+    def _end(self, record: records.TaskRecord) -> None:
+        self.announce(record.arrival_seconds)
+        self.ended_tasks += 1
+        self._record(record)

@@ -6,6 +6,8 @@ import os
 import select
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
 
 
 class Wakeup:
@@ -40,6 +42,24 @@ class Wakeup:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+class Inbox:
+    """What other threads leave for one to do, in their order; :attr:`wake` is set when there is something."""
+
+    def __init__(self) -> None:
+        self.wake = Wakeup()
+        self._actions: deque[Callable[[], object]] = deque()
+
+    def post(self, action: Callable[[], object]) -> None:
+        """From any thread."""
+        self._actions.append(action)
+        self.wake.set()
+
+    def work(self) -> None:
+        """Do all that is there, in the thread whose inbox it is."""
+        while self._actions:
+            self._actions.popleft()()
 
 
 class AgentThread(ABC):

@@ -17,7 +17,6 @@ MOST_PARAMETERS = 8
 #: What is longer, and why it stays so.
 LONG_FILES = {
     "testbed.programs.player.playback": "to be divided",
-    "testbed.programs.ue.ue_agent": "to be divided",
 }
 LONG_FUNCTIONS = {
     "controller.learning.ppo:learn": "to be divided",

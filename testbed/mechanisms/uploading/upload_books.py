@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.contract import STAGES
+from testbed.inference import tensors
 from testbed.mechanisms.uploading.upload_frames import Segment
 from testbed.mechanisms.uploading.upload_run import Run
 from testbed.mechanisms.uploading.upload_sender import Transfer
 from testbed.node import ledger
+from testbed.node.last_words import reason_of
 from testbed.node.task_frames import Result
+from testbed.node.ue_node import UeNode, compute_watts
 from testbed.protocol import records
 
 _ROUNDING_SECONDS = 1e-9
@@ -115,6 +118,28 @@ def completed(
         shares[-1] if shares else 0.0,
     )
     return ledger.completed(task, ue, result, run.end_seconds, result_wire_bytes)
+
+
+def settle(node: UeNode, run: Run, values: Mapping[str, Transfer], wire_bytes: int, result_wire_bytes: int) -> None:
+    """Record a run that is over, with its segments, and count it. ``values``: those that went up."""
+    task, books, segments = run.task, node.books, run.timeline.segments
+    seconds = sum(segment.end_seconds - segment.start_seconds for segment in segments)
+    task.compute_joules = compute_watts(node.config, task.speed) * seconds
+    books.computed(task.compute_joules, overrun=any(segment.overrun for segment in segments))
+    for record in segment_records(run, node.config.node):
+        node.control.record(record)
+    if not run.failure:
+        try:
+            task.answer, task.answer_checksum = node.backend.answer_of(tensors.raw(run.values[run.flow.answer]))
+        except Exception as error:  # noqa: BLE001 - of values that are no logits
+            run.failure = reason_of("answer", error)
+    acked_bytes = sum(value.acknowledged_bytes for value in values.values())
+    if run.failure:
+        books.received(0.0, acked_bytes)
+        books.lost(task, run.failure)
+    else:
+        books.received(task.transmit_joules, acked_bytes)
+        books.completed(completed(run, values, node.config.node, wire_bytes, result_wire_bytes))
 
 
 def segment_records(run: Run, ue: str) -> list[records.SegmentRecord]:

@@ -10,54 +10,21 @@ from collections.abc import Callable
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from controller.contract import ALL_ON_DEVICE
 from testbed.inference.tensors import MalformedFrame
-from testbed.node import task_frames
-from testbed.node.ledger import Task
-from testbed.node.transport import CreditSender, TaskStream
+from testbed.node import ledger, task_frames
+from testbed.node.data_socket import connect, disconnect
+from testbed.node.ledger import Books, Task
+from testbed.node.transport import CreditSender, RateEstimate, TaskStream
+from testbed.node.ue_node import UeNode, UePart
 
-_RECONNECT_MILLISECONDS = 100
-_HIGH_WATER = 64  # messages; what is under way is bounded in bytes, by credit
-#: The send buffer is fixed when the socket connects, before any rate is known; the wires' usual top stands in.
-_BUFFER_RATE = 100e6
-_SEND_BUFFER_BYTES = (32 * 1024, 1024 * 1024)
 _MESSAGES_PER_TURN = 32
-
-Finished = Callable[[Task, task_frames.Result, memoryview | None, int], None]
-
-
-def connect(
-    context: zmq.Context[zmq.Socket[bytes]], node: str, endpoint: str, round_trip_seconds: float
-) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """The data socket of a UE, and its monitor for handshakes and disconnects.
-
-    No ZeroMQ heartbeat: a 600 kB message at 2 Mbit/s outlives it, and its task would be lost in silence.
-    """
-    socket = context.socket(zmq.DEALER)
-    socket.set(zmq.IDENTITY, node.encode())
-    socket.set(zmq.IMMEDIATE, 1)  # nothing is queued for an edge that is not there
-    socket.set(zmq.LINGER, 0)
-    socket.set(zmq.SNDHWM, _HIGH_WATER)
-    socket.set(zmq.RCVHWM, 1000)
-    socket.set(zmq.RECONNECT_IVL, _RECONNECT_MILLISECONDS)
-    wanted = 2 * _BUFFER_RATE / 8 * round_trip_seconds
-    socket.set(zmq.SNDBUF, int(min(max(wanted, _SEND_BUFFER_BYTES[0]), _SEND_BUFFER_BYTES[1])))
-    monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-    socket.connect(endpoint)
-    return socket, monitor
-
-
-def disconnect(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
-    """What :func:`connect` gave."""
-    socket.disable_monitor()
-    monitor.close(linger=0)  # disable_monitor leaves this end open, and term() would wait for it
-    socket.close()
 
 
 class Uplink:
     """Tasks whose head has ended, until their answer is back. Used by the I/O thread only.
 
-    ``finished(task, result, logits, result_wire_bytes)`` and ``lost(task, reason)`` are called as tasks leave;
-    ``received(task)`` when the edge has one's last byte.
+    ``answer_of(logits)`` is (class, checksum) of an answer, or raises ValueError.
     """
 
     def __init__(
@@ -67,11 +34,10 @@ class Uplink:
         endpoint: str,
         round_trip_seconds: float,
         task_timeout_seconds: float,
-        finished: Finished,
-        received: Callable[[Task], None],
-        lost: Callable[[Task, str], None],
+        books: Books,
+        answer_of: Callable[[memoryview], tuple[int, int]],
     ) -> None:
-        self._finished, self._received, self._lost = finished, received, lost
+        self._node, self._books, self._answer_of = node, books, answer_of
         self._link_delay_seconds = round_trip_seconds / 2
         self._task_timeout_seconds = task_timeout_seconds
         self.sender = CreditSender(round_trip_seconds)
@@ -100,6 +66,14 @@ class Uplink:
         return sum(task.unacknowledged_bytes for task in self.open.values())
 
     def add(self, task: Task) -> None:
+        """A task whose head has ended, or was given up; one without anything for the edge is through."""
+        self._books.head_ended(task)
+        if task.failure:
+            self._books.lost(task, task.failure)
+            return
+        if task.cut == ALL_ON_DEVICE:
+            self._books.completed(ledger.completed(task, self._node, None, task.head_end_seconds, 0))
+            return
         self.open[task.number] = task
         self._queue.append(task)
 
@@ -183,7 +157,7 @@ class Uplink:
         sent_seconds = ack.received_seconds - self._link_delay_seconds
         self._transfer_ended(task, ack.received_seconds, sent_seconds)
         self._transfers_end_seconds = sent_seconds
-        self._received(task)
+        self._books.received(task.transmit_joules, task.boundary_bytes)
 
     def _answered(self, result: task_frames.Result, frames: list[bytes]) -> None:
         task = self.open.get(result.task)
@@ -197,7 +171,14 @@ class Uplink:
             self.malformed += 1
             return
         del self.open[task.number]
-        self._finished(task, result, memoryview(frames[1]), task_frames.message_layer2_bytes(frames))
+        now = time.monotonic()
+        try:
+            task.answer, task.answer_checksum = self._answer_of(memoryview(frames[1]))
+        except ValueError as error:
+            self._books.lost(task, str(error))
+            return
+        wire_bytes = task_frames.message_layer2_bytes(frames)
+        self._books.completed(ledger.completed(task, self._node, result, now, wire_bytes))
 
     def _transfer_ended(self, task: Task, now_seconds: float, sent_seconds: float) -> None:
         """Charged is the time on the air, as in the simulator: nothing is sent in a held outage or on the way."""
@@ -214,4 +195,21 @@ class Uplink:
             self._transfers_end_seconds = now
         if task in self._queue:
             self._queue.remove(task)
-        self._lost(task, reason)
+        self._books.lost(task, reason)
+
+
+class DecidedRate(UePart):
+    """The link's rate changes with the decision at once, also for tasks that keep their older cut."""
+
+    def __init__(self, node: UeNode, rate: RateEstimate) -> None:
+        self._node, self._rate = node, rate
+        self._commanded: int | None = None  # sequence of the decision that it follows
+
+    def turn(self, now_seconds: float) -> None:
+        apply = self._node.decisions.in_force(now_seconds)
+        if apply is None or apply.decision.sequence == self._commanded:
+            return
+        self._commanded = apply.decision.sequence
+        rate = apply.rates_up_bits_per_second.get(self._node.config.node, 0.0)
+        if rate > 0:
+            self._rate.command(rate)

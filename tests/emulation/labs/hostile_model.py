@@ -43,7 +43,7 @@ def _begin(agent: UeAgent, start: protocol.Start) -> None:
     _begin_well(agent, start)
     node = os.environ["TESTBED_NODE"]
     if node in (NODE, HOG):
-        folder = sockets.socket_path(agent._config.lab_directory, node, "control").parent
+        folder = sockets.socket_path(agent._node.config.lab_directory, node, "control").parent
         threading.Thread(target=_attack, args=(node, folder), daemon=True).start()
 
 

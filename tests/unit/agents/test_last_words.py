@@ -25,11 +25,11 @@ from testbed.node.backend import CpuBackend
 from testbed.node.control import DecisionBox
 from testbed.node.ledger import Task
 from testbed.node.pacing import DeadlineThread
-from testbed.node.sight import Sight
 from testbed.node.task_frames import Result
-from testbed.node.threads import AgentThread, Wakeup
+from testbed.node.threads import AgentThread
 from testbed.node.transport import ReceivedTask
 from testbed.programs.edge.edge_compute import ComputeThread
+from testbed.programs.ue.head_device import HeadDevice
 from testbed.programs.ue.ue_stage import StageThread
 from testbed.protocol.configs import UeConfig
 from testbed.protocol.records import Event, decode_record
@@ -159,9 +159,10 @@ def test_a_head_that_raises_fails_its_task_and_the_device_goes_on(
         transmit_watts=0.3, compute_watts=1.0, max_speed=1.0,
     )  # fmt: skip
     deadlines = DeadlineThread("deadlines")
-    stage = StageThread(
-        cast("UeConfig", SimpleNamespace(**fields)), backend, decided(()), deadlines, Wakeup(), cast("Sight", None)
-    )
+    config = cast("UeConfig", SimpleNamespace(**fields))
+    ended: list[Task] = []
+    device = HeadDevice(config, backend, deadlines, ended.append)
+    stage = StageThread(config, backend.split.model.input_shape, decided(()), device, ended.append)
     start = time.monotonic()
     schedule: Any = SimpleNamespace(
         arrival_seconds=lambda task: start + 0.01 * task if task < 4 else None,
@@ -173,16 +174,15 @@ def test_a_head_that_raises_fails_its_task_and_the_device_goes_on(
     stage.start()
     stage.schedule(schedule, 0)
     try:
-        until(lambda: len(stage.ended) == 4)
+        until(lambda: len(ended) == 4)
         assert _alive(stage)
         assert _alive(deadlines)
     finally:
         stage.stop()
         deadlines.stop()
-    tasks = list(stage.ended)
-    assert [task.number for task in tasks] == [0, 1, 2, 3]
-    assert all(reason in task.failure for task in tasks if task.number != 2)
-    good: Task = tasks[2]
+    assert [task.number for task in ended] == [0, 1, 2, 3]
+    assert all(reason in task.failure for task in ended if task.number != 2)
+    good = ended[2]
     assert (good.failure, good.answer >= 0) == ("", True)
 
 

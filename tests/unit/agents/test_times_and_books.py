@@ -14,11 +14,11 @@ from controller.model.arrivals import ArrivalProcess
 from controller.service.protocol import Apply, Start
 from testbed.inference.profiles import read_profile
 from testbed.node import ledger
+from testbed.node.arrivals import ArrivalSchedule
 from testbed.node.control import DecisionBox
 from testbed.node.ledger import Task
 from testbed.node.task_frames import Result
 from testbed.node.times import StageTimes
-from testbed.programs.ue.arrivals import ArrivalSchedule
 from testbed.programs.ue.ue_stage import DECISION_WAIT_SECONDS, decision_wait_seconds
 
 PROFILE = Path(__file__).parents[3] / "topologies" / "profiles" / "resnet18.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -9,10 +10,12 @@ import pytest
 import torch
 import zmq
 
+from controller.service import protocol
 from testbed.inference import tensors
 from testbed.node import task_frames
-from testbed.node.ledger import Task
+from testbed.node.ledger import Books, Task
 from testbed.programs.ue.ue_uplink import Uplink
+from testbed.protocol.records import TaskRecord
 
 SECONDS = 20.0
 
@@ -37,17 +40,9 @@ def test_what_is_sent_right_after_a_disconnect_is_not_lost_with_the_connection(c
         edge = context.socket(zmq.ROUTER)
         edge.set(zmq.LINGER, 0)
         port = edge.bind_to_random_port("tcp://127.0.0.1")
-        lost: list[int] = []
-        uplink = Uplink(
-            context,
-            "ue0",
-            f"tcp://127.0.0.1:{port}",
-            0.01,
-            60.0,
-            lambda *_: None,
-            lambda _: None,
-            lambda gone, _: lost.append(gone.number),
-        )
+        told: list[protocol.Message] = []
+        books = Books("ue0", told.append)
+        uplink = Uplink(context, "ue0", f"tcp://127.0.0.1:{port}", 0.01, 60.0, books, lambda _: (0, 0))
 
         def turn() -> None:
             uplink.watch()
@@ -76,7 +71,7 @@ def test_what_is_sent_right_after_a_disconnect_is_not_lost_with_the_connection(c
         wait(has_come)
         uplink.close()
         edge.close(linger=0)
-    assert lost == [0]
+    assert [(one.task, one.status) for one in told if isinstance(one, TaskRecord)] == [(0, "failed")]
 
 
 @pytest.mark.parametrize("silent", [0.0, 1.5, 9.0])
@@ -88,21 +83,12 @@ def test_a_transfer_is_charged_for_its_time_on_the_air(silent: float) -> None:
         asked.append((begin, end))
         return silent
 
-    received: list[Task] = []
+    books = Books("ue0", lambda _: None)
     with zmq.Context() as context:
         edge = context.socket(zmq.ROUTER)
         edge.set(zmq.LINGER, 0)
         port = edge.bind_to_random_port("tcp://127.0.0.1")
-        uplink = Uplink(
-            context,
-            "ue0",
-            f"tcp://127.0.0.1:{port}",
-            0.5,
-            60.0,
-            lambda *_: None,
-            received.append,
-            lambda *_: None,
-        )
+        uplink = Uplink(context, "ue0", f"tcp://127.0.0.1:{port}", 0.5, 60.0, books, lambda _: (0, 0))
         uplink.silent_seconds = silent_seconds
         sent = task(0)
         sent.transmit_watts, sent.head_end_seconds = 0.3, sent.arrival_seconds
@@ -121,7 +107,7 @@ def test_a_transfer_is_charged_for_its_time_on_the_air(silent: float) -> None:
 
         def is_received() -> bool:
             uplink.receive()
-            return bool(received)
+            return not math.isnan(sent.received_seconds)
 
         wait(is_received)
         uplink.close()
@@ -130,3 +116,5 @@ def test_a_transfer_is_charged_for_its_time_on_the_air(silent: float) -> None:
     assert (begin, end - begin) == (sent.head_end_seconds, pytest.approx(2.75))
     assert sent.received_seconds - sent.transfer_start_seconds == pytest.approx(3.0)
     assert sent.transmit_joules == pytest.approx(0.3 * max(2.75 - silent, 0.0))
+    sums = books.take_sums()
+    assert (sums.transmit_joules, sums.acked_bytes) == (sent.transmit_joules, sent.boundary_bytes)

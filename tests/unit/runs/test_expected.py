@@ -12,7 +12,7 @@ from controller.service.protocol import Start
 from testbed.lab.expected import expected_tasks
 from testbed.labfile.load import load
 from testbed.labfile.scenario import arrivals_of
-from testbed.programs.ue.arrivals import ArrivalSchedule
+from testbed.node.arrivals import ArrivalSchedule
 
 LAB = Path(__file__).parents[2] / "emulation" / "labs" / "tiny.yaml"
 LAWS = [

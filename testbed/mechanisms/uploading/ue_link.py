@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from testbed.inference.partition import SplitModel
+from controller.contract import Uploading
 from testbed.inference.tensors import MalformedFrame
 from testbed.mechanisms.uploading import upload_books
 from testbed.mechanisms.uploading.upload_frames import (
@@ -34,9 +33,9 @@ from testbed.mechanisms.uploading.upload_layers import Layers
 from testbed.mechanisms.uploading.upload_run import Arrival, Crossing, Run
 from testbed.mechanisms.uploading.upload_sender import PrioritySender, Sink, StreamReader, Transfer, ValueSink
 from testbed.node import task_frames
+from testbed.node.data_socket import connect, disconnect
 from testbed.node.transport import CreditSender
-from testbed.programs.ue.ue_uplink import connect, disconnect
-from testbed.protocol import records
+from testbed.node.ue_node import UeNode
 
 _MESSAGES_PER_TURN = 64
 
@@ -44,26 +43,14 @@ _MESSAGES_PER_TURN = 64
 class UploadLink:
     """Used by the I/O thread only."""
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        node: str,
-        endpoint: str,
-        round_trip_seconds: float,
-        split: SplitModel,
-        record: Callable[[records.UploadRecord], None],
-        *,
-        cold: bool,
-        silent_seconds: Callable[[float, float], float],
-    ) -> None:
-        """``record`` takes what became of each transfer. ``cold``: the edge has nothing when a task begins, so nobody
-        waits to be told so. ``silent_seconds(begin, end)``: for how long nothing could be sent in that time."""
+    def __init__(self, node: UeNode, uploading: Uploading) -> None:
+        config, split = node.config, node.backend.split
         self._node = node
-        self._to_records = record
-        self._cold = cold
+        #: the edge has nothing when a task begins, so nobody waits to be told so
+        self._cold = uploading.cache == "per_query"
         self._shapes = {one.name: one.output_shape for one in split.graph.nodes}
         self._layers = Layers(split)
-        self._sender = PrioritySender(round_trip_seconds, self._try_send, silent_seconds)
+        self._sender = PrioritySender(config.round_trip_seconds, self._try_send, node.silences.seconds)
         self._reader = StreamReader(self._open_sink)
         self._control: deque[bytes] = deque()  # single frames that wait for the socket
         self._connected = False
@@ -77,7 +64,8 @@ class UploadLink:
         self.uploaded_bytes = 0
         self.late_results = self.malformed = self.disconnects = self.resumed = self.refused = self.corrupt = 0
         self.blocked = False
-        self.socket, self.monitor = connect(context, node, endpoint, round_trip_seconds)
+        self._busy_before_seconds = 0.0  # the run
+        self.socket, self.monitor = connect(node.context, config.node, config.edge_endpoint, config.round_trip_seconds)
 
     # ------------------------------------------------------------------------------------------------------ the books
 
@@ -88,11 +76,6 @@ class UploadLink:
     @property
     def preemptions(self) -> int:
         return self._sender.preemptions
-
-    @property
-    def busy_seconds(self) -> float:
-        """Time in which something was on its way, since the start."""
-        return self._sender.busy_seconds
 
     @property
     def waiting_tasks(self) -> int:
@@ -118,6 +101,8 @@ class UploadLink:
     # ----------------------------------------------------------------------------------------------------------- a run
 
     def begin(self, run: Run) -> None:
+        self._node.books.announce(run.task.arrival_seconds)
+        self._busy_before_seconds = self._sender.busy_seconds
         self.run, self._ready = run, False
         self._models, self.values = {}, {}
         self._due.clear()
@@ -146,8 +131,10 @@ class UploadLink:
             self._send_value(transfer)
             self._send_due(run)
 
-    def end(self, run: Run) -> None:
+    def conclude(self, run: Run) -> None:
         """The run's answer is there, or it was given up: nothing of it is sent any more."""
+        if run is not self.run:
+            return
         for transfer in (*self._models.values(), *self.values.values()):
             if not transfer.status:
                 self._sender.drop(transfer)
@@ -156,6 +143,14 @@ class UploadLink:
         if run.on_edge and self._connected:
             self._control.append(encode(End(run.task.number)))
         self.run = None
+        busy_seconds = self._sender.busy_seconds - self._busy_before_seconds
+        run.task.transmit_joules = run.task.transmit_watts * busy_seconds
+        upload_books.settle(self._node, run, self.values, self.run_wire_bytes, self.result_wire_bytes)
+        run.finish(run.failure)
+
+    def _give_up(self, run: Run, reason: str) -> None:
+        run.failure = reason
+        self.conclude(run)
 
     def _send_begin(self, run: Run) -> None:
         nodes = tuple(name for name in run.flow.order if name in run.on_edge)
@@ -241,7 +236,7 @@ class UploadLink:
             state = f"parameters of {len(missing)} nodes had not come to the edge" if missing else ""
             if run.on_edge and not self._connected:
                 state = "the edge is not connected"
-            run.finish("; ".join(filter(None, (reason, state))))
+            self._give_up(run, "; ".join(filter(None, (reason, state))))
 
     def close(self) -> None:
         disconnect(self.socket, self.monitor)
@@ -285,7 +280,7 @@ class UploadLink:
         elif isinstance(message, Verdict):
             self._judged(self.run, message)
         else:
-            self.run.finish(message.reason)
+            self._give_up(self.run, message.reason)
 
     def _plan(self, run: Run, ready: Ready) -> None:
         """Send what the edge lacks of a run that begins or goes on."""
@@ -374,6 +369,8 @@ class UploadLink:
         if isinstance(done, ValueSink) and run is not None and done.start.task == run.task.number:
             start = done.start
             run.deliver(Arrival(start.name, start.released_seconds, now), done.value(), start.segments)
+            if start.name == run.flow.answer:
+                self.conclude(run)
 
     def _open_sink(self, start: Start) -> Sink | None:
         run = self.run
@@ -387,6 +384,7 @@ class UploadLink:
     def _record(self, transfer: Transfer, status: str, reason: str = "", *, checksum_ok: bool = True) -> None:
         transfer.status = status
         version = self._layers.version
-        self._to_records(
-            upload_books.upload_record(transfer, self._node, version, status, reason, checksum_ok=checksum_ok)
+        ue = self._node.config.node
+        self._node.control.record(
+            upload_books.upload_record(transfer, ue, version, status, reason, checksum_ok=checksum_ok)
         )

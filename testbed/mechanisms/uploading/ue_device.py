@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 
 import torch
+from torch import Tensor
 
 from controller.contract import Codec, UeDecision
 from controller.model.cut_times import NodeWork
@@ -19,16 +19,12 @@ from controller.service import protocol
 from testbed.inference import tensors
 from testbed.inference.graph import INPUT
 from testbed.mechanisms.uploading.timeline import Awaited, Timeline
+from testbed.mechanisms.uploading.ue_link import UploadLink
 from testbed.mechanisms.uploading.upload_run import Crossing, Flow, Run
-from testbed.node.backend import CpuBackend
-from testbed.node.control import DecisionBox
 from testbed.node.last_words import reason_of
 from testbed.node.ledger import Task
-from testbed.node.pacing import DeadlineThread
-from testbed.node.sight import Sight
 from testbed.node.threads import Wakeup
-from testbed.programs.ue.ue_stage import StageThread
-from testbed.protocol.configs import UeConfig
+from testbed.node.ue_node import UeNode, UePart
 
 _NOTHING = Awaited()
 #: A node is computed so long before its books begin with it: a slow device's nodes do not take a core from others all
@@ -36,59 +32,61 @@ _NOTHING = Awaited()
 AHEAD_SECONDS = 5e-3
 
 
-class UploadStage(StageThread):
-    """The thread that computes. Runs go to :attr:`runs` when they start; what the edge needs of them to
-    :attr:`released`; a run is at its end when :meth:`Run.finish` was called, from the I/O thread."""
+class UploadDevice:
+    """Computes in the stage thread. What it makes goes to the link in the I/O thread, which ends a run by
+    :meth:`Run.finish`."""
 
-    def __init__(
-        self,
-        config: UeConfig,
-        backend: CpuBackend,
-        decisions: DecisionBox,
-        deadlines: DeadlineThread,
-        wake_io: Wakeup,
-        sight: Sight,
-    ) -> None:
-        super().__init__(config, backend, decisions, deadlines, wake_io, sight)
-        profile = backend.profile
-        self.flow = Flow(profile.nodes)
-        seconds = NodeWork.of(profile, config.input_codec, config.boundary_codec).device_seconds
-        self._node_seconds = {node.name: float(cost) for node, cost in zip(profile.nodes, seconds, strict=True)}
-        self.runs: deque[Run] = deque()
-        self.released: deque[tuple[Run, Crossing]] = deque()
+    def __init__(self, node: UeNode, link: UploadLink) -> None:
+        """Builds all nodes and runs them once."""
+        self._config, self._backend = node.config, node.backend
+        self._deadlines, self._post, self._link = node.deadlines, node.inbox.post, link
+        profile, split = node.backend.profile, node.backend.split
+        self._flow = Flow(profile.nodes)
+        seconds = NodeWork.of(profile, node.config.input_codec, node.config.boundary_codec).device_seconds
+        self._node_seconds = {one.name: float(cost) for one, cost in zip(profile.nodes, seconds, strict=True)}
         self._news = Wakeup()  # something came from the edge
+        self._stopping = False
+        values = {INPUT: split.model.probe}
+        for one in split.graph.nodes[1:]:
+            values[one.name] = split.run_node(one.name, values)
 
-    def _interrupt(self) -> None:
-        super()._interrupt()
+    def check(self, own: UeDecision) -> None:
+        """Raises ValueError for a decision that it cannot carry out."""
+        if own.stop_rule:
+            raise ValueError("an edge that starts without the model has none for a stop_rule")
+        names = self._flow.order
+        if own.sites and tuple(name for name, _ in own.sites) != names:
+            raise ValueError(f"sites must name the {len(names)} nodes of the model in order")
+        if len(edge_nodes(self._backend.profile, own)) < len(names) and not 0 < own.device_speed < math.inf:
+            raise ValueError(f"nodes on a device of speed {own.device_speed}")
+
+    def interrupt(self) -> None:
+        self._stopping = True
         self._news.set()
 
-    def _serve(self, task: Task, apply: protocol.Apply, own: UeDecision) -> float:
+    def serve(self, task: Task, own: UeDecision, image: Tensor) -> float:
         """Run one task to its end. Returns when that was."""
-        config = self._config
-        task.cut, task.decision_sequence = own.cut, apply.decision.sequence
-        task.codec = config.boundary_codec
-        task.speed = own.device_speed
-        task.transmit_watts = config.transmit_watts if own.transmit_watts is None else own.transmit_watts
+        task.cut, task.codec = own.cut, self._config.boundary_codec
         profile = self._backend.profile
         run = Run(
             task,
             own,
-            self.flow,
+            self._flow,
             edge_nodes(profile, own),
             uploads_of(profile, own),
             self._news.set,
             Timeline(task.head_start_seconds),
         )
-        run.values[INPUT] = self._images[task.number % len(self._images)]
-        self.runs.append(run)
-        self._wake_io.set()
+        run.values[INPUT] = image
+        self._post(lambda: self._link.begin(run))
         try:
             self._cross(run, INPUT, task.head_start_seconds)
             while not (run.over or self._stopping):
                 if not self._advance(run):
                     self._news.wait()
         except Exception as error:  # noqa: BLE001 - a model may raise anything: its task fails, the device goes on
-            self._end(run, reason_of(f"device: {run.next_node()}", error))
+            run.finish(reason_of(f"device: {run.next_node()}", error))
+            self._post(lambda: self._link.conclude(run))
         return time.monotonic() if math.isnan(run.end_seconds) else run.end_seconds
 
     def _advance(self, run: Run) -> bool:
@@ -105,8 +103,8 @@ class UploadStage(StageThread):
             return True
         began = time.monotonic()
         run.values[name] = self._backend.split.run_node(name, run.values)
-        is_answer = name == self.flow.answer
-        crosses = is_answer or self.flow.goes_up(name, run.on_edge)
+        is_answer = name == self._flow.answer
+        crosses = is_answer or self._flow.goes_up(name, run.on_edge)
         computed = time.monotonic()
         end = run.timeline.ran(
             name,
@@ -126,21 +124,36 @@ class UploadStage(StageThread):
 
     def _cross(self, run: Run, name: str, end_seconds: float) -> None:
         """Encode a value that the edge needs, and hand it over when its node has ended."""
-        if not self.flow.goes_up(name, run.on_edge):
+        if not self._flow.goes_up(name, run.on_edge):
             return
         codec: Codec = self._config.input_codec if name == INPUT else self._config.boundary_codec
         with torch.inference_mode():
             header, buffers = tensors.pack(run.task.number, (name,), [run.values[name]], codec)
-        self._deadlines.submit(end_seconds, lambda now: self._hand_to_io(run, Crossing(name, header, buffers, now)))
+        self._deadlines.submit(end_seconds, lambda now: self._release(run, Crossing(name, header, buffers, now)))
 
-    def _hand_to_io(self, run: Run, crossing: Crossing) -> None:
-        self.released.append((run, crossing))
-        self._wake_io.set()
+    def _release(self, run: Run, crossing: Crossing) -> None:
+        self._post(lambda: self._link.release(run, crossing))
 
     def _answered(self, run: Run, now_seconds: float) -> None:
         run.end_seconds = now_seconds
-        self._wake_io.set()
+        self._post(lambda: self._link.conclude(run))
 
-    def _end(self, run: Run, failure: str) -> None:
-        run.finish(failure)
-        self._wake_io.set()
+
+class Uploads(UePart):
+    """What the link has to say."""
+
+    name = "uploading"
+
+    def __init__(self, link: UploadLink) -> None:
+        self._link = link
+
+    def report(self) -> protocol.UploadingReport:
+        link = self._link
+        return protocol.UploadingReport(
+            upload_progress_ratio=link.upload_progress_ratio,
+            uploaded_bytes=link.uploaded_bytes,
+            preemptions=link.preemptions,
+            resumed_uploads=link.resumed,
+            refused_layers=link.refused,
+            corrupt_layers=link.corrupt,
+        )

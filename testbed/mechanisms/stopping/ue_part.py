@@ -9,44 +9,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from controller.contract import ALL_ON_EDGE, Cut, UeDecision, cut_from_label
-from testbed.node.backend import CpuBackend
-from testbed.node.sight import Sight
+from controller.service import protocol
+from testbed.node.ledger import Task
+from testbed.node.sight import Tuner
+from testbed.node.transport import RateEstimate
+from testbed.node.ue_node import Stopped, UeNode, UePart
 
 #: A UE looks this long before the end of a segment. The answer takes 0.2-1 ms, and up to 10 ms on a busy host; asked at
 #: the end, that came out of the time of the encoding that follows, and 4 % of the heads ended late.
 LOOK_AHEAD_SECONDS = 10e-3
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """Where a head stopped, with the tensors of that cut."""
+class Stopping(UePart):
+    """Computes the heads of decisions with a ``stop_rule``."""
 
-    cut: Cut
-    values: tuple[Tensor, ...]
-    compute_seconds: float  # real, without waiting
+    name = "stopping"
 
+    def __init__(self, node: UeNode) -> None:
+        self._backend = node.backend
+        self._sight = node.sight()
 
-class OnlineHead:
-    """Used by the stage thread, but for :meth:`prepare`. ``wait_until`` sleeps to a CLOCK_MONOTONIC time."""
-
-    def __init__(self, backend: CpuBackend, sight: Sight, wait_until: Callable[[float], None]) -> None:
-        self._backend = backend
-        self._sight = sight
-        self._wait_until = wait_until
-
-    @property
-    def blind(self) -> int:
-        """Looks that were not answered in time: the task went on to its next point."""
-        return self._sight.blind
-
-    def prepare(self, own: UeDecision) -> None:
+    def check(self, own: UeDecision) -> None:
         """Build the segments of a decision now (3-30 ms each). Raises ValueError for a rule that is no chain."""
+        if not own.stop_rule:
+            return
         known = self._backend.profile.chain_cuts
         cuts = [cut_from_label(label) for label, _ in own.stop_rule]
         columns = [known.index(cut) for cut in (*cuts, own.cut) if cut in known]
@@ -58,11 +49,10 @@ class OnlineHead:
                 self._backend.split.segment(at, cut)
             at = cut
 
-    def run(self, task: int, own: UeDecision, image: Tensor, start_seconds: float) -> Stopped:
-        """Run until a gate of ``own.stop_rule`` opens, or to ``own.cut``. ``start_seconds``: when the head started.
-
-        At the last cut it does not wait: the caller ends the stage.
-        """
+    def head(self, task: Task, own: UeDecision, image: Tensor, wait_until: Callable[[float], None]) -> Stopped | None:
+        """Run until a gate of ``own.stop_rule`` opens, or to ``own.cut``, where the caller ends the stage."""
+        if not own.stop_rule:
+            return None
         profile = self._backend.profile
         at, spent = ALL_ON_EDGE, 0.0
         values: tuple[Tensor, ...] = (image,)
@@ -71,15 +61,18 @@ class OnlineHead:
             values, seconds = self._advance(at, cut, values)
             at, spent = cut, spent + seconds
             column = profile.chain_index(cut)
-            self._wait_until(start_seconds + profile.head_seconds[column] / own.device_speed - LOOK_AHEAD_SECONDS)
-            state = self._sight.look(task, column)
+            end = task.head_start_seconds + profile.head_seconds[column] / own.device_speed
+            wait_until(end - LOOK_AHEAD_SECONDS)
+            state = self._sight.look(task.number, column)
             if state is not None and state >= gate:
                 return Stopped(cut, values, spent)
         values, seconds = self._advance(at, own.cut, values)
         return Stopped(own.cut, values, spent + seconds)
 
+    def report(self) -> protocol.StoppingReport:
+        return protocol.StoppingReport(self._sight.blind)
+
     def close(self) -> None:
-        """After the stage thread has ended."""
         self._sight.close()
 
     def _advance(self, first: Cut, last: Cut, values: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], float]:
@@ -89,3 +82,28 @@ class OnlineHead:
         with torch.inference_mode():
             result = self._backend.split.segment(first, last)(*values)
         return result, time.monotonic() - began
+
+
+class TunedRate(UePart):
+    """Where each task has a channel of its own: it is sent once the wire has its gain, at the rate of that."""
+
+    def __init__(self, node: UeNode, rate: RateEstimate) -> None:
+        self._tuner = Tuner(node.sight())
+        self._chain = node.backend.profile.chain_cuts
+        self._rate = rate
+        self.sockets = (self._tuner.socket,)
+
+    def turn(self, now_seconds: float) -> None:
+        self._tuner.collect()
+
+    def admit(self, task: Task, wire_is_free: bool) -> bool:
+        """Whether the wire has the gain of the task that is to be sent next."""
+        column = self._chain.index(task.cut) if task.cut in self._chain else -1
+        rate = self._tuner.admit(task.number, column, wire_is_free)
+        if rate is None:
+            return False
+        self._rate.command(rate)
+        return True
+
+    def close(self) -> None:
+        self._tuner.close()
