@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from controller.model.older_tasks import STRAY_PART, tail_share
 from controller.service import protocol
 from testbed.protocol import records, sockets
 
@@ -105,6 +106,14 @@ class DecisionBox:
         """When the next known decision takes force."""
         with self._lock:
             return self._pending[0].decision.valid_from_seconds if self._pending else None
+
+
+def decided_share(decisions: DecisionBox, ue: str, cpus: float, ues: int, now_seconds: float) -> float:
+    """Reference cores of a UE by the decision in force; an equal part before the first one."""
+    apply = decisions.in_force(now_seconds)
+    if apply is None:
+        return cpus / ues
+    return next((tail_share(own, cpus) for own in apply.decision.ues if own.name == ue), STRAY_PART * cpus)
 
 
 def io_tids() -> tuple[int, ...]:

@@ -45,10 +45,10 @@ class Wakeup:
 
 
 class Inbox:
-    """What other threads leave for one to do, in their order; :attr:`wake` is set when there is something."""
+    """What other threads leave for one to do, in their order; ``wake`` is set when there is something."""
 
-    def __init__(self) -> None:
-        self.wake = Wakeup()
+    def __init__(self, wake: Wakeup) -> None:
+        self.wake = wake
         self._actions: deque[Callable[[], object]] = deque()
 
     def post(self, action: Callable[[], object]) -> None:

@@ -18,7 +18,7 @@ from testbed.node.control import ControlLink, DecisionBox
 from testbed.node.ledger import Books, Task
 from testbed.node.pacing import DeadlineThread
 from testbed.node.sight import Sight, Silences
-from testbed.node.threads import AgentThread, Inbox
+from testbed.node.threads import AgentThread, Inbox, Wakeup
 from testbed.protocol.configs import UeConfig
 
 
@@ -34,7 +34,7 @@ class UeNode:
         self.control = ControlLink(self.context, config.node, config.lab_directory)
         self.decisions = DecisionBox()
         self.deadlines = DeadlineThread("deadlines")
-        self.inbox = Inbox()  # of the I/O thread
+        self.inbox = Inbox(Wakeup())  # of the I/O thread
         self.books = Books(config.node, self.control.record)
         self.silences = Silences(self.sight())
 

@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from controller.model.older_tasks import STRAY_PART, tail_share
 from testbed.node.backend import CpuBackend, Tail
-from testbed.node.control import DecisionBox
+from testbed.node.control import DecisionBox, decided_share
 from testbed.node.last_words import reason_of
 from testbed.node.pacing import DeadlineThread
 from testbed.node.task_frames import Result
@@ -201,14 +200,6 @@ class ComputeThread(AgentThread):
         queue.running = None
         self._done(queue.ue, result, logits)
         self._wake.set()
-
-
-def decided_share(decisions: DecisionBox, ue: str, cpus: float, ues: int, now_seconds: float) -> float:
-    """Reference cores of a UE by the decision in force; an equal part before the first one."""
-    apply = decisions.in_force(now_seconds)
-    if apply is None:
-        return cpus / ues
-    return next((tail_share(own, cpus) for own in apply.decision.ues if own.name == ue), STRAY_PART * cpus)
 
 
 def _deadline(queue: _Queue) -> float:

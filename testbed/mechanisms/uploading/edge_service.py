@@ -1,22 +1,22 @@
-"""The program of an edge that starts without models: UEs send it parameters while they infer.
+"""What an edge that starts without models does with what UEs send: parameters, while they infer, and values.
 
-Threads as in :mod:`testbed.programs.edge.edge_agent`. The receiver owns the cache of parameters and hands what a task
-needs of it to the thread that computes.
+The receiver owns the cache of parameters and hands what a task needs of it to the thread that computes.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from controller.contract import Uploading
 from controller.service import protocol
 from testbed.inference.profiles import read_profile
 from testbed.inference.tensors import MalformedFrame
 from testbed.inference.weights import Arriving, Contents
+from testbed.mechanisms.uploading.edge_compute import EdgeModel, EdgeRun, RunsThread, edge_models
 from testbed.mechanisms.uploading.layer_cache import Key, LayerCache, OutOfMemoryError
 from testbed.mechanisms.uploading.timeline import Timeline
 from testbed.mechanisms.uploading.upload_frames import (
@@ -37,11 +37,10 @@ from testbed.mechanisms.uploading.upload_frames import (
 from testbed.mechanisms.uploading.upload_sender import PrioritySender, Sink, StreamReader, Transfer, ValueSink
 from testbed.node import task_frames
 from testbed.node.devices import Choice
+from testbed.node.edge_node import EdgeNode
 from testbed.node.preload import split_model
-from testbed.programs.edge.edge_agent import Compute, EdgeAgent
-from testbed.programs.edge.edge_runs import EdgeModel, EdgeRun, RunsThread, edge_models
 from testbed.protocol import records
-from testbed.protocol.configs import EdgeConfig
+from testbed.protocol.configs import EdgeConfig, EdgeUe
 
 #: Acknowledgements of values travel up behind a model chunk, and so do TCP's: the link down is kept busy meanwhile.
 ACKNOWLEDGEMENT_SECONDS = 20e-3
@@ -83,25 +82,23 @@ class _Peer:
     corrupt: dict[str, int] = field(default_factory=dict)
 
 
-class UploadEdgeAgent(EdgeAgent):
-    """The receiver."""
+class UploadService:
+    """Used by the receiver."""
 
-    def _make_compute(self) -> Compute:
-        config = self._config
-        assert config.uploading is not None
-        self._device = Choice(None, "parameters that UEs upload are bound on the CPU")
-        self._cache = LayerCache(config.uploading.memory_bytes, shared=config.uploading.cache == "keep")
-        self._outgoing: deque[Callable[[], None]] = deque()
-        self._peers = {ue: self._peer(ue, model) for ue, model in _models(config).items()}
-        names = [ue.name for ue in config.ues]
-        self._runs = RunsThread(names, config.cpus, self._decisions, self._deadlines, self)
-        return self._runs
+    def __init__(self, node: EdgeNode, uploading: Uploading, models: Mapping[str, EdgeModel]) -> None:
+        """``models`` by UE."""
+        self._node = node
+        self.device = Choice(None, "parameters that UEs upload are bound on the CPU")
+        self.weights: dict[str, str] = {}  # UEs say what their models consist of
+        self._forgets = uploading.cache == "per_query"
+        self._cache = LayerCache(uploading.memory_bytes, shared=not self._forgets)
+        self._peers = {ue.name: self._peer(ue, models[ue.name]) for ue in node.config.ues}
+        self.compute = RunsThread(tuple(self._peers), node.config.cpus, node.decisions, node.deadlines, self)
 
-    def _peer(self, ue: str, model: EdgeModel) -> _Peer:
-        (config,) = (one for one in self._config.ues if one.name == ue)
-        round_trip = config.round_trip_seconds + ACKNOWLEDGEMENT_SECONDS
-        sender = PrioritySender(round_trip, lambda frames: self._wires.send(ue, frames))
-        peer = _Peer(ue, model, sender, StreamReader(lambda start: self._open_sink(peer, start)))
+    def _peer(self, ue: EdgeUe, model: EdgeModel) -> _Peer:
+        round_trip = ue.round_trip_seconds + ACKNOWLEDGEMENT_SECONDS
+        sender = PrioritySender(round_trip, lambda frames: self._node.wires.send(ue.name, frames))
+        peer = _Peer(ue.name, model, sender, StreamReader(lambda start: self._open_sink(peer, start)))
         return peer
 
     # ------------------------------------------------------------------------------------------------- from the threads
@@ -115,31 +112,26 @@ class UploadEdgeAgent(EdgeAgent):
                 now = time.monotonic()
                 peer.sender.add_value(Transfer(run.task, "feature", start.name, buffers, now), start)
 
-        self._hand_over(send)
+        self._node.inbox.post(send)
 
     def turn(self, run: EdgeRun, node: str) -> None:
         """The edge has come to a node without parameters."""
-        self._hand_over(lambda: self._tell(run.ue, Turn(run.task, node)))
+        self._node.inbox.post(lambda: self._tell(run.ue, Turn(run.task, node)))
 
     def failed(self, run: EdgeRun, reason: str) -> None:
-        self._hand_over(lambda: self._tell(run.ue, Failed(run.task, reason)))
+        self._node.inbox.post(lambda: self._tell(run.ue, Failed(run.task, reason)))
 
-    def _hand_over(self, action: Callable[[], None]) -> None:
-        self._outgoing.append(action)
-        self._wake.set()
-
-    def _send_values(self) -> None:
-        while self._outgoing:
-            self._outgoing.popleft()()
+    def send(self) -> None:
         for peer in self._peers.values():
             peer.sender.pump()
 
     def _tell(self, ue: str, frame: Ready | Verdict | Turn | Failed | Broken) -> None:
-        self._send(ue, [encode(frame)])
+        self._node.send(ue, [encode(frame)])
 
     # -------------------------------------------------------------------------------------------------------- from UEs
 
-    def _take(self, ue: str, frames: Sequence[memoryview], now: float) -> None:
+    def take(self, ue: str, frames: Sequence[memoryview], now: float) -> None:
+        """Raises MalformedFrame."""
         peer = self._peers[ue]
         try:
             self._understand(peer, frames, now)
@@ -154,7 +146,7 @@ class UploadEdgeAgent(EdgeAgent):
         match message:
             case task_frames.Chunk():
                 ack, done = peer.reader.feed(message, frames[1:], now)
-                self._send(peer.name, [task_frames.encode(ack)])
+                self._node.send(peer.name, [task_frames.encode(ack)])
                 if isinstance(done, ValueSink):
                     self._value_came(peer, done, now)
                 elif isinstance(done, LayerSink):
@@ -177,7 +169,7 @@ class UploadEdgeAgent(EdgeAgent):
         strange = [layer.node for layer in model.layers if not weights.fits(layer.node, layer.contents)]
         if strange or len(model.layers) != len(weights.layers):
             peer.misfit = f"the model of {peer.name} is another than the edge's: {', '.join(strange[:3])}"
-            self._link.event("misfit", peer.misfit)
+            self._node.control.event("misfit", peer.misfit)
             return
         peer.misfit = ""
         peer.contents = {layer.node: layer.contents for layer in model.layers}
@@ -193,14 +185,14 @@ class UploadEdgeAgent(EdgeAgent):
         run = peer.run
         fresh = run is None or run.task != begin.task
         if run is not None and not fresh:
-            self._runs.resume(run, nodes, begin.have)
+            self.compute.resume(run, nodes, begin.have)
         else:
             self._end(peer)
             run = EdgeRun(peer.name, begin.task, peer.model, nodes, begin.serial, Timeline(now))
             peer.run, peer.begun_seconds = run, now
             peer.values.clear()
             peer.corrupt.clear()
-            self._runs.begin(run)
+            self.compute.begin(run)
         wanted = {node: peer.keys[node] for node in peer.model.layers(begin.edge_nodes)}
         self._cache.pin(peer.name, wanted.values())
         peer.needs = {}
@@ -209,7 +201,7 @@ class UploadEdgeAgent(EdgeAgent):
             if layer is None:
                 peer.needs[node] = key
             else:
-                self._runs.layer(run, node, layer, -1.0)
+                self.compute.layer(run, node, layer, -1.0)
         came = {node: self._cache.coming(peer.name, key) for node, key in peer.needs.items()}
         partial = tuple((node, one.received) for node, one in came.items() if one is not None and one.received)
         held = tuple(node for node in wanted if node not in peer.needs)
@@ -222,11 +214,10 @@ class UploadEdgeAgent(EdgeAgent):
         peer.reader.forget()
         peer.needs = {}
         self._cache.unpin(peer.name)
-        assert self._config.uploading is not None
-        if self._config.uploading.cache == "per_query":
+        if self._forgets:
             self._cache.forget(peer.name)
         if run is not None:
-            self._runs.end(run)
+            self.compute.end(run)
 
     # --------------------------------------------------------------------------------------------------------- streams
 
@@ -264,7 +255,7 @@ class UploadEdgeAgent(EdgeAgent):
         run, name = peer.run, sink.start.name
         if run is not None and sink.start.task == run.task:
             peer.values.add(name)
-            self._runs.value(run, name, sink.value(), now)
+            self.compute.value(run, name, sink.value(), now)
 
     def _layer_came(self, peer: _Peer, sink: LayerSink, now: float) -> None:
         run, node = peer.run, sink.start.node
@@ -291,12 +282,14 @@ class UploadEdgeAgent(EdgeAgent):
             return
         layer = self._cache.held(key)
         assert layer is not None
-        self._runs.layer(run, node, layer, now)
+        self.compute.layer(run, node, layer, now)
         self._tell(peer.name, Verdict(run.task, node, status, now))
 
     def _corrupt(self, peer: _Peer, run: EdgeRun, node: str, now: float) -> None:
         times = peer.corrupt[node] = peer.corrupt.get(node, 0) + 1
-        self._link.event("layer-corrupt", f"{peer.name} task {run.task}: parameters of {node} have another checksum")
+        self._node.control.event(
+            "layer-corrupt", f"{peer.name} task {run.task}: parameters of {node} have another checksum"
+        )
         if times >= MOST_CORRUPT:
             self._refuse_layer(peer, run, node, f"the checksum was another {times} times")
         else:
@@ -305,34 +298,32 @@ class UploadEdgeAgent(EdgeAgent):
     def _refuse_layer(self, peer: _Peer, run: EdgeRun, node: str, reason: str) -> None:
         """The UE computes all nodes that need these parameters."""
         moved = [name for name, owners in peer.model.layers_of.items() if node in owners]
-        self._runs.move(run, moved)
+        self.compute.move(run, moved)
         peer.needs.pop(node, None)
-        self._link.event("layer-refused", f"{peer.name} task {run.task}: {node}: {reason}")
+        self._node.control.event("layer-refused", f"{peer.name} task {run.task}: {node}: {reason}")
         self._tell(peer.name, Verdict(run.task, node, "refused", time.monotonic(), reason))
 
     # --------------------------------------------------------------------------------------------------------- control
 
-    def _accept(self, apply: protocol.Apply) -> None:
-        super()._accept(apply)
+    def decided(self, apply: protocol.Apply) -> None:
         for ue, rate in apply.rates_down_bits_per_second.items():
             if ue in self._peers and rate > 0:
                 self._peers[ue].sender.credit.rate.command(rate)
 
-    def _report(self, now: float) -> None:
+    def slot_ended(self, now: float) -> None:
         for peer in self._peers.values():  # a UE that died says no End
-            if peer.run is not None and now - peer.begun_seconds > self._config.task_timeout_seconds:
+            if peer.run is not None and now - peer.begun_seconds > self._node.config.task_timeout_seconds:
                 self._end(peer)
-        super()._report(now)
 
-    def _cached_nodes(self, ue: str) -> tuple[str, ...]:
+    def cached_nodes(self, ue: str) -> tuple[str, ...]:
         return tuple(node for node, key in self._peers[ue].keys.items() if key in self._cache)
 
-    def _health(self, now: float, lateness_p99_seconds: float) -> records.EdgeHealth:
+    def health(self, now: float, lateness_p99_seconds: float, unreadable: int) -> records.EdgeHealth:
         cache = self._cache
         return records.EdgeHealth(
             now,
             lateness_p99_seconds,
-            self._malformed,
+            unreadable,
             cache_bytes=cache.bytes,
             cache_limit_bytes=cache.limit_bytes,
             cache_evictions=cache.evictions,
@@ -340,7 +331,8 @@ class UploadEdgeAgent(EdgeAgent):
         )
 
 
-def _models(config: EdgeConfig) -> dict[str, EdgeModel]:
+def load_models(config: EdgeConfig) -> dict[str, EdgeModel]:
+    """By UE, their parameters forgotten."""
     read = functools.cache(lambda path: read_profile(Path(path)))
     return edge_models(
         {ue.name: (split_model(ue.model, config.seed, config.lab_folder), read(ue.profile_path)) for ue in config.ues}

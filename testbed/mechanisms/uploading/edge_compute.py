@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,11 +17,10 @@ from testbed.inference.partition import SplitModel
 from testbed.mechanisms.uploading.timeline import Awaited, Timeline
 from testbed.mechanisms.uploading.upload_frames import ValueStart
 from testbed.mechanisms.uploading.upload_run import Flow
-from testbed.node.control import DecisionBox
+from testbed.node.control import DecisionBox, decided_share
 from testbed.node.last_words import reason_of
 from testbed.node.pacing import DeadlineThread
-from testbed.node.threads import AgentThread
-from testbed.programs.edge.edge_compute import decided_share
+from testbed.node.threads import AgentThread, Inbox
 
 VALUE_CODEC: Codec = "fp32"
 Layer = tuple[Tensor, ...]
@@ -104,18 +102,18 @@ class RunsThread(AgentThread):
         self._ues = tuple(ues)
         self._runs: dict[str, EdgeRun] = {}
         self._bound: dict[tuple[int, str], Layer] = {}
-        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox = Inbox(self._wake)
         self._counts = dict.fromkeys(ues, (0, 0))  # tasks that ended with nodes of theirs run here, overruns
 
     # ------------------------------------------------------------------------------------------- from the I/O thread
 
     def begin(self, run: EdgeRun) -> None:
         """In place of the UE's last task."""
-        self._post(lambda: self._runs.__setitem__(run.ue, run))
+        self._inbox.post(lambda: self._runs.__setitem__(run.ue, run))
 
     def resume(self, run: EdgeRun, on_edge: frozenset[str], have: Sequence[str]) -> None:
         """The connection is back: what the UE has not is handed over again."""
-        self._post(lambda: self._resume(run, on_edge, frozenset(have)))
+        self._inbox.post(lambda: self._resume(run, on_edge, frozenset(have)))
 
     def value(self, run: EdgeRun, name: str, value: Tensor, received_seconds: float) -> None:
         def take() -> None:
@@ -123,14 +121,14 @@ class RunsThread(AgentThread):
                 run.values[name] = value
                 run.received[name] = received_seconds
 
-        self._post(take)
+        self._inbox.post(take)
 
     def layer(self, run: EdgeRun, node: str, layer: Layer, received_seconds: float) -> None:
-        self._post(lambda: run.layers.setdefault(node, (layer, received_seconds)))
+        self._inbox.post(lambda: run.layers.setdefault(node, (layer, received_seconds)))
 
     def move(self, run: EdgeRun, nodes: Sequence[str]) -> None:
         """The UE computes these."""
-        self._post(lambda: self._move(run, frozenset(nodes)))
+        self._inbox.post(lambda: self._move(run, frozenset(nodes)))
 
     def end(self, run: EdgeRun) -> None:
         def forget() -> None:
@@ -140,7 +138,7 @@ class RunsThread(AgentThread):
             late = any(segment.overrun for segment in run.timeline.segments)
             self._counts[run.ue] = tasks + bool(run.ended), overruns + late
 
-        self._post(forget)
+        self._inbox.post(forget)
 
     def state(self, ue: str, now_seconds: float) -> tuple[int, float]:
         """Tasks that have not started, and seconds of work left at the present share."""
@@ -157,10 +155,6 @@ class RunsThread(AgentThread):
         counts, self._counts[ue] = self._counts[ue], (0, 0)
         return counts
 
-    def _post(self, action: Callable[[], object]) -> None:
-        self._inbox.append(lambda: (action(), None)[1])
-        self._wake.set()
-
     def _share(self, ue: str, now_seconds: float) -> float:
         return decided_share(self._decisions, ue, self._cpus, len(self._ues), now_seconds)
 
@@ -168,8 +162,7 @@ class RunsThread(AgentThread):
 
     def _run(self) -> None:
         while not self._stopping:
-            while self._inbox:
-                self._inbox.popleft()()
+            self._inbox.work()
             ready = [found for run in self._runs.values() if (found := self._next(run)) is not None]
             if ready:
                 _, run, node = min(ready, key=lambda one: one[0])
