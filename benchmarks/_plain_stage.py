@@ -11,7 +11,7 @@ import torch
 
 from controller.contract import cut_from_label
 from testbed.inference.partition import load_split_model
-from testbed.node.backend import task_image
+from testbed.node.backend import task_input
 
 WARM_UPS = 10
 
@@ -21,7 +21,7 @@ def main() -> None:
     asked = json.loads(sys.stdin.readline())
     split = load_split_model(asked["model"], 1)
     partition = split.partition(cut_from_label(asked["cut"]))
-    image = task_image(split.model.input_shape, 1, 0, 0)
+    image = task_input(split.model.signature, 1, 0, 0)
     with torch.inference_mode():
         boundary = partition.head(image)
 

@@ -1,9 +1,8 @@
 """Code that is not ours: modules, factories and policies that a user names. Whatever they raise ends in one error.
 
-``import torchvision`` is made to work where its compiled operators do not load: torchvision 0.28 from PyPI needs CUDA
-libraries for them, and without them its import fails because two operator schemas are unknown ("operator
-torchvision::nms does not exist"). No classifier calls these; declaring them is enough. That happens just before the
-first import, whoever does it: a user's module, a library that it takes, or a factory while it runs.
+``import torchvision`` is made to work where its compiled operators do not load
+(:mod:`controller.torchvision_operators`). That happens just before the first import, whoever does it: a user's module,
+a library that it takes, or a factory while it runs.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+
+from controller.torchvision_operators import declare_operators, vouch_for_nms
 
 #: Errors whose text needs no type in front of it.
 _SAY_IT_ALL = (ImportError, ModuleNotFoundError, RuntimeError)
-_DECLARED: list[Any] = []  # a declaration lives as long as its object does
 
 
 class UserCodeError(ValueError):
@@ -77,26 +76,13 @@ class _BeforeTorchvision(importlib.abc.MetaPathFinder):
     """Finds nothing: it is asked first when torchvision is about to be imported."""
 
     def find_spec(self, fullname: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None) -> None:
-        if fullname == "torchvision" and not _DECLARED:
-            _declare_operators()
+        if fullname == "torchvision":
+            declare_operators()
+        elif fullname == "torchvision.ops":
+            vouch_for_nms()
 
 
 def prepare_torchvision() -> None:
     """From now on ``import torchvision`` works without its compiled operators. Costs nothing until then."""
     if not any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path):
         sys.meta_path.insert(0, _BeforeTorchvision())
-
-
-def _declare_operators() -> None:
-    spec = importlib.machinery.PathFinder.find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        return
-    import torch
-
-    try:
-        torch.ops.load_library(str(Path(spec.origin).with_name("_C.so")))  # type: ignore[no-untyped-call]  # as torchvision will
-    except OSError:
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-        _DECLARED.append(library)

@@ -21,7 +21,9 @@ class GraphNode(Struct, frozen=True, omit_defaults=True):
     output_bytes: int  # as it is in memory
     macs: int
     parameter_bytes: int
-    dtype: str = "f32"  # of the value: a name of testbed.inference.codec; not said of "input", which is a uint8 image
+    dtype: str = "f32"  # of the value: a name of testbed.inference.codec; not said of an "input" that is a uint8 image
+    opaque: str = ""  # path of the module, or method, that is taken whole here: its code could not be followed
+    varies: bool = False  # its size may differ from task to task; what is said here is the probe's
 
     def encoded_bytes(self, codec: Codec) -> int:
         """Bytes of the value on the wire, without headers. The raw input always crosses as it is."""

@@ -97,7 +97,7 @@ def profile_of_device(split: SplitModel, times: LayerTimes, where: str) -> Model
         tail_seconds=tuple(round(sums[-1] - value, 9) for value in heads),
         node_seconds=tuple(round(value, 9) for value in node_seconds),
         codecs={codec: CodecTimes(free, free) for codec in CODECS},
-        result_bytes=split.model.classes * split.model.answer.element_size(),
+        result_bytes=split.model.answer.numel() * split.model.answer.element_size(),
         reference_core=ReferenceCore(fraction=1.0, host_cpu=times.device, torch_version="none"),
         holdout_error_ratio=0.0,
     )

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import hashlib
-import importlib
 import os
 import random
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,52 +24,50 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from controller.seeds import Purpose, generator, integer
-from controller.user_code import UserCodeError, guarded, import_user_module, prepare_torchvision
+from controller.seeds import Purpose, integer
+from controller.user_code import UserCodeError, guarded, import_user_module
 from testbed.errors import InputError
 from testbed.folders import reach
+from testbed.inference.bundles import bundle, parts_of
+from testbed.inference.opaque import named_parts
+from testbed.inference.pytrees import filled, leaves, template
+from testbed.inference.signature import Signature, signature_of
 from testbed.inference.tensors import raw, why_not
+from testbed.inference.torchvision_zoo import known_torchvision, torchvision_model
 
-DEFAULT_INPUT_SHAPE = (3, 224, 224)
 MODEL_FORMS = "torchvision:NAME (for example torchvision:resnet18) or package.module:factory"
 _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode. It answers a float image of shape (1, C, H, W) with logits of shape (1, classes)."""
+    """A model in eval mode: from one value, a task's input, to one value, its answer.
+
+    The answer is the tensor that the module answers with, or a bundle (:mod:`testbed.inference.bundles`) where it is
+    several or its size differs from task to task.
+    """
 
     name: str
     module: nn.Module
-    input_shape: tuple[int, int, int]  # C, H, W
-    classes: int
-    probe: Tensor  # uint8 image (1, C, H, W)
-    answer: Tensor  # what the module, untouched, answers to the normalised probe
+    signature: Signature
+    classes: int  # of an answer of shape (1, classes); 0 for any other
+    probe: Tensor  # a task's input
+    answer: Tensor  # what the module, untouched, answers to the probe
+    answers: Any = field(repr=False)  # template of what the module returns
+    bundled: bool  # whether the answer is a bundle
     weights_digest: str  # of all parameters and buffers, as hex
     packed: str  # name of a layer that keeps its weights in an object of the library's own; empty if none does
+    opaque: tuple[str, ...] = ()  # patterns of paths of modules that are to be one node each
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of an image (C, H, W), of any other input all axes."""
+        shape = tuple(self.probe.shape)
+        return shape[1:] if self.signature.image else shape
 
-class Normalise(nn.Module):
-    """uint8 image to float: ``(image / 255 - mean) / std``, with ImageNet's statistics for three channels."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        mean = (0.485, 0.456, 0.406) if channels == 3 else (0.0,) * channels
-        std = (0.229, 0.224, 0.225) if channels == 3 else (1.0,) * channels
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, channels, 1, 1) * 255.0)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, channels, 1, 1) * 255.0)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return (image.float() - self.mean) / self.std
-
-
-def random_image(input_shape: tuple[int, int, int], seed: int, *indices: int) -> Tensor:
-    """A uint8 image of shape (1, C, H, W), uniform noise, the same for the same arguments."""
-    pixels = generator(seed, Purpose.INPUT, *indices).integers(0, 256, size=(1, *input_shape), dtype=np.uint8)
-    return torch.from_numpy(pixels)
+    def unpacked(self, answer: Tensor) -> Any:
+        """An answer as the module itself returns it. Raises MalformedBundle."""
+        return filled(self.answers, parts_of(answer) if self.bundled else [answer])
 
 
 def load_model(name: str, seed: int, python_path: Sequence[Path] = ()) -> LoadedModel:
@@ -80,35 +75,62 @@ def load_model(name: str, seed: int, python_path: Sequence[Path] = ()) -> Loaded
 
     The working directory and ``python_path`` are importable for a user's factory, which runs in the first folder of
     ``python_path`` (the lab file's): relative paths start there. Torch's process-wide settings are afterwards what they
-    were. Raises InputError for an unknown name, a factory that fails, a model that does not answer with one tensor
-    (1, classes) of numbers, or answers the same image in two ways.
+    were. Raises InputError for an unknown name, a factory that fails, a model that does not answer with tensors of
+    numbers, or answers the same input in two ways.
     """
     settle()
     kind, _, rest = name.partition(":")
     if not rest or not kind:
         raise InputError("not a model name", where="model", value=name, allowed=MODEL_FORMS)
     with _seeded(integer(seed, Purpose.MODEL)) as again:
-        if kind == "torchvision":
-            module, shape = _torchvision_model(rest)
-        else:
-            module, shape = _user_model(name, kind, rest, python_path, again)
-        probe = random_image(shape, seed)
-        image = Normalise(shape[0])(probe)
+        module = torchvision_model(rest) if kind == "torchvision" else _user_model(name, kind, rest, python_path, again)
+        signature = signature_of(module, name)
+        probe = signature.random(seed)
         with _told(name, "the model does not go into eval mode"):
             module.eval()
         if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
-            _run(name, module, image)  # a lazy layer learns its size, and draws its weights, when it first runs
+            _run(
+                name, module, signature, probe
+            )  # a lazy layer learns its size, and draws its weights, when it first runs
     module.requires_grad_(False)
-    answer = _run(name, module, image)
-    if raw(_run(name, module, image)) != raw(answer):
+    return _answered(name, module, signature, probe, seed)
+
+
+def _answered(name: str, module: nn.Module, signature: Signature, probe: Tensor, seed: int) -> LoadedModel:
+    """What a module answers with, seen on two inputs. Raises InputError."""
+    answers = _run(name, module, signature, probe)
+    found, again = (leaves(one) for one in (answers, _run(name, module, signature, probe)))
+    if [raw(one) for one in found] != [raw(one) for one in again]:
         raise InputError(
-            "the model answers differently each time it sees the same image",
+            "the model answers differently each time it sees the same input",
             where="model",
             value=name,
             fix="Nothing may be drawn or kept in forward: give F.dropout training=self.training, and write buffers in "
             "training only.",
         )
-    return LoadedModel(name, module, shape, int(answer.shape[1]), probe, answer, _digest(module), _packed(module))
+    answer, alone = found[0], len(found) == 1
+    classifies = answers is answer and answer.ndim == 2 and answer.shape[0] == 1
+    if alone and not classifies:  # its size may differ
+        alone = leaves(_run(name, module, signature, signature.random(seed, 1)))[0].shape == answer.shape
+    return LoadedModel(
+        name,
+        module,
+        signature,
+        classes=int(answer.shape[1]) if classifies else 0,
+        probe=probe,
+        answer=answer if alone else bundle(found),
+        answers=template(answers),
+        bundled=not alone,
+        weights_digest=_digest(module),
+        packed=_packed(module),
+        opaque=_patterns(module, name),
+    )
+
+
+def answer_to(model: LoadedModel, value: Tensor) -> Tensor:
+    """What the module, untouched, answers to a task's input, as one value. Raises InputError."""
+    found = leaves(_run(model.name, model.module, model.signature, value))
+    return bundle(found) if model.bundled else found[0]
 
 
 def settle() -> None:
@@ -174,7 +196,7 @@ def check_model(name: str, folder: Path) -> None:
     """
     kind, _, rest = name.partition(":")
     if kind == "torchvision":
-        _known_torchvision(rest)
+        known_torchvision(rest)
     else:
         load_model(name, 0, (folder,))
 
@@ -206,41 +228,44 @@ def _way_out(error: UserCodeError) -> str:
     return ""
 
 
-def _run(name: str, module: nn.Module, image: Tensor) -> Tensor:
-    """The module's answer. Raises InputError."""
+def _run(name: str, module: nn.Module, signature: Signature, value: Tensor) -> Any:
+    """What the module returns for a task's input. Raises InputError."""
+    tensors = signature.taken(value)
+    args, kwargs = signature.arguments(tensors)
     try:
         with guarded(), torch.no_grad():
-            answer = module(image)
+            answer = module(*args, **kwargs)
     except UserCodeError as error:
-        raise _unanswered(name, module, image, error) from error
+        raise _unanswered(name, module, tensors, error) from error
     finally:
         settle()
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.shape[0] != 1:
-        got = f"one of {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+    found = leaves(answer)
+    if not found:
         raise InputError(
-            f"the model must answer one image with one tensor (1, classes), not {got}",
+            f"the model must answer with tensors, not with a {type(answer).__name__} that holds none",
             where="model",
             value=name,
-            fix="Have the factory return a module whose forward picks that tensor and brings it to this shape.",
+            allowed="a tensor, or tensors in tuples, lists, dicts and dataclasses",
         )
-    if answer.is_complex() or (reason := why_not(answer)):
-        raise InputError(
-            f"the model's answer cannot be read: {'complex numbers' if answer.is_complex() else reason}",
-            where="model",
-            value=name,
-            allowed="a plain tensor of real numbers",
-        )
-    if answer.device.type != "cpu":
-        raise InputError(f"the model lives on {answer.device}", where="model", value=name, allowed="the CPU")
+    for tensor in found:
+        if tensor.is_complex() or (reason := why_not(tensor)):
+            raise InputError(
+                f"the model's answer cannot be read: {'complex numbers' if tensor.is_complex() else reason}",
+                where="model",
+                value=name,
+                allowed="plain tensors of real numbers",
+            )
+        if tensor.device.type != "cpu":
+            raise InputError(f"the model lives on {tensor.device}", where="model", value=name, allowed="the CPU")
     return answer
 
 
-def _unanswered(name: str, module: nn.Module, image: Tensor, error: UserCodeError) -> InputError:
+def _unanswered(name: str, module: nn.Module, tensors: Sequence[Tensor], error: UserCodeError) -> InputError:
     """Why a module does not run, as far as trying shows."""
     kinds = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()} - {torch.float32}
     for dtype in sorted(kinds, key=str):
         with contextlib.suppress(UserCodeError), guarded(), torch.no_grad():
-            module(image.to(dtype))
+            module(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors))
             short = str(dtype).removeprefix("torch.")
             return InputError(
                 f"the model computes in {short} and does not take the image, which comes as float32 ({error})",
@@ -249,12 +274,37 @@ def _unanswered(name: str, module: nn.Module, image: Tensor, error: UserCodeErro
                 fix=f"Convert it first thing in forward, as in image.to({dtype}).",
             )
     fix = ""
-    if not hasattr(module, "input_shape"):
-        fix = "If it takes images of another size, set input_shape = (C, H, W) on the module that the factory returns."
-    shape = tuple(image.shape)
+    if not hasattr(module, "input_shape") and not hasattr(module, "example_inputs"):
+        fix = (
+            "If it takes images of another size, set input_shape = (C, H, W) on the module that the factory returns; "
+            "if it takes something else, example_inputs: the tensors that an application would send."
+        )
+    what = "what example_inputs describes," if hasattr(module, "example_inputs") else "an image"
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
     return InputError(
-        f"the model does not run on an image of shape {shape}: {error}", where="model", value=name, fix=fix
+        f"the model does not run on {what} of shape {shapes}: {error}", where="model", value=name, fix=fix
     )
+
+
+def _patterns(module: nn.Module, name: str) -> tuple[str, ...]:
+    """The attribute ``opaque``. Raises InputError."""
+    patterns = getattr(module, "opaque", ())
+    patterns = (patterns,) if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, (tuple, list)) or not all(isinstance(one, str) for one in patterns):
+        raise InputError(
+            "opaque names modules that are to be one node each", where=name, value=patterns, allowed="('head.*', 'nms')"
+        )
+    _, unmatched = named_parts(module, patterns)
+    if unmatched:
+        paths = [path for path, _ in module.named_modules() if path]
+        close = difflib.get_close_matches(unmatched[0], paths, n=5, cutoff=0.3)
+        raise InputError(
+            "opaque names no module of the model",
+            where=name,
+            value=unmatched[0],
+            allowed=f"patterns of paths such as {', '.join(close or paths[:5])}",
+        )
+    return tuple(patterns)
 
 
 def _packed(module: nn.Module) -> str:
@@ -273,51 +323,12 @@ def _digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-# -------------------------------------------------------------------------------------------------------- torchvision
-
-
-@functools.cache
-def torchvision_models() -> ModuleType:
-    """``torchvision.models``, also where torchvision's compiled operators do not load."""
-    prepare_torchvision()
-    return importlib.import_module("torchvision.models")
-
-
-def _known_torchvision(name: str) -> ModuleType:
-    """torchvision's model package; raises InputError, with close names, unless it has a classifier ``name``."""
-    models = torchvision_models()
-    known: list[str] = models.list_models(module=models)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-        raise InputError(
-            "torchvision has no classifier of this name",
-            where="model",
-            value=f"torchvision:{name}",
-            allowed=", ".join(close or known),
-        )
-    return models
-
-
-def _torchvision_model(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
-    models = _known_torchvision(name)
-    # The auxiliary classifiers answer only in training; these two models' own initialisation takes many seconds.
-    options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    crop = models.get_model_weights(name).DEFAULT.transforms().crop_size
-    side = crop if isinstance(crop, int) else crop[0]
-    module: nn.Module = models.get_model(name, weights=None, **options)
-    for parameter in module.parameters():
-        # The vision transformers start with an all-zero classifier: every image would get the same answer.
-        if parameter.ndim >= 2 and not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
-    return module, (3, side, side)
-
-
 # ------------------------------------------------------------------------------------------------------ the user's own
 
 
 def _user_model(
     name: str, module_name: str, factory_name: str, python_path: Sequence[Path], seed_again: Callable[[], None]
-) -> tuple[nn.Module, tuple[int, int, int]]:
+) -> nn.Module:
     # Imported by a process that has changed folders, a module of the working directory would not be found.
     for folder in (*python_path, Path.cwd()):
         reach(folder)
@@ -340,15 +351,7 @@ def _user_model(
         raise InputError(
             f"the factory must return a torch.nn.Module, not {type(module).__name__}", where="model", value=name
         )
-    shape = getattr(module, "input_shape", DEFAULT_INPUT_SHAPE)
-    if not (isinstance(shape, Sequence) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
-        raise InputError(
-            "input_shape must be three positive integers",
-            where=name,
-            value=shape,
-            allowed="(C, H, W), e.g. (3, 32, 32)",
-        )
-    return module, (shape[0], shape[1], shape[2])
+    return module
 
 
 @contextlib.contextmanager

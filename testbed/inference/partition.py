@@ -13,8 +13,9 @@ from torch import Tensor, fx
 from controller.contract import ALL_ON_DEVICE, Cut, ModelProfile
 from controller.model.cuts import canonical_cut, check_cut, device_set
 from testbed.errors import InputError
-from testbed.inference.graph import INPUT, ModelGraph, trace
+from testbed.inference.graph import INPUT, ModelGraph
 from testbed.inference.models import LoadedModel, load_model
+from testbed.inference.tracing import trace
 from testbed.inference.weights import VersionedWeights
 
 #: Live values of a tail between two of its segments, by name.
@@ -67,13 +68,13 @@ class Partition:
     def head(self, image: Tensor) -> tuple[Tensor, ...]:
         """The tensors that cross the wire, in the order of the cut; for ``()`` the answer alone.
 
-        ``image`` is uint8 of shape (1, C, H, W); with the cut ``("input",)`` it is what crosses.
+        ``image`` is a task's input, as one value; with the cut ``("input",)`` it is what crosses.
         """
         with torch.inference_mode():
             return self.head_module(image)  # type: ignore[no-any-return]
 
     def tail(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Logits of shape (1, classes). Raises ValueError for the cut ``()``, which has no tail."""
+        """The answer, as one value. Raises ValueError for the cut ``()``, which has no tail."""
         if self.tail_module is None:
             raise ValueError("the cut () leaves nothing for the edge")
         with torch.inference_mode():
@@ -201,7 +202,7 @@ class SplitModel:
     def check_profile(self, profile: ModelProfile, where: str) -> None:
         """Raise InputError unless ``profile`` (read from ``where``) describes this graph, node for node."""
         theirs, ours = [
-            [(node.name, node.output_shape, node.dtype) for node in nodes]
+            [(node.name, () if node.varies else node.output_shape, node.dtype) for node in nodes]
             for nodes in (profile.nodes, self.graph.nodes)
         ]
         if theirs == ours:

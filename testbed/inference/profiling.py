@@ -102,7 +102,7 @@ def profile_split(split: SplitModel, *, reference_fraction: float, effort: Effor
         tail_seconds=_rounded(tail / reference_fraction),
         node_seconds=_rounded(node_seconds / reference_fraction),
         codecs=codecs,
-        result_bytes=split.model.classes * split.model.answer.element_size(),
+        result_bytes=split.model.answer.numel() * split.model.answer.element_size(),
         reference_core=ReferenceCore(
             reference_fraction,
             host_cpu(),

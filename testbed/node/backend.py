@@ -9,21 +9,24 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from controller.contract import Codec, Cut, GraphNode, ModelProfile
-from testbed.inference import tensors
-from testbed.inference.models import random_image
+from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Codec, Cut, GraphNode, ModelProfile
+from testbed.inference import bundles, tensors
+from testbed.inference.codec import DTYPE_NAMES
+from testbed.inference.graph import INPUT
 from testbed.inference.partition import SplitModel
+from testbed.inference.pytrees import Slot, leaves
+from testbed.inference.signature import Signature
 from testbed.node.preload import split_model
 
 #: On the host. A tail gives way to one with an earlier target at the end of each segment.
 SEGMENT_SECONDS = 2e-3
-#: Images per UE; its task n gets number n modulo this. Drawing one anew for every task would cost more than it shows.
+#: Inputs per UE; its task n gets number n modulo this. Drawing one anew for every task would cost more than it shows.
 IMAGES = 16
 
 
-def task_image(shape: tuple[int, int, int], seed: int, ue_index: int, task: int) -> Tensor:
-    """The input of a task, uint8 (1, C, H, W): the same in every run with the same seed."""
-    return random_image(shape, seed, ue_index, task % IMAGES)
+def task_input(signature: Signature, seed: int, ue_index: int, task: int) -> Tensor:
+    """The input of a task, as one value: the same in every run with the same seed."""
+    return signature.random(seed, ue_index, task % IMAGES)
 
 
 class Tail:
@@ -71,8 +74,9 @@ class CpuBackend:
             shape, order = list(header.shape), header.order
             if order and sorted(order) == list(range(len(shape))):
                 shape = [shape[order.index(axis)] for axis in range(len(shape))]
-            dtype = "u8" if name == "input" else node.dtype
-            if tuple(shape) != node.output_shape or header.dtype != dtype:
+            dtype = DTYPE_NAMES[self.split.model.probe.dtype] if name == INPUT else node.dtype
+            fits = len(shape) == len(node.output_shape) if node.varies else tuple(shape) == node.output_shape
+            if not fits or header.dtype != dtype:
                 raise ValueError(
                     f"{name} is {dtype} of shape {node.output_shape}, not {header.dtype[:16]} of {tuple(shape)}"
                 )
@@ -101,14 +105,22 @@ class CpuBackend:
     def pack(self, task: int, cut: Cut, values: Sequence[Tensor], codec: Codec) -> tuple[bytes, list[memoryview]]:
         """The tensors of a cut, encoded."""
         with torch.inference_mode():
-            return tensors.pack(task, cut, values, codec if cut else "fp32", self.split.weights.active)
+            as_it_is = cut == ALL_ON_DEVICE or (cut == ALL_ON_EDGE and values[0].is_floating_point())
+            return tensors.pack(task, cut, values, "fp32" if as_it_is else codec, self.split.weights.active)
 
-    def answer_of(self, logits: memoryview) -> tuple[int, int]:
-        """(class, checksum) of an answer's bytes. Raises ValueError for another number of them."""
-        answer = self.split.model.answer
-        if len(logits) != answer.numel() * answer.element_size():
-            raise ValueError(f"the answer has {len(logits)} bytes")
-        return tensors.largest(logits, answer.dtype), zlib.crc32(logits)
+    def answer_of(self, answer: memoryview) -> tuple[int, int]:
+        """(class, checksum) of an answer's bytes; the class of what is no classifier's is -1.
+
+        Raises ValueError for bytes that are no answer of this model.
+        """
+        model = self.split.model
+        if model.bundled:
+            parts = bundles.parts_of(torch.frombuffer(answer, dtype=torch.uint8) if answer else torch.empty(0))
+            if len(parts) != len(leaves(model.answers, Slot)):
+                raise ValueError(f"the answer has {len(parts)} parts")
+        elif len(answer) != model.answer.numel() * model.answer.element_size():
+            raise ValueError(f"the answer has {len(answer)} bytes")
+        return tensors.largest(answer, model.answer.dtype) if model.classes else -1, zlib.crc32(answer)
 
     def tail(self, header: tensors.FrameHeader, buffers: Sequence[memoryview]) -> Tail:
         """Decode, and what remains to be done. Raises MalformedFrame."""

@@ -10,7 +10,7 @@ import pytest
 
 from testbed.inference.partition import load_split_model
 from testbed.inference.weights import bytes_of
-from testbed.node.backend import task_image
+from testbed.node.backend import task_input
 from tests.emulation.conftest import Bench
 
 pytestmark = [pytest.mark.docker, pytest.mark.root]
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.root]
 def answer_checksum(ue_index: int, task: int) -> int:
     """Of the whole model on one side; the seed is that of tiny.yaml."""
     split = load_split_model("tests.emulation.labs.tiny_model:make", 3)
-    answer = split.partition(()).head(task_image(split.model.input_shape, 3, ue_index, task))[0]
+    answer = split.partition(()).head(task_input(split.model.signature, 3, ue_index, task))[0]
     return zlib.crc32(bytes_of(answer.contiguous()))
 
 

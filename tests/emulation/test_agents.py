@@ -17,7 +17,7 @@ from controller.contract import Cut, cut_label
 from testbed.inference import tensors
 from testbed.inference.partition import load_split_model
 from testbed.node import ledger, task_frames
-from testbed.node.backend import task_image
+from testbed.node.backend import task_input
 from testbed.node.transport import TaskStream
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
 
@@ -31,7 +31,7 @@ def _repository_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def unsplit_answers(ue_index: int, count: int) -> list[int]:
     split = load_split_model(MODEL, SEED)
-    images = [task_image(split.model.input_shape, SEED, ue_index, number) for number in range(count)]
+    images = [task_input(split.model.signature, SEED, ue_index, number) for number in range(count)]
     with torch.inference_mode():
         return [int(split.partition(()).head(image)[0].argmax()) for image in images]
 

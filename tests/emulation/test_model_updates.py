@@ -15,7 +15,7 @@ from controller.contract import cut_label
 from controller.model.cuts import device_set
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.weights import pack
-from testbed.node.backend import IMAGES, task_image
+from testbed.node.backend import IMAGES, task_input
 from testbed.node.ue_sockets import MOST_PARTS
 from testbed.protocol.records import ModelUpdate, TaskRecord
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
@@ -44,7 +44,7 @@ def expected(version: int, ue_index: int, image: int) -> int:
     """Checksum of what the unsplit model of a version answers."""
     split = trained(version)
     with torch.inference_mode():
-        answer = split.partition(()).head(task_image(split.model.input_shape, SEED, ue_index, image))[0]
+        answer = split.partition(()).head(task_input(split.model.signature, SEED, ue_index, image))[0]
     return zlib.crc32(answer.float().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 

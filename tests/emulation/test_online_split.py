@@ -14,7 +14,7 @@ import torch
 
 from controller.contract import cut_label
 from testbed.inference.partition import load_split_model
-from testbed.node.backend import task_image
+from testbed.node.backend import task_input
 from testbed.node.sight import Follow, Look, Seen, SightServer, Tune, Tuned
 from tests.emulation.agents_lab import MODEL, SEED, AgentsLab
 
@@ -77,7 +77,7 @@ def test_heads_stop_where_the_channel_is_good_and_answer_as_the_whole_model(tmp_
         for task in lab.tasks:
             column = task.task % 5 if task.task % 5 < 3 else 4
             assert task.cut == labels[column]
-            image = task_image(split.model.input_shape, SEED, 0, task.task)
+            image = task_input(split.model.signature, SEED, 0, task.task)
             with torch.inference_mode():
                 assert task.answer == int(split.partition(()).head(image)[0].argmax())
             looks = [one.column for one in asked if isinstance(one, Look) and one.task == task.task]
@@ -111,7 +111,7 @@ def test_a_rule_out_of_order_is_refused(tmp_path: Path) -> None:
 
 def test_segments_between_all_cuts_give_the_bits_of_the_head() -> None:
     split = load_split_model(MODEL, SEED)
-    image = task_image(split.model.input_shape, SEED, 0, 1)
+    image = task_input(split.model.signature, SEED, 0, 1)
     cuts = split.graph.chain_cuts
     with torch.inference_mode():
         for first, at in enumerate(cuts[:-1]):

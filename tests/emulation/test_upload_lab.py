@@ -20,7 +20,7 @@ from testbed.mechanisms.uploading import upload_frames
 from testbed.mechanisms.uploading.upload_layers import Layers
 from testbed.node import ledger
 from testbed.node import task_frames as wire
-from testbed.node.backend import IMAGES, task_image
+from testbed.node.backend import IMAGES, task_input
 from testbed.protocol.records import SegmentRecord, TaskRecord, UploadRecord
 from tests.emulation.agents_lab import SEED, AgentsLab
 from tests.emulation.rough_wire import RoughWire
@@ -49,7 +49,7 @@ def split() -> SplitModel:
 def expected(ue_index: int, image: int) -> int:
     """Checksum of what the unsplit model answers."""
     with torch.inference_mode():
-        answer = split().partition(()).head(task_image(split().model.input_shape, SEED, ue_index, image))[0]
+        answer = split().partition(()).head(task_input(split().model.signature, SEED, ue_index, image))[0]
     return zlib.crc32(answer.float().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 

@@ -65,7 +65,7 @@ class UeAgent:
         self._node, self._device, self._link, self._parts = node, device, link, parts
         config = node.config
         self._stop_reason = ""
-        self._stage = StageThread(config, node.backend.split.model.input_shape, node.decisions, device, node.lost)
+        self._stage = StageThread(config, node.backend.split.model.signature, node.decisions, device, node.lost)
         self._threads = [thread for part in parts for thread in part.threads]
         self._hello_timer = HelloTimer(node.control, self._hello)
         self._process = ArrivalProcess(

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from controller.contract import UeDecision
 from controller.service import protocol
+from testbed.inference.signature import Signature
 from testbed.node.arrivals import ArrivalSchedule
-from testbed.node.backend import IMAGES, task_image
+from testbed.node.backend import IMAGES, task_input
 from testbed.node.control import DecisionBox
 from testbed.node.last_words import reason_of
 from testbed.node.ledger import Task
@@ -57,7 +58,7 @@ class StageThread(AgentThread):
     def __init__(
         self,
         config: UeConfig,
-        input_shape: tuple[int, int, int],
+        signature: Signature,
         decisions: DecisionBox,
         device: Device,
         lost: Callable[[Task], None],
@@ -67,7 +68,7 @@ class StageThread(AgentThread):
         self._decisions = decisions
         self._device = device
         self._lost = lost
-        self._images = [task_image(input_shape, config.seed, config.ue_index, number) for number in range(IMAGES)]
+        self._images = [task_input(signature, config.seed, config.ue_index, number) for number in range(IMAGES)]
         self._schedule: ArrivalSchedule | None = None
         self._first_task = 0
         self.started = 0  # number of the task that leaves the device queue next

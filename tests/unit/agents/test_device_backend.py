@@ -18,7 +18,7 @@ from testbed.inference import tensors
 from testbed.inference.partition import load_split_model
 from testbed.inference.profiles import read_profile
 from testbed.node import devices
-from testbed.node.backend import CpuBackend, Tail, task_image
+from testbed.node.backend import CpuBackend, Tail, task_input
 from testbed.node.control import DecisionBox
 from testbed.node.device_backend import ANSWER_TOLERANCE, DeviceBackend, DeviceUsage, UnfitDeviceError
 from testbed.node.devices import CudaStream, HostStream, Mark, Stream, cuda_missing
@@ -59,7 +59,7 @@ def cpu(profile: ModelProfile) -> CpuBackend:
 
 def sent(backend: CpuBackend, task: int, cut: Cut, codec: Codec) -> tuple[tensors.FrameHeader, list[memoryview]]:
     """A task as it is received."""
-    header, buffers = backend.head(task, cut, codec, task_image(backend.split.model.input_shape, SEED, 0, task))
+    header, buffers = backend.head(task, cut, codec, task_input(backend.split.model.signature, SEED, 0, task))
     return tensors.decode_header(header), [memoryview(bytes(buffer)) for buffer in buffers]
 
 

@@ -93,5 +93,5 @@ def fails() -> nn.Module:
 
 
 class NotAnAnswer(ReadsWhatWasWritten):
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return image, image
+    def forward(self, image: Tensor) -> dict[str, int]:
+        return {"pixels": image.numel()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from testbed.inference.models import torchvision_models
+from testbed.inference.torchvision_zoo import torchvision_models
 
 
 def _on_small_images(name: str, side: int = 64, **options: Any) -> nn.Module:

@@ -7,8 +7,8 @@ import torch
 
 from controller.contract import ALL_ON_EDGE
 from testbed.errors import InputError
-from testbed.inference.models import Normalise
 from testbed.inference.partition import SplitModel
+from testbed.inference.signature import Normalise
 
 Load = Callable[[str], SplitModel]
 

@@ -37,7 +37,7 @@ def test_input_size_is_the_models_own() -> None:
         ("branching:Branchin", "Branching"),
         ("branching:not_a_module", "must return a torch.nn.Module, not int"),
         ("branching:fails", "weights are not here"),
-        ("branching:NotAnAnswer", "one tensor"),
+        ("branching:NotAnAnswer", "must answer with tensors, not with a dict"),
     ],
 )
 def test_unknown_models(name: str, message: str) -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from testbed.inference.graph import trace
 from testbed.inference.models import LoadedModel, load_model
 from testbed.inference.partition import SplitModel, load_split_model
+from testbed.inference.tracing import trace
 from testbed.inference.weights import Arriving, Contents, contents_of
 
 MODELS = ("tests.emulation.labs.branches_model:make", "torchvision:resnet18")
