@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from benchmarks import contract_tables, protocol_page
+from benchmarks import contract_tables, protocol_page, record_tables
 from controller.policies import registry
 from testbed.programs.exporter.metrics import METRICS
 from testbed.report.fidelity.fidelity import FIGURES
@@ -67,6 +67,7 @@ PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("protocol.md", "messages", protocol_page.described),
     ("fidelity.md", "limits", limits),
     ("monitoring.md", "metrics", metrics),
+    ("runs.md", "columns", record_tables.columns),
 )
 
 

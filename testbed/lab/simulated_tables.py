@@ -66,7 +66,6 @@ def tables_of(result: SimulationResult, watched: Watched) -> RunTables:
     slots = pa.Table.from_batches([to_batch(rows, SCHEMAS["slots"])])
     slots = _set(slots, "decide_seconds", np.repeat(result.decide_seconds, len(result.scenario.ues)))
     slots = _set(slots, "mean_delay_seconds", result.delay_seconds.ravel())
-    empty = {name: SCHEMAS[name].empty_table() for name in ("links", "drops", "round_trips", "health")}
     ended = SCHEMAS["tasks"].empty_table() if result.tasks is None else _tasks(result, result.tasks)
     tasks = with_stages(
         ended.append_column("announced", pa.array(np.ones(len(ended), dtype=bool)))
@@ -77,11 +76,11 @@ def tables_of(result: SimulationResult, watched: Watched) -> RunTables:
         Event(slot * result.scenario.slot_seconds, notice.node, notice.kind, notice.text)
         for slot, notice in result.notices
     ]
-    empty["events"] = pa.Table.from_batches([to_batch(events, SCHEMAS["events"])])
     moved = [ModelUpdate(resumed=0, **dataclasses.asdict(move)) for move in result.updates]
     updates = pa.Table.from_batches([to_batch(moved, SCHEMAS["updates"])])
     slots = slots.sort_by([("slot", "ascending"), ("ue", "ascending")])
-    return RunTables(tasks=tasks, slots=slots, updates=updates, **empty)
+    said = pa.Table.from_batches([to_batch(events, SCHEMAS["events"])])
+    return RunTables(tasks=tasks, slots=slots, updates=updates, events=said)
 
 
 def _set(table: pa.Table, name: str, values: Any) -> pa.Table:

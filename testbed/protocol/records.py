@@ -1,5 +1,7 @@
 """What the programs of a lab record: one msgpack frame per record, pushed to the recorder.
 
+A kind is declared here and nowhere else: streams, tables, who may record it and docs/runs.md follow.
+
 The recorder republishes every record for the live table and the metrics exporter. Times are CLOCK_MONOTONIC seconds of
 the host, which all nodes share.
 """
@@ -7,14 +9,19 @@ the host, which all nodes share.
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
 
 import msgspec
 
 from controller.decoding import decode_frame
-from controller.service.protocol import Message
+from testbed.protocol.record import DECLARED, Kind, Record, Speaker, recorded
 
 
-class TaskArrived(Message, frozen=True):
+@recorded("arrivals", by=["ue"], table=False)
+class TaskArrived(Record, frozen=True):
     """A task exists from its scheduled arrival on; sent when the UE first sees it."""
 
     ue: str
@@ -22,7 +29,12 @@ class TaskArrived(Message, frozen=True):
     arrival_seconds: float
 
 
-class TaskRecord(Message, frozen=True):
+@recorded(
+    "tasks",
+    by=["ue"],
+    values={"status": ["completed", "failed"], "codec": ["", "fp32", "fp16", "uint8"]},
+)
+class TaskRecord(Record, frozen=True):
     """One finished (or failed) task. Stamps are monotonic seconds; nan where the task never got there.
 
     For a local task (cut ``()``) all stamps after ``head_end_seconds`` equal it.
@@ -59,7 +71,8 @@ class TaskRecord(Message, frozen=True):
     answer_checksum: int = 0  # CRC-32 of the logits' bytes
 
 
-class ModelUpdate(Message, frozen=True):
+@recorded("updates", by=["ue"], later=True, values={"status": ["placed", "discarded"]})
+class ModelUpdate(Record, frozen=True):
     """A download of placed layers: whole and swapped in, or thrown away."""
 
     ue: str
@@ -77,7 +90,14 @@ class ModelUpdate(Message, frozen=True):
     receive_joules: float
 
 
-class SegmentRecord(Message, frozen=True):
+@recorded(
+    "segments",
+    by=["ue"],
+    order=["ue", "task", "start_seconds"],
+    later=True,
+    values={"site": ["device", "edge"]},
+)
+class SegmentRecord(Record, frozen=True):
     """Nodes of a task that one side ran without waiting, in a lab whose edge starts without models."""
 
     ue: str
@@ -95,7 +115,17 @@ class SegmentRecord(Message, frozen=True):
     overrun: bool  # a value was handed over 1 ms after its time, or later, in a segment of 5 ms or more
 
 
-class UploadRecord(Message, frozen=True):
+@recorded(
+    "uploads",
+    by=["ue"],
+    order=["ue", "task", "queued_seconds"],
+    later=True,
+    values={
+        "status": ["held", "corrupt", "refused", "shared", "lost", "given-up", "received"],
+        "kind": ["parameters", "feature"],
+    },
+)
+class UploadRecord(Record, frozen=True):
     """Parameters or a value of a node on their way to the edge. Times are nan where it never got there."""
 
     ue: str
@@ -117,7 +147,8 @@ class UploadRecord(Message, frozen=True):
     model_chunk_bytes: int  # that may be under way at a time
 
 
-class SlotRecord(Message, frozen=True):
+@recorded("slots", by=["controller"], order=["slot", "ue"])
+class SlotRecord(Record, frozen=True):
     """One row per UE and slot: what was observed, decided, and what came of it."""
 
     slot: int
@@ -152,7 +183,8 @@ class SlotRecord(Message, frozen=True):
     upload_progress_ratio: float = 0.0
 
 
-class LinkStep(Message, frozen=True):
+@recorded("links", by=["player"], order=["applied_seconds"])
+class LinkStep(Record, frozen=True):
     """One trace step (or decision) on one direction of one link: planned and applied time and value."""
 
     ue: str
@@ -171,7 +203,8 @@ class LinkStep(Message, frozen=True):
     shaper_bits_per_second: float = 0.0
 
 
-class ChannelDrops(Message, frozen=True):
+@recorded("drops", by=["player"])
+class ChannelDrops(Record, frozen=True):
     """Packets that a wire's leaf dropped though nobody ordered it, and bytes that it sent, since the last one."""
 
     ue: str
@@ -185,7 +218,8 @@ class ChannelDrops(Message, frozen=True):
     lost_packets: int = 0
 
 
-class NodeHealth(Message, frozen=True):
+@recorded("health", rows="node")
+class NodeHealth(Record, frozen=True):
     """CPU accounting of one node, cumulative."""
 
     node: str
@@ -195,7 +229,8 @@ class NodeHealth(Message, frozen=True):
     throttled_seconds: float
 
 
-class EdgeHealth(Message, frozen=True):
+@recorded("health", by=["edge"], rows="edge")
+class EdgeHealth(Record, frozen=True):
     """The receiver over the last slot; what tails took of a GPU, cumulative (zeros where the CPU computes)."""
 
     monotonic_seconds: float
@@ -216,7 +251,8 @@ class EdgeHealth(Message, frozen=True):
     refused_tasks: int = 0
 
 
-class HostHealth(Message, frozen=True):
+@recorded("health", rows="host")
+class HostHealth(Record, frozen=True):
     """How the host did over the ``elapsed_seconds`` before ``monotonic_seconds``."""
 
     monotonic_seconds: float
@@ -235,7 +271,8 @@ class HostHealth(Message, frozen=True):
     longest_pause_seconds: float = math.nan
 
 
-class RoundTrips(Message, frozen=True):
+@recorded("round_trips")
+class RoundTrips(Record, frozen=True):
     """Echoes through one wire before the first task; times are nan where none came back."""
 
     ue: str
@@ -248,7 +285,8 @@ class RoundTrips(Message, frozen=True):
     jitter_seconds: float  # of a round trip
 
 
-class Event(Message, frozen=True):
+@recorded("events", by=["ue", "edge", "player", "controller", "service"], order=["monotonic_seconds"])
+class Event(Record, frozen=True):
     """Something worth a line in the log: a node died, a report was lost, a decision came late."""
 
     monotonic_seconds: float
@@ -257,27 +295,34 @@ class Event(Message, frozen=True):
     text: str
 
 
-Record = (
-    TaskArrived
-    | TaskRecord
-    | ModelUpdate
-    | SegmentRecord
-    | UploadRecord
-    | SlotRecord
-    | LinkStep
-    | ChannelDrops
-    | NodeHealth
-    | EdgeHealth
-    | HostHealth
-    | RoundTrips
-    | Event
-)
+#: Every kind of record, in the order of their declarations.
+KINDS: Mapping[type[Record], Kind] = DECLARED
 
 
-_record_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+def decoder(by: Speaker = "operator") -> msgspec.msgpack.Decoder[Record]:
+    """Of what somebody may record."""
+    kinds: list[Any] = [record for record, kind in KINDS.items() if by in (*kind.by, "operator")]
+    return msgspec.msgpack.Decoder(reduce(operator.or_, kinds))
+
+
+def kinds_of(stream: str) -> tuple[Kind, ...]:
+    """The kinds of record that a stream holds."""
+    return tuple(kind for kind in KINDS.values() if kind.stream == stream)
+
+
+def stream_names() -> tuple[str, ...]:
+    """All streams of a run directory."""
+    return tuple(dict.fromkeys(kind.stream for kind in KINDS.values()))
+
+
+def table_names() -> tuple[str, ...]:
+    """All tables of a run directory."""
+    return tuple(name for name in stream_names() if kinds_of(name)[0].table)
+
+
+_record_decoder = decoder()
 
 
 def decode_record(frame: bytes) -> Record:
     """Raises msgspec.DecodeError for anything malformed."""
-    record: Record = decode_frame(_record_decoder, frame)
-    return record
+    return decode_frame(_record_decoder, frame)

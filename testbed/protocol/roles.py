@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import get_args
 
 import msgspec
 
@@ -16,23 +16,10 @@ from controller.decoding import decode_frame
 from controller.service.admission import LARGEST, OWN_LIMITS
 from controller.service.node_listener import Limits
 from controller.service.protocol import EDGE, PLAYER
-from testbed.protocol.records import (
-    ChannelDrops,
-    EdgeHealth,
-    Event,
-    LinkStep,
-    ModelUpdate,
-    Record,
-    SegmentRecord,
-    SlotRecord,
-    TaskArrived,
-    TaskRecord,
-    UploadRecord,
-)
+from testbed.protocol.record import Record, Speaker
+from testbed.protocol.records import KINDS, Event, TaskRecord, decoder
 from testbed.protocol.sockets import socket_path
 from testbed.runtime.base import OPERATOR
-
-Speaker = Literal["ue", "edge", "player", "controller", "operator", "service"]
 
 CONTROLLER = "controller"
 #: Programs beside the nodes that may have an end to tell.
@@ -44,25 +31,7 @@ UE_RECORD_LIMITS = Limits(message_bytes=64 << 10, bytes_per_second=4e6, burst_by
 CHANNEL_LIMITS = Limits(message_bytes=1 << 10, bytes_per_second=256e3, burst_bytes=64e3, read_bytes=2 << 10)
 
 
-#: What is counted by its value: the names of series, columns of tables.
-_VALUES: dict[type, dict[str, frozenset[str]]] = {
-    TaskRecord: {"status": frozenset(("completed", "failed")), "codec": frozenset(("", "fp32", "fp16", "uint8"))},
-    ModelUpdate: {"status": frozenset(("placed", "discarded"))},
-    SegmentRecord: {"site": frozenset(("device", "edge"))},
-    UploadRecord: {
-        "status": frozenset(("held", "corrupt", "refused", "shared", "lost", "given-up", "received")),
-        "kind": frozenset(("parameters", "feature")),
-    },
-}
-
-_RECORDS: dict[Speaker, Any] = {
-    "ue": msgspec.msgpack.Decoder(TaskArrived | TaskRecord | ModelUpdate | SegmentRecord | UploadRecord | Event),
-    "edge": msgspec.msgpack.Decoder(EdgeHealth | Event),
-    "player": msgspec.msgpack.Decoder(LinkStep | ChannelDrops | Event),
-    "controller": msgspec.msgpack.Decoder(SlotRecord | Event),
-    "operator": msgspec.msgpack.Decoder(Record),
-    "service": msgspec.msgpack.Decoder(Event),
-}
+_DECODERS = {role: decoder(role) for role in get_args(Speaker)}
 
 
 def role_of(node: str) -> Speaker:
@@ -85,7 +54,7 @@ def recorded_by(node: str, frame: bytes) -> Record:
     Raises msgspec.DecodeError for one that is malformed or not its to record.
     """
     role = role_of(node)
-    record: Record = decode_frame(_RECORDS[role], frame)
+    record = decode_frame(_DECODERS[role], frame)
     about = getattr(record, "ue", None) if role == "ue" else None
     if isinstance(record, Event) and role != "controller" and role != "operator":
         about = record.node
@@ -97,7 +66,7 @@ def recorded_by(node: str, frame: bytes) -> Record:
 
 
 def _check_record(record: Record) -> None:
-    for name, allowed in _VALUES.get(type(record), {}).items():
+    for name, allowed in KINDS[type(record)].values.items():
         if getattr(record, name) not in allowed:
             raise msgspec.DecodeError(f"{name} {getattr(record, name)[:64]!r} in a {type(record).__name__}")
     # where a failed task never got there its stamps are nan

@@ -13,22 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from testbed.protocol.records import (
-    ChannelDrops,
-    EdgeHealth,
-    Event,
-    HostHealth,
-    LinkStep,
-    ModelUpdate,
-    NodeHealth,
-    Record,
-    RoundTrips,
-    SegmentRecord,
-    SlotRecord,
-    TaskArrived,
-    TaskRecord,
-    UploadRecord,
-)
+from testbed.protocol.record import Record
+from testbed.protocol.records import KINDS, kinds_of, stream_names
 from testbed.records.stored_table import PART_ROWS
 
 _ARROW_TYPES: dict[Any, pa.DataType] = {
@@ -40,45 +26,18 @@ _ARROW_TYPES: dict[Any, pa.DataType] = {
 }
 
 
-def _fields(kind: type) -> dict[str, pa.DataType]:
-    hints = get_type_hints(kind)
-    return {name: _ARROW_TYPES[hints[name]] for name in kind.__struct_fields__}  # type: ignore[attr-defined]
+def _schema(stream: str) -> pa.Schema:
+    """Its kinds' fields; of a stream of several, ``kind`` says which a row is, and columns of the others are null."""
+    kinds = kinds_of(stream)
+    columns = {"kind": pa.string()} if len(kinds) > 1 else {}
+    for kind in kinds:
+        hints = get_type_hints(kind.record)
+        columns |= {name: _ARROW_TYPES[hints[name]] for name in kind.record.__struct_fields__}
+    return pa.schema(columns)
 
 
-HEALTH_KINDS: dict[type, str] = {NodeHealth: "node", EdgeHealth: "edge", HostHealth: "host"}
-
-#: Stream name -> schema. ``health`` holds three kinds of rows; columns of the other kinds are null.
-SCHEMAS: dict[str, pa.Schema] = {
-    "tasks": pa.schema(_fields(TaskRecord)),
-    "arrivals": pa.schema(_fields(TaskArrived)),
-    "slots": pa.schema(_fields(SlotRecord)),
-    "links": pa.schema(_fields(LinkStep)),
-    "drops": pa.schema(_fields(ChannelDrops)),
-    "round_trips": pa.schema(_fields(RoundTrips)),
-    "health": pa.schema(
-        {"kind": pa.string(), **_fields(NodeHealth), **_fields(EdgeHealth), **_fields(HostHealth)},
-    ),
-    "events": pa.schema(_fields(Event)),
-    "updates": pa.schema(_fields(ModelUpdate)),
-    "segments": pa.schema(_fields(SegmentRecord)),
-    "uploads": pa.schema(_fields(UploadRecord)),
-}
-
-STREAM_OF: dict[type, str] = {
-    TaskRecord: "tasks",
-    TaskArrived: "arrivals",
-    SlotRecord: "slots",
-    LinkStep: "links",
-    ChannelDrops: "drops",
-    RoundTrips: "round_trips",
-    NodeHealth: "health",
-    EdgeHealth: "health",
-    HostHealth: "health",
-    Event: "events",
-    ModelUpdate: "updates",
-    SegmentRecord: "segments",
-    UploadRecord: "uploads",
-}
+#: By name of the stream.
+SCHEMAS: dict[str, pa.Schema] = {stream: _schema(stream) for stream in stream_names()}
 
 #: A batch holds what came in a second: each column of it takes more memory than its few values.
 MERGED_BATCHES = 500
@@ -90,8 +49,8 @@ def streams_directory(run_directory: Path) -> Path:
 
 
 def _cell(row: Record, column: str) -> Any:
-    if column == "kind" and type(row) in HEALTH_KINDS:
-        return HEALTH_KINDS[type(row)]
+    if column == "kind" and (rows := KINDS[type(row)].rows):
+        return rows
     value = getattr(row, column, None)
     return list(value.items()) if isinstance(value, dict) else value
 

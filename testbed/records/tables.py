@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from controller.contract import STAGES
 from testbed.errors import InputError
+from testbed.protocol.records import kinds_of, table_names
 from testbed.records.stored_table import PART_ROWS, StoredTable, parts_of
 from testbed.records.streams import SCHEMAS, Stream, stream_parts, streams_directory
 
@@ -35,32 +36,36 @@ STAMPS = (
     "result_received_seconds",
 )
 STAGE_COLUMNS = {stage: f"stage_{stage}_seconds" for stage in STAGES}
-_TABLES = ("tasks", "slots", "links", "drops", "round_trips", "health", "events", "updates", "segments", "uploads")
 
 
 #: In memory (of a simulation), or where it lies.
 Table: TypeAlias = pa.Table | StoredTable
 
 
-@dataclass(frozen=True)
 class RunTables:
-    """The tables of a run, as in its directory.
+    """The tables of a run, as in its directory, by name as attributes; of those that are not given, there are no rows.
 
     ``tasks`` has a row per task that arrived: the fields of TaskRecord (NaN or null where the task never got there),
     ``status`` also ``in_flight``; ``e2e_delay_seconds`` and ``stage_*_seconds``; ``announced`` (its arrival was
     recorded) and ``records`` (how often its end was: anything but 1 for an ended task is an error of the testbed).
     """
 
-    tasks: Table
-    slots: Table
-    links: Table
-    drops: Table
-    round_trips: Table
-    health: Table
-    events: Table
-    updates: Table = field(default_factory=SCHEMAS["updates"].empty_table)  # models that moved
-    segments: Table = field(default_factory=SCHEMAS["segments"].empty_table)  # of tasks that alternate
-    uploads: Table = field(default_factory=SCHEMAS["uploads"].empty_table)  # parameters and values on their way
+    def __init__(self, tasks: Table, **others: Table) -> None:
+        given = {"tasks": tasks, **others}
+        self.by_name: dict[str, Table] = {
+            name: given.pop(name) if name in given else SCHEMAS[name].empty_table() for name in table_names()
+        }
+        if given:
+            raise TypeError(f"a run has no tables {', '.join(given)}")
+
+    def __getattr__(self, name: str) -> Table:
+        if name == "by_name" or name not in self.by_name:  # while it is unpickled there is not even the former
+            raise AttributeError(f"a run has no table {name!r}, but {', '.join(table_names())}")
+        return self.by_name[name]
+
+    def replaced(self, **tables: Table) -> RunTables:
+        """The same with some tables in place of their own."""
+        return RunTables(**{**self.by_name, **tables})
 
 
 def column(table: Table, name: str) -> NDArray[Any]:
@@ -73,16 +78,6 @@ def column(table: Table, name: str) -> NDArray[Any]:
     texts = np.array([*encoded.dictionary.to_pylist(), None], dtype=object)
     found: NDArray[Any] = texts[encoded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)]
     return found
-
-
-#: By what a table is ordered whose records come from several programs.
-_ORDER = {
-    "slots": ("slot", "ue"),
-    "links": ("applied_seconds",),
-    "events": ("monotonic_seconds",),
-    "segments": ("ue", "task", "start_seconds"),
-    "uploads": ("ue", "task", "queued_seconds"),
-}
 
 
 def finalise(run_directory: Path, died: Mapping[str, str] = MappingProxyType({})) -> RunTables:
@@ -99,9 +94,9 @@ def finalise(run_directory: Path, died: Mapping[str, str] = MappingProxyType({})
         return read_tables(run_directory)
     ended, arrived, events = (Stream(directory, name) for name in ("tasks", "arrivals", "events"))
     _write(run_directory, "tasks", joined(ended, arrived, {**died, **deaths(events.read())}))
-    for name in _TABLES:
+    for name in table_names():
         if name != "tasks":
-            _write(run_directory, name, _ordered(Stream(directory, name), _ORDER.get(name, ())))
+            _write(run_directory, name, _ordered(Stream(directory, name), kinds_of(name)[0].order))
     return read_tables(run_directory)
 
 
@@ -119,8 +114,7 @@ def _ordered(stream: Stream, keys: Sequence[str]) -> Iterator[pa.Table]:
 
 def write_tables(tables: RunTables, run_directory: Path) -> None:
     """One Parquet file per table."""
-    for name in _TABLES:
-        table: Table = getattr(tables, name)
+    for name, table in tables.by_name.items():
         parts = parts_of(table, table.schema.names)
         _write(run_directory, name, itertools.chain([table.schema.empty_table()], parts))
 
@@ -162,11 +156,10 @@ def open_table(path: Path) -> StoredTable:
 def read_tables(run_directory: Path) -> RunTables:
     """The tables of a finished run, where they lie. Raises InputError where they are not, or are of another version."""
     try:
-        paths = {name: run_directory / f"{name}.parquet" for name in _TABLES}
-        for later in ("updates", "segments", "uploads"):  # a run may be from before models moved
-            if not paths[later].exists():
-                del paths[later]
-        return RunTables(**{name: open_table(path) for name, path in paths.items()})
+        paths = {name: run_directory / f"{name}.parquet" for name in table_names()}
+        return RunTables(
+            **{name: open_table(path) for name, path in paths.items() if path.exists() or not kinds_of(name)[0].later}
+        )
     except FileNotFoundError as error:
         raise InputError(
             "the run has no records",

@@ -16,7 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from testbed.protocol.records import Record, SlotRecord, TaskArrived, TaskRecord, decode_record
+from testbed.protocol.record import Record
+from testbed.protocol.records import SlotRecord, TaskArrived, TaskRecord, decode_record
 from testbed.protocol.sockets import live_endpoint
 
 WINDOW_SECONDS = 10.0

@@ -32,7 +32,8 @@ from testbed.inference.profiles import read_profile
 from testbed.programs.edge import main as edge
 from testbed.programs.ue import main as ue
 from testbed.protocol.configs import EdgeConfig, EdgeUe, UeConfig, write_config
-from testbed.protocol.records import Event, Record, TaskArrived, TaskRecord, decode_record
+from testbed.protocol.record import Record
+from testbed.protocol.records import Event, TaskArrived, TaskRecord, decode_record
 from testbed.protocol.sockets import control_endpoint, make_folder, records_endpoint
 from tests.forked import forked
 

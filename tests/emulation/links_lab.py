@@ -30,7 +30,8 @@ from controller.service.protocol import (
 )
 from testbed.programs.player import player
 from testbed.protocol.configs import LinkConfig, PlayerConfig, write_config, write_scenario
-from testbed.protocol.records import Event, LinkStep, Record, decode_record
+from testbed.protocol.record import Record
+from testbed.protocol.records import Event, LinkStep, decode_record
 from testbed.protocol.sockets import control_endpoint, make_folder, records_endpoint
 from testbed.report.fidelity.rates import AppliedRate
 from testbed.runtime.base import namespace_name

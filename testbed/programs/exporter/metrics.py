@@ -30,7 +30,7 @@ from testbed.programs.exporter.system_metrics import (
     UNREADABLE,
 )
 from testbed.programs.exporter.task_metrics import DECISION_METRICS, MODEL_METRICS, TASK_METRICS
-from testbed.protocol.records import Record
+from testbed.protocol.record import Record
 from testbed.runtime.host.host_load import TICKS_PER_SECOND, cpu_ticks, running_tasks
 
 FROM_RECORDS = (

@@ -22,10 +22,11 @@ from controller.service.protocol import encode
 from testbed.programs.recorder.host_health import HostSampler, of_lab
 from testbed.programs.recorder.node_health import NodeSampler
 from testbed.protocol.configs import RecorderConfig, read_config
-from testbed.protocol.records import Record
+from testbed.protocol.record import Record
+from testbed.protocol.records import KINDS
 from testbed.protocol.roles import record_sockets, recorded_by
 from testbed.protocol.sockets import live_endpoint, make_folder
-from testbed.records.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
+from testbed.records.streams import SCHEMAS, StreamWriter, streams_directory
 
 FLUSH_SECONDS = 1.0
 #: Frames are taken in gulps: waking for each one costs a core that the emulation needs several percent.
@@ -73,7 +74,7 @@ class Recorder:
             log.warning("%s (%d so far)", text, self.malformed)
 
     def add(self, row: Record) -> None:
-        self._rows[STREAM_OF[type(row)]].append(row)
+        self._rows[KINDS[type(row)].stream].append(row)
 
     def flush(self, patience_seconds: float = FULL_SECONDS) -> bool:
         """Write what waits; False if the disk is full: the rows wait for the next call, what fits elsewhere is written.

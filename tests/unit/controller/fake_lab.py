@@ -38,7 +38,8 @@ from controller.service.protocol import (
 from testbed.mechanisms.delegation.adviser import Adviser
 from testbed.protocol.client import ControlClient
 from testbed.protocol.configs import ControllerConfig, write_config, write_scenario
-from testbed.protocol.records import Event, Record, SlotRecord, decode_record
+from testbed.protocol.record import Record
+from testbed.protocol.records import Event, SlotRecord, decode_record
 from testbed.protocol.sockets import control_endpoint, make_folder, records_endpoint
 
 POLICIES = Path(__file__).parent / "odd_policies"

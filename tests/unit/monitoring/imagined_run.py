@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from controller.contract import Scenario
+from testbed.protocol.record import Record
 from testbed.protocol.records import (
     ChannelDrops,
     EdgeHealth,
@@ -17,7 +18,6 @@ from testbed.protocol.records import (
     LinkStep,
     ModelUpdate,
     NodeHealth,
-    Record,
     RoundTrips,
     SlotRecord,
     TaskArrived,

@@ -11,9 +11,9 @@ from synthetic_run import Lab, manifest, quiet_host, simulate
 from controller.contract import STAGES
 from controller.service.protocol import Message
 from testbed.errors import InputError
-from testbed.protocol.records import Event, HostHealth, SlotRecord, TaskArrived, TaskRecord
+from testbed.protocol.records import KINDS, Event, HostHealth, SlotRecord, TaskArrived, TaskRecord
 from testbed.records.manifest import write_manifest
-from testbed.records.streams import SCHEMAS, STREAM_OF, StreamWriter, streams_directory
+from testbed.records.streams import SCHEMAS, StreamWriter, streams_directory
 from testbed.records.tables import STAGE_COLUMNS, TABLE_VERSION, RunTables, column, finalise
 from testbed.report.conclude import conclude
 from testbed.report.fidelity.fidelity import assess
@@ -26,7 +26,7 @@ def write_streams(run: Path, records: list[Message]) -> RunTables:
         records = [*records, *quiet_host()]
     for name in SCHEMAS:
         writer = StreamWriter(streams_directory(run), name)
-        rows = [record for record in records if STREAM_OF[type(record)] == name]
+        rows = [record for record in records if KINDS[type(record)].stream == name]
         if rows:
             writer.write(rows)
         writer.close()

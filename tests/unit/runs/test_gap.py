@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ def as_run(simulation: Path, folder: Path, change: Any = None) -> Path:
         "start_seconds",
         pa.array(column(tables.slots, "start_seconds") + START),
     )
-    write_tables(dataclasses.replace(tables, tasks=tasks, slots=slots), folder)
+    write_tables(tables.replaced(tasks=tasks, slots=slots), folder)
     return folder
 
 
