@@ -21,11 +21,8 @@ from controller.service.protocol import TaskTotals
 from testbed.errors import InputError
 from testbed.inference.calibration import Calibration
 from testbed.inference.profiles import host_cpu
+from testbed.records.run_format import RUN_FORMAT, require_known
 
-#: 2: says when the run ended and how many tasks the controller was told of, so that records can be held against it.
-MANIFEST_VERSION = 2
-#: Its runs are read as they are: what they do not say is not held against them.
-OLDEST_VERSION = 1
 #: ``runtime`` of a run that was simulated.
 SIMULATOR = "simulator"
 PACKAGES = ("torch", "torchvision", "numpy", "pyzmq", "msgspec", "pyarrow", "split-inference-testbed")
@@ -45,7 +42,7 @@ class UeFacts(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """``manifest.json``. Written when the run starts; ``ended_utc`` stays null in a run that died."""
 
-    manifest_version: int
+    manifest_version: int  # RUN_FORMAT, of the whole directory
     run_id: str
     lab: str
     policy: str
@@ -76,10 +73,6 @@ class Manifest(msgspec.Struct, frozen=True):
     ended_programs: dict[str, str] = {}  # by node: programs that ended before the run, and how
 
 
-class _Version(msgspec.Struct):
-    manifest_version: int
-
-
 def describe_run(
     *,
     run_id: str,
@@ -99,7 +92,7 @@ def describe_run(
 ) -> Manifest:
     """Collect everything about this run and this host. ``lab`` is the resolved lab file as plain data."""
     return Manifest(
-        manifest_version=MANIFEST_VERSION,
+        manifest_version=RUN_FORMAT,
         run_id=run_id,
         lab=scenario.name,
         policy=policy,
@@ -182,19 +175,10 @@ def note_end(run_directory: Path, node: str, text: str) -> None:
 
 def read_manifest(run_directory: Path) -> Manifest:
     """Raises InputError for a directory that holds no run, or one that another version of the testbed wrote."""
+    require_known(run_directory)
     path = run_directory / "manifest.json"
     try:
-        content = path.read_bytes()
-        version = msgspec.json.decode(content, type=_Version).manifest_version
-        if not OLDEST_VERSION <= version <= MANIFEST_VERSION:
-            raise InputError(
-                "the run was recorded by another version of the testbed",
-                where=str(path),
-                value=f"manifest_version {version}",
-                allowed=f"{OLDEST_VERSION} to {MANIFEST_VERSION}",
-                fix="Read it with the version that its key `versions` names.",
-            )
-        return msgspec.json.decode(content, type=Manifest)
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except PermissionError as error:
         raise InputError(f"the run cannot be read ({error.strerror})", where=str(path)) from error
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from controller.contract import STAGES
 from testbed.errors import InputError
 from testbed.protocol.records import kinds_of, table_names
+from testbed.records.run_format import require_known
 from testbed.records.stored_table import PART_ROWS, StoredTable, parts_of
 from testbed.records.streams import SCHEMAS, Stream, stream_parts, streams_directory
 
-#: Of the tables' columns and their meaning, in the metadata of every file.
-TABLE_VERSION = 1
-_VERSION_KEY = b"testbed.table_version"
 #: Stamps of a task in order; a stage lies between two neighbours, so the stages of a task sum to its E2E delay.
 STAMPS = (
     "arrival_seconds",
@@ -89,6 +87,7 @@ def finalise(run_directory: Path, died: Mapping[str, str] = MappingProxyType({})
 
     Raises InputError if the directory has neither streams nor tables.
     """
+    require_known(run_directory)
     directory = streams_directory(run_directory)
     if not stream_parts(directory, "tasks"):
         return read_tables(run_directory)
@@ -124,33 +123,23 @@ def _write(run_directory: Path, name: str, parts: Iterator[pa.Table]) -> None:
     path = run_directory / f"{name}.parquet"
     partial = path.with_suffix(".parquet.partial")
     first = next(parts)
-    schema = first.schema.with_metadata({**(first.schema.metadata or {}), _VERSION_KEY: str(TABLE_VERSION)})
-    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(partial, first.schema, compression="zstd") as writer:
         for part in itertools.chain([first], parts):
             if len(part):
-                writer.write_table(part.replace_schema_metadata(schema.metadata), row_group_size=PART_ROWS)
+                writer.write_table(part.replace_schema_metadata(first.schema.metadata), row_group_size=PART_ROWS)
     partial.replace(path)
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """One table, or some of its columns. Raises InputError for one of another version, FileNotFoundError."""
+    """One table, or some of its columns. Raises InputError for a run of another version, FileNotFoundError."""
     stored = open_table(path)
     return stored.to_table() if columns is None else stored.select(columns)
 
 
 def open_table(path: Path) -> StoredTable:
-    """One table where it lies. Raises InputError for one of another version, FileNotFoundError."""
-    table = StoredTable.open(path)
-    version = (table.schema.metadata or {}).get(_VERSION_KEY, b"1").decode()  # none: before there were versions
-    if version != str(TABLE_VERSION):
-        raise InputError(
-            "the table was written by another version of the testbed",
-            where=str(path),
-            value=f"version {version}",
-            allowed=str(TABLE_VERSION),
-            fix="If the run's streams/ are there, remove the *.parquet and make them anew: testbed report RUN.",
-        )
-    return table
+    """One table of a run where it lies. Raises InputError for a run of another version, FileNotFoundError."""
+    require_known(path.parent)
+    return StoredTable.open(path)
 
 
 def read_tables(run_directory: Path) -> RunTables:

@@ -11,6 +11,7 @@ import numpy as np
 from controller.contract import STAGES
 from testbed.errors import InputError
 from testbed.records.manifest import Manifest
+from testbed.records.run_format import require_known
 from testbed.records.tables import STAGE_COLUMNS, RunTables, column
 from testbed.report.fidelity.fidelity import HEADLINES, Fidelity
 from testbed.report.fidelity.limits import CENSORED_RATIO, Value
@@ -139,7 +140,8 @@ def write_summary(summary: Summary, run_directory: Path) -> None:
 
 
 def read_summary(run_directory: Path) -> Summary:
-    """Raises InputError where there is none."""
+    """Raises InputError where there is none, or for a run that another version of the testbed wrote."""
+    require_known(run_directory)
     path = run_directory / "summary.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Summary)

@@ -33,7 +33,8 @@ from testbed.protocol.records import (
     UploadRecord,
 )
 from testbed.protocol.sockets import records_endpoint
-from testbed.records.manifest import MANIFEST_VERSION, Manifest, UeFacts, write_manifest
+from testbed.records.manifest import Manifest, UeFacts, write_manifest
+from testbed.records.run_format import RUN_FORMAT
 from testbed.records.streams import read_stream, streams_directory
 from testbed.report.fidelity.rates import AppliedRate
 from testbed.runtime.base import OPERATOR
@@ -216,7 +217,7 @@ def totals(lab: Lab) -> dict[str, TaskTotals]:
 
 def manifest(lab: Lab, *, realtime: bool = True, ended: bool = True) -> Manifest:
     return Manifest(
-        manifest_version=MANIFEST_VERSION,
+        manifest_version=RUN_FORMAT,
         run_id="run-1",
         lab="synthetic",
         policy="neurosurgeon",

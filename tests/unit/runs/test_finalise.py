@@ -14,7 +14,7 @@ from testbed.errors import InputError
 from testbed.protocol.records import KINDS, Event, HostHealth, SlotRecord, TaskArrived, TaskRecord
 from testbed.records.manifest import write_manifest
 from testbed.records.streams import SCHEMAS, StreamWriter, streams_directory
-from testbed.records.tables import STAGE_COLUMNS, TABLE_VERSION, RunTables, column, finalise
+from testbed.records.tables import STAGE_COLUMNS, RunTables, column, finalise
 from testbed.report.conclude import conclude
 from testbed.report.fidelity.fidelity import assess
 from testbed.report.summary import Summary, origin_seconds, summarise
@@ -53,22 +53,6 @@ def test_tables_alone_are_enough(tmp_path: Path) -> None:
     for path in streams_directory(tmp_path).iterdir():
         path.unlink()
     assert finalise(tmp_path).tasks.to_table().equals(tables.tasks.to_table())
-
-
-def test_tables_carry_a_version_and_those_of_another_are_refused(tmp_path: Path) -> None:
-    write_streams(tmp_path, simulate(Lab(duration=3)))
-    for path in streams_directory(tmp_path).iterdir():
-        path.unlink()
-    for path in tmp_path.glob("*.parquet"):
-        metadata = pq.read_schema(path).metadata
-        assert metadata[b"testbed.table_version"] == str(TABLE_VERSION).encode()
-    path = tmp_path / "slots.parquet"
-    table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata(None), path)  # from before there were versions
-    finalise(tmp_path)
-    pq.write_table(table.replace_schema_metadata({"testbed.table_version": "2"}), path)
-    with pytest.raises(InputError, match=r"slots\.parquet: .*another version of the testbed; got 'version 2'"):
-        finalise(tmp_path)
 
 
 def test_a_directory_without_records_is_refused(tmp_path: Path) -> None:

@@ -1,19 +1,28 @@
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+import testbed
 from controller.policies.examples import example_scenario
-from testbed.errors import InputError
+from testbed.errors import InputError, TestbedError
 from testbed.lab.prepare import RunOrder
 from testbed.lab.run import bring_up
 from testbed.lab.simulate import SimulationOrder, simulate_lab
 from testbed.labfile.load import load
+from testbed.protocol.configs import read_scenario
 from testbed.records.manifest import Manifest, describe_run, read_manifest, require_unused, write_manifest
+from testbed.records.run_format import RUN_FORMAT
+from testbed.records.tables import open_table, read_tables
+from testbed.report.compare import compare
+from testbed.report.summary import read_summary
 
+OLD_RUN = Path(__file__).parent / "old_run"
 LAB = Path(__file__).resolve().parents[3] / "topologies" / "lymdo.yaml"
 
 
@@ -77,11 +86,44 @@ def test_what_only_reads_or_plans_loads_no_compiler() -> None:
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("version", [0, 3, 99])
-def test_a_manifest_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
+@pytest.mark.parametrize("version", [0, RUN_FORMAT + 1, 99])
+def test_a_run_of_another_version_is_refused_whatever_is_read_of_it(tmp_path: Path, version: int) -> None:
+    shutil.copytree(OLD_RUN, tmp_path, dirs_exist_ok=True)
     (tmp_path / "manifest.json").write_text(json.dumps({"manifest_version": version, "lab": {"new": "form"}}))
-    with pytest.raises(InputError, match=rf"another version of the testbed; got 'manifest_version {version}'"):
-        read_manifest(tmp_path)
+    readers = (read_manifest, read_summary, read_tables, lambda run: open_table(run / "tasks.parquet"))
+    for read in readers:
+        with pytest.raises(InputError, match=rf"another version of the testbed; got 'manifest_version {version}'"):
+            read(tmp_path)
+
+
+def test_an_old_run_is_read() -> None:
+    """Of form 2, from before tables had no version of their own; it lacks the tables that came last."""
+    run = testbed.open_run(OLD_RUN)
+    assert run.manifest.manifest_version == 2
+    assert run.summary.tasks.completed == len(run.tasks) == 1
+    assert run.table("slots").num_rows == 4
+    tables = read_tables(OLD_RUN)
+    assert len(tables.slots) == 4
+    assert len(tables.uploads) == 0
+    assert compare([OLD_RUN])[0].lab == "quickstart"
+
+
+def test_the_scenario_of_an_old_lab_is_read() -> None:
+    """It has a price of the edge and a floor of gains, which nothing read."""
+    text = (OLD_RUN / "scenario.json").read_text(encoding="utf-8")
+    assert '"price"' in text
+    assert '"gain_floor"' in text
+    scenario = read_scenario(OLD_RUN / "scenario.json")
+    assert msgspec.structs.replace(example_scenario(), ues=example_scenario().ues[:1]) == scenario
+
+
+@pytest.mark.parametrize("broken", ['"cpu": 0.8', "}"])
+def test_a_scenario_that_cannot_be_read_says_so(tmp_path: Path, broken: str) -> None:
+    text = (OLD_RUN / "scenario.json").read_text(encoding="utf-8")
+    path = tmp_path / "scenario.json"
+    path.write_text(text.replace('"price": 0.0', broken, 1))
+    with pytest.raises(TestbedError, match=r"scenario\.json cannot be read .*take the lab down, and up again"):
+        read_scenario(path)
 
 
 @pytest.mark.parametrize("content", [b'{"manifest_version": 1}', b'{"lab": "\xff"}', b""])
