@@ -10,11 +10,7 @@ import math
 import time
 from collections import deque
 
-import zmq
-from zmq.utils.monitor import recv_monitor_message
-
 from controller.contract import Uploading
-from testbed.inference.tensors import MalformedFrame
 from testbed.mechanisms.uploading import upload_books
 from testbed.mechanisms.uploading.upload_frames import (
     Begin,
@@ -33,18 +29,17 @@ from testbed.mechanisms.uploading.upload_layers import Layers
 from testbed.mechanisms.uploading.upload_run import Arrival, Crossing, Run
 from testbed.mechanisms.uploading.upload_sender import PrioritySender, Sink, StreamReader, Transfer, ValueSink
 from testbed.node import task_frames
-from testbed.node.data_socket import connect, disconnect
+from testbed.node.data_link import DataLink
 from testbed.node.transport import CreditSender
 from testbed.node.ue_node import UeNode
 
-_MESSAGES_PER_TURN = 64
 
-
-class UploadLink:
+class UploadLink(DataLink):
     """Used by the I/O thread only."""
 
     def __init__(self, node: UeNode, uploading: Uploading) -> None:
         config, split = node.config, node.backend.split
+        super().__init__(node.context, config.node, config.edge_endpoint, config.round_trip_seconds)
         self._node = node
         #: the edge has nothing when a task begins, so nobody waits to be told so
         self._cold = uploading.cache == "per_query"
@@ -53,7 +48,6 @@ class UploadLink:
         self._sender = PrioritySender(config.round_trip_seconds, self._try_send, node.silences.seconds)
         self._reader = StreamReader(self._open_sink)
         self._control: deque[bytes] = deque()  # single frames that wait for the socket
-        self._connected = False
         self.run: Run | None = None
         self._ready = False  # the edge has said what it has of the run
         self._models: dict[str, Transfer] = {}  # parameters that the edge lacks, by node
@@ -62,10 +56,8 @@ class UploadLink:
         self._void_bytes = 0  # layer 2, of what the run sent in vain
         self.result_wire_bytes = 0
         self.uploaded_bytes = 0
-        self.late_results = self.malformed = self.disconnects = self.resumed = self.refused = self.corrupt = 0
-        self.blocked = False
+        self.resumed = self.refused = self.corrupt = 0
         self._busy_before_seconds = 0.0  # the run
-        self.socket, self.monitor = connect(node.context, config.node, config.edge_endpoint, config.round_trip_seconds)
 
     # ------------------------------------------------------------------------------------------------------ the books
 
@@ -83,7 +75,6 @@ class UploadLink:
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes that are due and that the edge has not acknowledged."""
         pending = [one for one in (*self._models.values(), *self.values.values()) if math.isnan(one.received_seconds)]
         return sum(one.total_bytes - one.acknowledged_bytes for one in pending)
 
@@ -187,7 +178,6 @@ class UploadLink:
     # ---------------------------------------------------------------------------------------------------- the I/O loop
 
     def send(self) -> None:
-        """As much as the socket and the credit allow."""
         self.blocked = False
         while self._control:
             if not self._try_send([self._control[0]]):
@@ -197,39 +187,13 @@ class UploadLink:
         self._sender.pump()
         self.blocked = self._sender.blocked
 
-    def receive(self) -> None:
-        for _ in range(_MESSAGES_PER_TURN):
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                self._take(frames)
-            except MalformedFrame:
-                self.malformed += 1
-
-    def watch(self) -> None:
-        """Connections that broke, and new ones."""
-        while self.monitor.poll(0):
-            event = recv_monitor_message(self.monitor)["event"]
-            if event == zmq.EVENT_DISCONNECTED:
-                self.disconnects += 1
-                self._connected = False
-                self._control.clear()
-                self._break()
-            else:
-                self._connected = True
-                self._greet()
-
-    def _greet(self) -> None:
-        """A connection begins."""
+    def _began(self) -> None:
         self._reader.forget()
         self._control.append(encode(self._layers.manifest()))
         if self.run is not None and self.run.on_edge:
             self._send_begin(self.run)
 
     def expire(self, arrived_before_seconds: float, reason: str) -> None:
-        """Give the run up if its task arrived before then."""
         run = self.run
         if run is not None and not run.over and run.task.arrival_seconds < arrived_before_seconds:
             missing = [node for node, one in self._models.items() if math.isnan(one.received_seconds)]
@@ -238,15 +202,9 @@ class UploadLink:
                 state = "the edge is not connected"
             self._give_up(run, "; ".join(filter(None, (reason, state))))
 
-    def close(self) -> None:
-        disconnect(self.socket, self.monitor)
-
-    def _try_send(self, frames: list[bytes | memoryview]) -> bool:
-        try:
-            self.socket.send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        return True
+    def _broke(self) -> None:
+        self._control.clear()
+        self._break()
 
     def _break(self) -> None:
         """What was queued is queued again once the edge has said what it has."""
@@ -267,7 +225,7 @@ class UploadLink:
             self._chunk(message, frames)
         elif isinstance(message, Broken):
             self._break()
-            self._greet()
+            self._began()
         elif self.run is None or message.task != self.run.task.number:
             if isinstance(message, Failed):
                 self.late_results += 1

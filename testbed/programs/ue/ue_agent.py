@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import zmq
@@ -21,41 +21,11 @@ from controller.model.arrivals import ArrivalProcess
 from controller.service import protocol
 from testbed.node.arrivals import ArrivalSchedule
 from testbed.node.control import HelloTimer, io_tids
-from testbed.node.transport import CreditSender
+from testbed.node.data_link import DataLink
 from testbed.node.ue_node import UeNode, UePart
 from testbed.programs.ue.ue_stage import Device, StageThread
 
 _IDLE_SECONDS = 0.5
-
-
-class DataLink(Protocol):
-    """What the I/O thread needs of a data socket."""
-
-    socket: zmq.Socket[bytes]
-    monitor: zmq.Socket[bytes]
-    blocked: bool  # the socket takes nothing until it polls writable
-    late_results: int
-    disconnects: int
-
-    @property
-    def sender(self) -> CreditSender: ...
-    @property
-    def waiting_tasks(self) -> int:
-        """Not wholly received by the edge."""
-
-    @property
-    def backlog_bytes(self) -> int:
-        """Bytes that the edge has not acknowledged."""
-
-    def watch(self) -> None:
-        """Connection events."""
-
-    def receive(self) -> None: ...
-    def send(self) -> None:
-        """As much as the credit allows."""
-
-    def expire(self, arrived_before_seconds: float, reason: str) -> None: ...
-    def close(self) -> None: ...
 
 
 class UeAgent:

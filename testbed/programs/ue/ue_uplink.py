@@ -8,20 +8,17 @@ from collections import deque
 from collections.abc import Callable
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from controller.contract import ALL_ON_DEVICE
 from testbed.inference.tensors import MalformedFrame
 from testbed.node import ledger, task_frames
-from testbed.node.data_socket import connect, disconnect
+from testbed.node.data_link import DataLink
 from testbed.node.ledger import Books, Task
 from testbed.node.transport import CreditSender, RateEstimate, TaskStream
 from testbed.node.ue_node import UeNode, UePart
 
-_MESSAGES_PER_TURN = 32
 
-
-class Uplink:
+class Uplink(DataLink):
     """Tasks whose head has ended, until their answer is back. Used by the I/O thread only.
 
     ``answer_of(logits)`` is (class, checksum) of an answer, or raises ValueError.
@@ -37,10 +34,11 @@ class Uplink:
         books: Books,
         answer_of: Callable[[memoryview], tuple[int, int]],
     ) -> None:
+        super().__init__(context, node, endpoint, round_trip_seconds)
         self._node, self._books, self._answer_of = node, books, answer_of
         self._link_delay_seconds = round_trip_seconds / 2
         self._task_timeout_seconds = task_timeout_seconds
-        self.sender = CreditSender(round_trip_seconds)
+        self._sender = CreditSender(round_trip_seconds)
         self.open: dict[int, Task] = {}  # in order of head end, which is that of arrival
         self._queue: deque[Task] = deque()  # not wholly sent
         self._transfers_end_seconds = -math.inf  # when the wire was through with the task before
@@ -48,21 +46,17 @@ class Uplink:
         self.admit: Callable[[Task, bool], bool] = lambda task, wire_is_free: True
         #: for how long nothing could be sent between two times
         self.silent_seconds: Callable[[float, float], float] = lambda begin_seconds, end_seconds: 0.0
-        self.late_results = 0
-        self.malformed = 0
-        self.disconnects = 0
-        self._connected = False
-        self.blocked = False  # the socket takes nothing until it polls writable
-        self.socket, self.monitor = connect(context, node, endpoint, round_trip_seconds)
+
+    @property
+    def sender(self) -> CreditSender:
+        return self._sender
 
     @property
     def waiting_tasks(self) -> int:
-        """Head ended, not received by the edge."""
         return sum(math.isnan(task.received_seconds) for task in self.open.values())
 
     @property
     def backlog_bytes(self) -> int:
-        """Encoded bytes that the edge has not acknowledged."""
         return sum(task.unacknowledged_bytes for task in self.open.values())
 
     def add(self, task: Task) -> None:
@@ -100,9 +94,7 @@ class Uplink:
                 task.stream = TaskStream(task.number, task.header, task.buffers, expires_seconds=expires)
                 task.buffers = []
             frames = task.stream.next_chunk(self.sender.chunk_stream_bytes)
-            try:
-                self.socket.send_multipart(frames, zmq.NOBLOCK)
-            except zmq.Again:
+            if not self._try_send(frames):
                 task.stream.take_back()
                 self.blocked = True
                 return
@@ -112,37 +104,21 @@ class Uplink:
             if task.stream.finished:
                 self._queue.popleft()
 
-    def receive(self) -> None:
-        """Acknowledgements and results that have come."""
-        for _ in range(_MESSAGES_PER_TURN):
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                message = task_frames.decode_down(frames[0])
-            except MalformedFrame:
-                self.malformed += 1
-                continue
-            if isinstance(message, task_frames.Ack):
-                self._acknowledged(message)
-            else:
-                self._answered(message, frames)
+    def _take(self, frames: list[bytes]) -> None:
+        message = task_frames.decode_down(frames[0])
+        if isinstance(message, task_frames.Ack):
+            self._acknowledged(message)
+        else:
+            self._answered(message, frames)
 
-    def watch(self) -> None:
-        """Connection events. What a lost connection carried is lost with it."""
-        while self.monitor.poll(0):
-            self._connected = recv_monitor_message(self.monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            if self._connected:
-                continue
-            self.disconnects += 1
-            self.sender.reset()
-            for task in [task for task in self.open.values() if task.stream is not None]:
-                at_edge = not math.isnan(task.received_seconds)
-                self._give_up(task, "edge disconnected " + ("before the answer" if at_edge else "during transfer"))
+    def _began(self) -> None:
+        """The tx queue waits for it."""
 
-    def close(self) -> None:
-        disconnect(self.socket, self.monitor)
+    def _broke(self) -> None:
+        self._sender.reset()
+        for task in [task for task in self.open.values() if task.stream is not None]:
+            at_edge = not math.isnan(task.received_seconds)
+            self._give_up(task, "edge disconnected " + ("before the answer" if at_edge else "during transfer"))
 
     def _acknowledged(self, ack: task_frames.Ack) -> None:
         if not self.sender.acknowledged(ack.task, ack.end, ack.received_seconds):
@@ -168,8 +144,7 @@ class Uplink:
             self._give_up(task, result.reason)
             return
         if len(frames) != 2 or math.isnan(task.received_seconds):
-            self.malformed += 1
-            return
+            raise MalformedFrame(f"no answer to task {task.number}")
         del self.open[task.number]
         now = time.monotonic()
         try:
