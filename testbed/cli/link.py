@@ -25,11 +25,15 @@ _lab = click.option("--lab", metavar="LAB", help="Which lab; not needed if one i
 
 @command.command("show")
 @_lab
+@click.argument("ue", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def show(lab: str | None, as_json: bool) -> None:
-    """Rates, queues and drops of every link, read from the kernel."""
+def show(lab: str | None, ue: str | None, as_json: bool) -> None:
+    """Rates, queues and drops of every link, or of one UE's, read from the kernel."""
     found = Lab.find(lab)
-    states = [asdict(state) for state in link_states(found.runtime.netns_name("radio"), _ues(found))]
+    if ue is not None:
+        _check(found, ue)
+    links = link_states(found.runtime.netns_name("radio"), _ues(found))
+    states = [asdict(state) for state in links if ue in (None, state.ue)]
     if as_json:
         click.echo(json.dumps(states, indent=1))
         return

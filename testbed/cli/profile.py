@@ -14,6 +14,7 @@ from rich.table import Table
 
 from controller.contract import Codec, ModelProfile, cut_label
 from testbed.cli import out as out_types
+from testbed.cli import tables
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, read_profile, write_profile
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
@@ -109,7 +110,7 @@ def _tell(profile: ModelProfile, path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(profile))
     else:
-        Console().print(_table(profile))
+        tables.show(_table(profile))
         Console().print(_summary(profile), soft_wrap=True)
     click.echo(f"wrote {path}", err=True)
 
@@ -129,7 +130,7 @@ def _list_cuts(model: str, seed: int, as_json: bool) -> None:
     for cut in graph.chain_cuts:
         sizes = (cut_bytes(graph.nodes, cut, codec) for codec in CODECS)
         table.add_row(cut_label(cut), *[f"{size / 1024:.1f}" for size in sizes])
-    Console().print(table)
+    tables.show(table)
 
 
 def _table(profile: ModelProfile) -> Table:

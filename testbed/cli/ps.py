@@ -6,9 +6,9 @@ import json
 from typing import TypedDict
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from testbed.cli import tables
 from testbed.cli.again import again
 from testbed.errors import HostError, InputError, TestbedError
 from testbed.lab.lab import ElsewhereError, Lab
@@ -32,6 +32,7 @@ class Row(TypedDict):
     slot: int | None
     run_id: str
     run_dir: str
+    urls: dict[str, str]  # of what shows the lab: Prometheus, Grafana
     processes: list[Process]
     note: str  # why there is no more to tell; empty: there is
 
@@ -58,8 +59,10 @@ def command(lab: str | None, as_json: bool) -> None:
                 [row["lab"], row["state"], row["policy"], row["runtime"], str(row["slot"])] if number == 0 else [""] * 5
             )
             table.add_row(*head, *(str(value) for value in process.values()))
-    Console().print(table)
+    tables.show(table)
     for row in rows:
+        for program, url in row["urls"].items():
+            click.echo(f"lab {row['lab']}: {program} at {url}")
         if row["note"]:
             click.echo(f"lab {row['lab']}: {row['note']}", err=True)
 
@@ -93,6 +96,7 @@ def _describe(name: str) -> Row:
         "runtime": lab.state.runtime,
         "run_id": lab.state.run_id,
         "run_dir": lab.state.run_directory,
+        "urls": lab.state.urls,
     }
     try:
         status = lab.client.status(timeout_seconds=1.0)
@@ -118,4 +122,15 @@ def _describe(name: str) -> Row:
 
 
 def _bare(name: str, state: str, note: str) -> Row:
-    return Row(lab=name, state=state, policy="", runtime="", slot=None, run_id="", run_dir="", processes=[], note=note)
+    return Row(
+        lab=name,
+        state=state,
+        policy="",
+        runtime="",
+        slot=None,
+        run_id="",
+        run_dir="",
+        urls={},
+        processes=[],
+        note=note,
+    )

@@ -6,10 +6,9 @@ import math
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
-from testbed.cli import options
+from testbed.cli import options, tables
 from testbed.cli.again import enter
 from testbed.errors import InvalidRunError
 from testbed.lab.choice import LabChoice
@@ -62,7 +61,7 @@ def _print(found: Verification) -> None:
             "ok" if check.ok else "BROKEN",
             check.note,
         )
-    Console(width=140).print(table)
+    tables.show(table)
     click.echo(f"kernel {found.kernel_seconds * 1e3:.2f} ms on this core; {found.duration_seconds:.1f} s in all")
 
 

@@ -135,7 +135,7 @@ def over_time(tables: RunTables, ue: str) -> str:
         rate_axes, cut_axes, delay_axes, queue_axes = figure.subplots(
             4, 1, sharex=True, height_ratios=(1.1, 1.0, 1.2, 1.0)
         )
-        _draw_rate(rate_axes, tables, ue, origin)
+        _draw_rate(rate_axes, tables, slots, ue, origin)
         _draw_cuts(cut_axes, tasks, origin)
         _draw_delays(delay_axes, tasks, origin)
         _draw_queues(queue_axes, slots, origin)
@@ -207,8 +207,14 @@ def _legend_above(axes: Axes) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.97), ncols=3, fontsize=8, borderaxespad=0.0)
 
 
-def _draw_rate(axes: Axes, tables: RunTables, ue: str, origin: float) -> None:
+def _draw_rate(axes: Axes, tables: RunTables, slots: Any, ue: str, origin: float) -> None:
     links = tables.links.filter(column(tables.links, "ue") == ue)
+    if not len(links):  # a simulation has no wires: what its slots had
+        starts, rates = column(slots, "start_seconds") - origin, column(slots, "rate_up_bits_per_second") / 1e6
+        axes.step(starts, rates, where="post", color=COLOURS[0], linewidth=1.0, rasterized=_is_long(starts))
+        axes.set_ylabel("uplink\n[Mbit/s]")
+        axes.set_ylim(bottom=0)
+        return
     for direction, shade in (("down", COLOURS[4]), ("up", COLOURS[0])):
         rate = applied_rates(links, direction).get(ue)
         if rate is not None:

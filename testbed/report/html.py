@@ -10,24 +10,23 @@ import jinja2
 import msgspec
 import numpy as np
 
-from testbed.records.manifest import Manifest
+from testbed.records.manifest import SIMULATOR, Manifest
 from testbed.records.tables import RunTables, column
 from testbed.report import figures
 from testbed.report.fidelity.fidelity import Fidelity
 from testbed.report.fidelity.limits import NOT_MEASURED
 from testbed.report.predicted import predictions
+from testbed.report.shown import choose
 from testbed.report.summary import Summary, marks_of
-
-#: Every UE is in the Parquet files; a page of more figures than this helps nobody.
-SHOWN_UES = 8
 
 
 def write_report(
     run_directory: Path, tables: RunTables, manifest: Manifest, fidelity: Fidelity, summary: Summary
 ) -> Path:
     """Write the page and return its path."""
-    all_ues = sorted(set(column(tables.tasks, "ue")) | set(manifest.ues))
-    ues = all_ues[:SHOWN_UES]
+    shown = choose(tables, manifest)
+    ues = shown.ues
+    simulated = manifest.runtime == SIMULATOR
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("testbed.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -37,7 +36,9 @@ def write_report(
         fidelity=fidelity,
         manifest=manifest,
         ues=ues,
-        hidden_ues=len(all_ues) - len(ues),
+        shown=shown,
+        simulated=simulated,
+        judged=[figure for figure in fidelity.figures if not simulated or figure.value != NOT_MEASURED],
         rows=[_ue_row(tables, manifest, ue) for ue in ues],
         failures=_failures(tables),
         marks=marks_of(summary),

@@ -78,13 +78,14 @@ def check_steering(bench: Bench, name: str) -> None:
     """Links, policy, logs and commands inside of a lab that is up; it is afterwards as before."""
     bench.call("link", "set", "--lab", name, "ue1", "--rate", "2 Mbit/s")
     time.sleep(0.5)
-    states = json.loads(bench.call("link", "show", "--lab", name, "--json").stdout)
-    assert {state["rate_bits_per_second"] for state in states if state["ue"] == "ue1"} == {2e6}
+    states = json.loads(bench.call("link", "show", "--lab", name, "ue1", "--json").stdout)
+    assert {(state["ue"], state["rate_bits_per_second"]) for state in states} == {("ue1", 2e6)}
     bench.call("link", "reset", "--lab", name, "ue1")
     for policy in ("device-only", "neurosurgeon"):
         bench.call("policy", "set", "--lab", name, policy)
         assert json.loads(bench.call("ps", name, "--json").stdout)[0]["policy"] == policy
     assert "ue1" in bench.call("exec", "--lab", name, "ue1", "--", "hostname").stdout
+    assert "10.77.0.0/31" in bench.call("exec", "--lab", name, "ue1", "--", "ip", "addr").stdout  # README's own line
     bench.call("logs", "--lab", name, "edge")
 
 

@@ -127,6 +127,10 @@ def test_logs_and_exec(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     assert lab.exec("ue0", ["sh", "-c", "hostname; exit 5"]) == 5
     assert "ue0" in capfd.readouterr().out
     assert lab.exec("radio", ["true"]) == 0  # a node of the host
+    assert lab.exec("ue0", ["ip", "-o", "link"]) == 0  # the host's: the image has none
+    links = capfd.readouterr().out.splitlines()
+    assert [line.split()[1] for line in links if "LOOPBACK" not in line] == []  # the container's network: no wire yet
+    assert lab.exec("ue0", ["no-such-program"]) == 127
     with pytest.raises(InputError, match="no such node"):
         lab.exec("nobody", ["true"])
 

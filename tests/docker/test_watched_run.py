@@ -87,6 +87,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, li
         answer = bench.call("up", QUICKSTART, "--name", name, "--runtime", "docker", "--policy", "lymdo", "--json")
         lab = json.loads(answer.stdout)
         assert lab["urls"]["prometheus"].startswith("http://127.0.0.1:")
+        [row] = json.loads(bench.call("ps", name, "--json").stdout)
+        assert row["urls"] == lab["urls"]
         time.sleep(WATCH_SECONDS)
         waiting = dict(panel_queries(lab["run_id"]))
         deadline = time.monotonic() + 10

@@ -106,8 +106,13 @@ def test_link_and_policy_change_on_a_running_lab(standing: Standing) -> None:
     bench, name, decided = standing.bench, standing.name, standing.rate()
     bench.call("link", "set", "--lab", name, "ue1", "--rate", "2 Mbit/s")
     time.sleep(0.5)
-    states = json.loads(bench.call("link", "show", "--lab", name, "--json").stdout)
-    assert {state["rate_bits_per_second"] for state in states if state["ue"] == "ue1"} == {2e6}
+    states = json.loads(bench.call("link", "show", "--lab", name, "ue1", "--json").stdout)
+    assert {(state["ue"], state["rate_bits_per_second"]) for state in states} == {("ue1", 2e6)}
+    bench.call("link", "show", "--lab", name, "nobody", code=2)
+    # ue2's rows are those of ue2's own ports, not of the first that there are
+    second = json.loads(bench.call("link", "show", "--lab", name, "ue2", "--json").stdout)
+    assert {state["ue"] for state in second} == {"ue2"}
+    assert 2e6 not in {state["rate_bits_per_second"] for state in second}
     bench.call("link", "reset", "--lab", name, "ue1")
     time.sleep(0.5)
     states = json.loads(bench.call("link", "show", "--lab", name, "--json").stdout)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import click
 import pytest
+from rich.table import Table
 
-from testbed.cli import main, terminal
+from testbed.cli import main, tables, terminal
 from testbed.cli import main as entry
 from testbed.errors import os_error_text
 from testbed.monitoring import bringup
@@ -135,3 +136,13 @@ def test_loopback_never_goes_through_a_proxy(variable: str, monkeypatch: pytest.
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_a_table_loses_no_name_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"a-node-with-a-name-of-its-own-{number}" for number in range(6)]
+    table = Table(*("column",) * len(names))
+    table.add_row(*names)
+    tables.show(table)
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+    assert len({len(line) for line in out.splitlines()}) == 1

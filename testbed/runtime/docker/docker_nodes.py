@@ -31,6 +31,8 @@ LABEL_ROLE = "testbed.role"
 LABEL_NODE = "testbed.node"
 #: The engine does much of a creation one at a time; more requests than this only queue up in it.
 PARALLEL = 8
+#: The engine's, of an image that sets none.
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _umask_lock = threading.Lock()
 
 
@@ -141,6 +143,19 @@ def check_here(container: Container, lab_directory: Path) -> bool:
             fix="Run the testbed where the engine runs, or use --runtime netns.",
         )
     return True
+
+
+def holds(container: Container, program: str) -> bool:
+    """Whether ``docker exec`` would find a program in a container; True where that cannot be seen: it has ended."""
+    pid = int(container.attrs["State"]["Pid"])
+    if pid == 0 or "/" in program:
+        return True
+    set_by_image = dict(entry.partition("=")[::2] for entry in container.attrs["Config"]["Env"] or ())
+    # links are left alone: an absolute one leads elsewhere from here
+    return any(
+        os.path.lexists(f"/proc/{pid}/root{folder}/{program}")
+        for folder in set_by_image.get("PATH", _DEFAULT_PATH).split(":")
+    )
 
 
 def attach_namespace(name: str, pid: int) -> None:

@@ -273,9 +273,9 @@ class DockerRuntime:
 
     @docker_nodes.answering()
     def exec(self, node: str, command: Sequence[str]) -> int:
-        """Run a command inside a node with the caller's terminal. Raises InputError for an unknown node."""
+        """Run a command inside a node; tools that its image lacks are the host's, in its network. Raises InputError."""
         containers = self._containers()
-        if node not in containers:
+        if node not in containers or not docker_nodes.holds(containers[node], command[0]):
             return self._host.exec(node, command)
         [program] = executables.require("entering a container", "docker")
         terminal = ["-t"] if sys.stdin.isatty() and sys.stdout.isatty() else []

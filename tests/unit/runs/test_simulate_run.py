@@ -26,6 +26,7 @@ from testbed.records.tables import column, read_tables
 from testbed.report.compare import compare
 from testbed.report.conclude import conclude
 from testbed.report.fidelity.limits import NOT_MEASURED
+from testbed.report.figures import over_time
 from testbed.report.summary import Summary, marks_of, read_summary
 from testbed.traces.trace import Trace
 
@@ -48,6 +49,17 @@ def test_summary_is_that_of_a_run(finished: tuple[Path, Summary]) -> None:
     assert set(summary.fidelity.values()) == {NOT_MEASURED}
     assert summary.valid
     assert read_manifest(run).runtime_features == {"mode": "event"}
+
+
+def test_the_report_of_a_simulation_claims_no_emulation_and_draws_the_rates_of_its_slots(
+    finished: tuple[Path, Summary],
+) -> None:
+    page = (finished[0] / "report.html").read_text()
+    assert "<b>Simulated.</b>" in page
+    assert "keeps its limit" not in page
+    assert "Round trips" not in page
+    figure = over_time(read_tables(finished[0]), "ue1")
+    assert "<!-- uplink -->" in figure
 
 
 def test_tables_have_the_columns_of_a_run(tmp_path: Path) -> None:
