@@ -72,7 +72,12 @@ class NeurosurgeonConvex(ConvexPolicy):
 
 
 class FixedConvex(ConvexPolicy):
-    """One cut vector for the whole run. ``cut``: a label, or a label per UE (as for ``fixed``)."""
+    """One cut vector for the whole run.
+
+    Options of :class:`DriftPlusPenalty`, and
+
+    cut : a label, or a mapping from each UE's name to a label (as for ``fixed``).
+    """
 
     def __init__(
         self,

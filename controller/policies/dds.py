@@ -98,12 +98,15 @@ class DdsLocal:
 class Dds(BasicPolicy):
     """The market. Equal parts of the spectrum, full speed; cut and part of the edge as each UE asks for.
 
-    Options: ``base`` is the least price of a reference core and ``slope`` what the price rises per core that is taken
-    (None: ten times the base over the edge's capacity), both in the unit of ``value``, which is what a second of
-    latency costs a UE of weight 1; ``form``: ``linear`` with clearing, ``barrier`` (``base / (1 - load)``) or
-    ``proportional`` (bids; each gets its part); ``order`` of the turns: ``given``, ``random``, or ``best``: of the
-    equilibria that five random orders lead to, the one with the least potential (linear form only). ``steps`` divides
-    the edge into as many equal parts, and a UE gets whole ones: 64 where shares are containers'; 0: any share.
+    Options
+    -------
+    base : the least price of a reference core, in the unit of ``value``.
+    slope : what the price rises per core that is taken; None: ten times the base over the edge's capacity.
+    value : what a second of latency costs a UE of weight 1.
+    form : "linear" with clearing, "barrier" (``base / (1 - load)``) or "proportional" (bids; each gets its part).
+    order : of the turns: "given", "random", or "best": of the equilibria that five random orders lead to, the one with
+        the least potential (linear form only).
+    steps : equal parts of the edge, of which a UE gets whole ones: 64 where shares are containers'; 0: any share.
     """
 
     _clipped = False

@@ -44,7 +44,11 @@ class Dads(DagPolicy):
 
     Lightly loaded, the cut of least latency. When its busiest stage would be too slow for the UE's arrivals, the cut
     with the least busy busiest stage (DSH): minimum cuts under weights of the device's and of the edge's part, on a
-    coarse grid and then a fine one around its best. Option ``mode``: ``auto``, or one of ``light`` and ``heavy``.
+    coarse grid and then a fine one around its best.
+
+    Options
+    -------
+    mode : "auto" (by the load), or always "light" (least latency) or "heavy" (least busy).
     """
 
     def __init__(self, mode: Mode = "auto") -> None:
@@ -144,7 +148,12 @@ class Iao(JointPolicy):
 
 
 class Optimum(JointPolicy):
-    """The same from many starts: the best shares on a grid, equal shares, each UE's absence, and chance."""
+    """The same from many starts: the best shares on a grid, equal shares, each UE's absence, and chance.
+
+    Options
+    -------
+    starts : from how many; the best end is taken.
+    """
 
     def __init__(self, starts: int = 40) -> None:
         if starts < 1:

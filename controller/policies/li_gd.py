@@ -29,9 +29,14 @@ class LiGd(BasicPolicy):
     energy of device, radio (both ways) and edge, over what computing on the device costs. Each slot's descent starts at
     the last slot's optimum. A UE that gains nothing from any split even alone in the cell stays local.
 
-    ``qoe_seconds`` (0: off): a delay that users are content with; meeting it is worth ``qoe_weight`` per user.
-    ``tolerance``: relative decrease at which a descent ends. ``entropy_weight`` (0: off): seats are also found from a
-    descent that penalises spreading over subchannels, and the better ones are kept; it takes about twice as long.
+    Options
+    -------
+    time_weight : of delay against energy, 0 to 1.
+    tolerance : relative decrease at which a descent ends.
+    qoe_seconds : a delay that users are content with; 0: off.
+    qoe_weight : what meeting it is worth, per user.
+    entropy_weight : of a penalty on spreading over subchannels in a second descent for seats, of which the better ones
+        are kept (it takes about twice as long); 0: off.
     """
 
     access: Access | None = None  # None: the radio's

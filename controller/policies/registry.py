@@ -28,7 +28,7 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Policy:
     an option's value that the policy refuses, a module whose import fails in any way, and an object that is not a
     policy; the message lists what is allowed.
     """
-    factory = _load(_find(name))
+    factory = load(name)
     given = dict(options or {})
     allowed = _options(factory)
     unknown = [key for key in given if key not in allowed]
@@ -53,7 +53,12 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Policy:
 
 def options(name: str) -> dict[str, Any]:
     """Allowed options of a policy and their defaults. Raises ValueError for an unknown name."""
-    return _options(_load(_find(name)))
+    return _options(load(name))
+
+
+def load(name: str) -> Any:
+    """A policy's class, or what makes it. Raises ValueError for an unknown name and an import that fails."""
+    return _load(_find(name))
 
 
 _PARTS = ("reset", "decide", "feedback")

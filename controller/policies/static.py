@@ -36,8 +36,11 @@ class EdgeOnly(BasicPolicy):
 class Fixed(BasicPolicy):
     """One cut for the whole run.
 
-    Options: ``cut`` is a label (``local``, ``input``, the name of a graph value, or several joined by ``+``) or a
-    mapping from each UE's name to a label; ``speed`` is the device speed in reference cores (None: each UE's maximum).
+    Options
+    -------
+    cut : a label (``local``, ``input``, the name of a graph value, or several joined by ``+``), or a mapping from each
+        UE's name to a label.
+    speed : of the devices, in reference cores; None: each UE's maximum.
     """
 
     def __init__(self, cut: str | Mapping[str, str] = "local", speed: float | None = None) -> None:

@@ -313,7 +313,12 @@ class NeurosurgeonUpload(UploadPolicy):
 
 
 class FullUpload(UploadPolicy):
-    """Everything at the edge, equal shares. Option ``order``: "serial" or "pipelined"."""
+    """Everything at the edge, equal shares.
+
+    Options
+    -------
+    order : "serial" (all parameters before the first inference) or "pipelined".
+    """
 
     def __init__(self, order: str = "serial") -> None:
         if order not in get_args(Order):
@@ -329,8 +334,11 @@ class FullUpload(UploadPolicy):
 class Ionn(UploadPolicy):
     """IONN (Jeong et al., SoCC 2018): partitions go up one after the other, one per query, each better for more.
 
-    A query runs with the first partition that is not wholly at the edge yet, and uploads it; equal shares. Option
-    ``base``: price of parameters of one partition over that of the one before.
+    A query runs with the first partition that is not wholly at the edge yet, and uploads it; equal shares.
+
+    Options
+    -------
+    base : price of parameters of one partition over that of the one before.
     """
 
     def __init__(self, base: float = 0.8) -> None:

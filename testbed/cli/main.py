@@ -17,6 +17,7 @@ import testbed
 from testbed import folders, interrupts
 from testbed.cli import terminal
 from testbed.cli.again import again
+from testbed.cli.groups import GROUPS, page_of
 from testbed.errors import TestbedError, os_error_text
 from testbed.lab.lab import ElsewhereError
 from testbed.runtime.netns import rootless
@@ -45,6 +46,7 @@ VERBS = {
     "compare": "compare",
     "sweep": "sweep",
     "images": "images",
+    "completion": "completion",
 }
 
 
@@ -58,6 +60,20 @@ class LazyVerbs(click.Group):
         command = importlib.import_module(f"testbed.cli.{VERBS[name]}").command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """By what they are for."""
+        longest = max(map(len, VERBS))
+        for title, verbs in GROUPS.items():
+            found = [(verb, self.get_command(context, verb)) for verb in verbs]
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (verb.ljust(longest), command.get_short_help_str(formatter.width - longest - 6))
+                        for verb, command in found
+                        if command is not None
+                    ]
+                )
 
 
 @click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -93,7 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
     except TestbedError as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"error: {error}", err=True)
+        page = page_of(error, sys.argv[1:] if arguments is None else arguments)
+        click.echo(f"error: {error}{f' See docs/{page}.' if page else ''}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from controller.policies import registry
 from testbed.lab.choice import LabChoice
 from testbed.lab.runtimes import RUNTIME_CHOICES
 from testbed.units import Dimension
@@ -41,6 +42,11 @@ class Quantity(click.ParamType["float"]):
         return parsed
 
 
+def complete_policy(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of policies for a shell."""
+    return [name for name in registry.available() if name.startswith(incomplete)]
+
+
 def lab_file(function: F) -> F:
     """FILE, --set, --policy, --seed, --name: the verb gets them as one `LabChoice`, its argument ``lab``."""
 
@@ -54,7 +60,12 @@ def lab_file(function: F) -> F:
         (
             click.argument("file", type=click.Path(path_type=Path)),
             click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the lab."),
-            click.option("--policy", metavar="P", help="Use this policy instead; options that both have stay."),
+            click.option(
+                "--policy",
+                metavar="P",
+                shell_complete=complete_policy,
+                help="Use this policy instead; options that both have stay.",
+            ),
             click.option("--seed", type=int, metavar="S", help="Use this root seed instead of the lab's."),
             click.option("--name", metavar="N", help="Use this name instead of the lab's."),
         )

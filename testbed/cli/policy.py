@@ -1,17 +1,20 @@
-"""``testbed policy list|set``."""
+"""``testbed policy list|show|set``."""
 
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import click
 
 from controller.policies import registry
+from controller.policies.description import by_family, describe
 from controller.service.protocol import SetPolicy
+from testbed.cli.options import complete_policy
 from testbed.errors import InputError
-from testbed.folders import open_to_others
+from testbed.folders import open_to_others, reach
 from testbed.lab.lab import Lab
 from testbed.labfile.yaml_text import parse_yaml
 from testbed.runtime.base import SHARED
@@ -19,19 +22,40 @@ from testbed.runtime.base import SHARED
 
 @click.group("policy")
 def command() -> None:
-    """List policies; change the policy of a running lab."""
+    """List and explain policies; change that of a running lab."""
 
 
 @command.command("list")
 def list_() -> None:
-    """Every installed policy with its options."""
-    for name in registry.available():
-        options = ", ".join(f"{key}={value!r}" for key, value in registry.options(name).items())
-        click.echo(f"{name}  {options}")
+    """Every installed policy by family, with what it decides."""
+    for number, (family, members) in enumerate(by_family().items()):
+        click.echo(f"{chr(10) if number else ''}{family.title}: {family.decides} (docs/{family.page})")
+        for policy in members:
+            click.echo(f"  {policy.name:20s}  {policy.sentence}")
+    click.echo("\nOptions and their meanings: testbed policy show NAME")
+
+
+@command.command("show")
+@click.argument("name", shell_complete=complete_policy)
+def show(name: str) -> None:
+    """What a policy decides, and its options with meanings and defaults; also MODULE:CLASS of the present folder."""
+    if ":" in name:
+        reach(Path.cwd())
+    try:
+        policy = describe(name)
+    except ValueError as error:
+        raise InputError(str(error), where="policy show") from None
+    click.echo(f"{policy.name}, {policy.family.title} (docs/{policy.family.page})\n\n{policy.sentence}")
+    if policy.text:
+        click.echo(f"\n{policy.text}")
+    for option in policy.options:
+        click.echo(f"\n  {option.name} = {option.default!r}")
+        if option.meaning:
+            click.echo(textwrap.fill(option.meaning, 100, initial_indent="      ", subsequent_indent="      "))
 
 
 @command.command("set")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_policy)
 @click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
 @click.option("--lab", metavar="LAB", help="Which lab; not needed if one is up.")
 def set_(name: str, options: tuple[str, ...], lab: str | None) -> None:
