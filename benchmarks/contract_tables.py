@@ -25,6 +25,7 @@ TYPES = (
     contract.UeObservation,
     contract.Decision,
     contract.UeDecision,
+    contract.UploadPlan,
     contract.SlotOutcome,
     contract.UeOutcome,
 )

@@ -8,7 +8,7 @@ Li-GD and MJOA-MU. Fields that only some of them use have defaults.
 
 from controller.contract.base import Codec, Struct, UeName
 from controller.contract.cut import ALL_ON_DEVICE, ALL_ON_EDGE, Cut, cut_from_label, cut_label
-from controller.contract.decision import Decision, UeDecision
+from controller.contract.decision import Decision, UeDecision, UploadPlan
 from controller.contract.observation import Observation, UeObservation
 from controller.contract.outcome import STAGES, SlotOutcome, UeOutcome
 from controller.contract.policy import AskUe, DecentralisedPolicy, LocalPolicy, Policy, checkpoint_info, watched_state
@@ -46,6 +46,7 @@ __all__ = [
     "UeObservation",
     "UeOutcome",
     "UeScenario",
+    "UploadPlan",
     "Uploading",
     "checkpoint_info",
     "cut_from_label",

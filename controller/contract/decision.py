@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from controller.contract.base import Codec, Struct, UeName
 from controller.contract.cut import Cut
+
+
+class UploadPlan(Struct, frozen=True):
+    """Which nodes run at an edge that starts without the model, and how their parameters get there."""
+
+    edge_nodes: tuple[str, ...]  # in the graph's order; the device runs all others
+    #: nodes whose parameters go up first, in order; those of other nodes at the edge follow in the graph's order
+    uploads: tuple[str, ...] = ()
+    serial: bool = False  # a node's parameters are sent when its inputs are at the edge, nothing in advance
 
 
 class UeDecision(Struct, frozen=True):
@@ -20,11 +27,7 @@ class UeDecision(Struct, frozen=True):
     codec: Codec | None = None  # None: the lab's boundary codec
     subchannels_up: tuple[int, ...] = ()  # that it sends on; () is all, with a band of its own
     subchannels_down: tuple[int, ...] = ()  # that it receives on
-    #: plans that switch sides more than once: ((node, "device" | "edge"), ...); empty: the cut says it
-    sites: tuple[tuple[str, Literal["device", "edge"]], ...] = ()
-    uploads: tuple[str, ...] = ()  # nodes whose parameters go up, in order
-    #: "serial": a node's parameters are sent when its turn has come (its inputs are at the edge), nothing in advance
-    upload_order: Literal["pipelined", "serial"] = "pipelined"
+    uploading: UploadPlan | None = None  # where the edge starts without models; None: the cut says who runs what
     #: online splitting: (cut label, gain threshold) in chain order, all before ``cut``; a task stops at the first whose
     #: threshold the channel state then meets, and at ``cut`` anyway
     stop_rule: tuple[tuple[str, float], ...] = ()

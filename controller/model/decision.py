@@ -17,6 +17,7 @@ from controller.contract import (
     UeDecision,
     UeName,
     UeScenario,
+    UploadPlan,
     cut_label,
 )
 from controller.model.cuts import check_cut
@@ -50,13 +51,13 @@ def enforce(
     Raises InvalidDecisionError for powers above a UE's or its base station's, a UE that is missing, unknown or named
     twice, a cut that is unknown or not canonical, a number that is negative or not finite, a cut that needs what it is
     not given, an unknown codec, sums above the totals, subchannels that are not there, not superposed in this radio, or
-    hold too many UEs, sites that do not fit the graph, and sites or uploads where the edge has its models already.
+    hold too many UEs, and plans of uploads that do not fit the graph, or for an edge that has its models already.
     """
     decided = _by_name(scenario, decision)
     checked = [_check_ue(ue, decided[ue.name]) for ue in scenario.ues]
     for ue, choice in zip(scenario.ues, checked, strict=True):
-        if choice.sites or choice.uploads:
-            _check_sites(scenario, ue, choice)
+        if choice.uploading is not None:
+            _check_uploading(scenario, ue, choice, choice.uploading)
     _check_downlink_power(scenario, checked)
     older = parts_for_older_tasks(scenario, previous, checked, observation)
     shares = _share([ue.edge_share for ue in checked], older.edge, scenario.edge.cpus, "edge_share")
@@ -172,26 +173,23 @@ def _check_stop_rule(ue: UeScenario, choice: UeDecision) -> None:
             raise InvalidDecisionError(f"{ue.name}: the threshold at {label} must be 0 or more, got {threshold!r}")
 
 
-def _check_sites(scenario: Scenario, ue: UeScenario, choice: UeDecision) -> None:
-    """Every node but the input on one side, in the graph's order; uploads of nodes that have parameters, each once."""
+def _check_uploading(scenario: Scenario, ue: UeScenario, choice: UeDecision, plan: UploadPlan) -> None:
+    """Nodes in the graph's order; uploads of nodes that have parameters, each once."""
     if scenario.uploading is None:
-        raise InvalidDecisionError(f"{ue.name}: sites and uploads need a lab with 'uploading'; this one has a cut only")
-    names = [node.name for node in ue.profile.nodes[1:]]
-    if choice.sites and [name for name, _ in choice.sites] != names:
+        raise InvalidDecisionError(f"{ue.name}: 'uploading' needs a lab with 'uploading'; this one has a cut only")
+    known = [node.name for node in ue.profile.nodes[1:] if node.name in set(plan.edge_nodes)]
+    if list(plan.edge_nodes) != known:
         raise InvalidDecisionError(
-            f"{ue.name}: sites must name every node but the input, in the profile's order; "
-            f"got {len(choice.sites)} of {len(names)}: {', '.join(name for name, _ in choice.sites)}"
+            f"{ue.name}: edge_nodes must be nodes but the input, each once, in the profile's order; "
+            f"got {', '.join(plan.edge_nodes)}"
         )
-    for name, site in choice.sites:
-        if site not in ("device", "edge"):
-            raise InvalidDecisionError(f"{ue.name}: node {name!r} is on {site!r}; allowed: device, edge")
-    if any(site == "edge" for _, site in choice.sites) and choice.cut == ALL_ON_DEVICE:
-        raise InvalidDecisionError(f"{ue.name}: sites use the edge, and the cut is (): set it to ('input',)")
+    if plan.edge_nodes and choice.cut == ALL_ON_DEVICE:
+        raise InvalidDecisionError(f"{ue.name}: edge_nodes use the edge, and the cut is (): set it to ('input',)")
     loaded = {node.name for node in ue.profile.nodes if node.parameter_bytes}
-    strange = [name for name in choice.uploads if name not in loaded]
-    if strange or len(set(choice.uploads)) != len(choice.uploads):
+    strange = [name for name in plan.uploads if name not in loaded]
+    if strange or len(set(plan.uploads)) != len(plan.uploads):
         raise InvalidDecisionError(
-            f"{ue.name}: uploads must be nodes with parameters, each once; got {', '.join(strange or choice.uploads)}"
+            f"{ue.name}: uploads must be nodes with parameters, each once; got {', '.join(strange or plan.uploads)}"
         )
 
 

@@ -24,11 +24,16 @@ INPUT = -1
 
 
 def edge_nodes(profile: ModelProfile, choice: UeDecision) -> frozenset[str]:
-    """The nodes that a decision puts on the edge: by its sites, or without any by its cut."""
-    if choice.sites:
-        return frozenset(name for name, site in choice.sites if site == "edge")
+    """The nodes that a decision puts on the edge: by its plan, or without any by its cut."""
+    if choice.uploading is not None:
+        return frozenset(choice.uploading.edge_nodes)
     on_device = device_set(profile.nodes, choice.cut)
     return frozenset(node.name for node in profile.nodes[1:] if node.name not in on_device)
+
+
+def is_serial(choice: UeDecision) -> bool:
+    """Whether parameters wait for their node's turn."""
+    return choice.uploading is not None and choice.uploading.serial
 
 
 def uploads_of(profile: ModelProfile, choice: UeDecision) -> tuple[str, ...]:
@@ -39,7 +44,7 @@ def uploads_of(profile: ModelProfile, choice: UeDecision) -> tuple[str, ...]:
     """
     there = edge_nodes(profile, choice)
     loaded = [node.name for node in profile.nodes if node.parameter_bytes and node.name in there]
-    named = [name for name in choice.uploads if name in there]
+    named = [name for name in choice.uploading.uploads if name in there] if choice.uploading is not None else []
     return (*named, *(name for name in loaded if name not in set(named)))
 
 

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Decision, Observation, Scenario, UeDecision
+from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Decision, Observation, Scenario, UeDecision, UploadPlan
 from controller.model.radio import is_coupled, rates
 from controller.policies.base import BasicPolicy
 from controller.solvers.upload.graph import graph_seconds, plan_graph_upload
@@ -197,9 +197,11 @@ class UploadPolicy(BasicPolicy):
             cut=ALL_ON_EDGE if there.any() else ALL_ON_DEVICE,
             spectrum_up_hz=planned.bandwidth_hz,
             edge_share=planned.rates.share,
-            sites=tuple((name, "edge" if at else "device") for name, at in zip(work.names, there, strict=True)),
-            uploads=tuple(name for name, at in zip(work.names, loaded, strict=True) if at),
-            upload_order=self.order,
+            uploading=UploadPlan(
+                edge_nodes=tuple(name for name, at in zip(work.names, there, strict=True) if at),
+                uploads=tuple(name for name, at in zip(work.names, loaded, strict=True) if at),
+                serial=self.order == "serial",
+            ),
         )
 
 

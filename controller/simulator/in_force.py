@@ -93,7 +93,7 @@ class Translation:
         """(id of the cut, its work). Raises ValueError for a decision that the simulator does not model."""
         key = (ue, choice.cut, choice.codec)
         if key not in self._work:
-            if choice.sites or (choice.downlink_watts is not None and not self.coupled):
+            if choice.uploading is not None or (choice.downlink_watts is not None and not self.coupled):
                 raise ValueError(
                     f"{choice.name}: the simulator models cut, speed, spectrum, power, share and codec only"
                 )

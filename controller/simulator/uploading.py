@@ -19,7 +19,7 @@ from controller.contract import Decision, Observation, Scenario, UeDecision, cut
 from controller.model.older_tasks import tail_share
 from controller.model.outage import OUTAGE_BITS_PER_SECOND
 from controller.model.radio import is_coupled, rates
-from controller.model.uploading import UploadWork, edge_nodes, uploads_of
+from controller.model.uploading import UploadWork, edge_nodes, is_serial, uploads_of
 from controller.simulator import tandem
 from controller.simulator.channels import ChannelStates
 from controller.simulator.model_moves import ModelMove
@@ -241,9 +241,7 @@ class UploadingWorld:
             for name in uploads
             if not (self._keeps and self._cache.has((profile.model, name), moment))
         ]
-        task = UploadTask(
-            work, [name in there for name in work.names], missing, choice.upload_order == "serial", arrival, moment
-        )
+        task = UploadTask(work, [name in there for name in work.names], missing, is_serial(choice), arrival, moment)
         self._label_of(choice)
         served = _Served(number, task, choice, cut_label(choice.cut), needs)
         self._serving[index] = served

@@ -15,7 +15,7 @@ from typing import Literal
 
 import zmq
 
-from controller.contract import Arrivals, Codec, Cut, Decision, ModelProfile, UeDecision, UeName, Uploading
+from controller.contract import Arrivals, Codec, Cut, Decision, ModelProfile, UeDecision, UeName, Uploading, UploadPlan
 from controller.service.protocol import (
     Apply,
     Control,
@@ -210,14 +210,15 @@ class AgentsLab:
     ) -> int:
         """A decision for everybody, in force at once. Returns its sequence number.
 
-        ``edge_nodes``: the sites, instead of those of the cut.
+        ``edge_nodes``: where the edge starts without models, instead of those of the cut.
         """
         if sequence < 0:
             self.sequence += 1
             sequence = self.sequence
-        sites: tuple[tuple[str, Literal["device", "edge"]], ...] = ()
+        plan: UploadPlan | None = None
         if edge_nodes is not None:
-            sites = tuple((one.name, "edge" if one.name in edge_nodes else "device") for one in self.profile.nodes[1:])
+            there = tuple(one.name for one in self.profile.nodes[1:] if one.name in edge_nodes)
+            plan = UploadPlan(there, serial=upload_order == "serial")
         ues = tuple(
             UeDecision(
                 UeName(name),
@@ -227,8 +228,7 @@ class AgentsLab:
                 1e6,
                 share,
                 stop_rule=stop_rule,
-                sites=sites,
-                upload_order=upload_order,
+                uploading=plan,
             )
             for name in self.names
         )

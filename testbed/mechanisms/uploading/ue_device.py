@@ -55,9 +55,10 @@ class UploadDevice:
         if own.stop_rule:
             raise ValueError("an edge that starts without the model has none for a stop_rule")
         names = self._flow.order
-        if own.sites and tuple(name for name, _ in own.sites) != names:
-            raise ValueError(f"sites must name the {len(names)} nodes of the model in order")
-        if len(edge_nodes(self._backend.profile, own)) < len(names) and not 0 < own.device_speed < math.inf:
+        there = edge_nodes(self._backend.profile, own)
+        if not there <= set(names):
+            raise ValueError(f"{', '.join(sorted(there - set(names)))}: no nodes of the model")
+        if len(there) < len(names) and not 0 < own.device_speed < math.inf:
             raise ValueError(f"nodes on a device of speed {own.device_speed}")
 
     def interrupt(self) -> None:

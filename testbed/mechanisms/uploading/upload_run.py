@@ -14,6 +14,7 @@ from torch import Tensor
 
 from controller.contract import GraphNode, UeDecision
 from controller.model.cuts import consumers
+from controller.model.uploading import is_serial
 from testbed.mechanisms.uploading.timeline import Awaited, Timeline
 from testbed.mechanisms.uploading.upload_frames import Segment
 from testbed.node.ledger import Task
@@ -79,7 +80,7 @@ class Run:
 
     @property
     def serial(self) -> bool:
-        return self.own.upload_order == "serial"
+        return is_serial(self.own)
 
     def next_node(self) -> str | None:
         """The device's next node, in the graph's order."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -10,10 +12,12 @@ from hypothesis import strategies as st
 from controller.contract import (
     ALL_ON_DEVICE,
     ALL_ON_EDGE,
+    Cut,
     Decision,
     Scenario,
     UeDecision,
     Uploading,
+    UploadPlan,
 )
 from controller.model.decision import MIN_SPEED_RATIO, InvalidDecisionError, bootstrap_decision, enforce
 from controller.policies.examples import example_scenario
@@ -116,33 +120,34 @@ def test_the_first_decision_is_valid_and_local() -> None:
     )
 
 
-def _alternating(scenario: Scenario, **changes: object) -> Decision:
+def _alternating(scenario: Scenario, cut: Cut = ALL_ON_EDGE, **changes: Any) -> Decision:
     names = [node.name for node in scenario.ues[0].profile.nodes[1:]]
-    sites = tuple((name, "edge" if number % 2 else "device") for number, name in enumerate(names))
-    decision = _decision([0.5], [ALL_ON_EDGE])
-    ue = msgspec.structs.replace(decision.ues[0], **{"sites": sites, "uploads": (names[1],), **changes})
+    plan = msgspec.structs.replace(UploadPlan(tuple(names[1::2]), (names[1],)), **changes)
+    decision = _decision([0.5], [cut])
+    ue = msgspec.structs.replace(decision.ues[0], uploading=plan)
     return msgspec.structs.replace(decision, ues=(ue,))
 
 
-def test_sites_of_every_node_in_order_are_taken_where_the_edge_has_no_models() -> None:
+def test_a_plan_of_uploads_is_taken_where_the_edge_has_no_models() -> None:
     scenario = msgspec.structs.replace(example_scenario(1), uploading=Uploading("keep", 1000))
     decision = _alternating(scenario)
     taken = enforce(scenario, None, decision).ues[0]
-    assert (taken.sites, taken.uploads) == (decision.ues[0].sites, decision.ues[0].uploads)
-    with pytest.raises(InvalidDecisionError, match="need a lab with 'uploading'"):
+    assert taken.uploading == decision.ues[0].uploading
+    with pytest.raises(InvalidDecisionError, match="needs a lab with 'uploading'"):
         enforce(example_scenario(1), None, decision)
 
 
-def test_sites_and_uploads_that_do_not_fit_the_graph_are_refused() -> None:
+def test_a_plan_of_uploads_that_does_not_fit_the_graph_is_refused() -> None:
     scenario = msgspec.structs.replace(example_scenario(1), uploading=Uploading("keep", 1000))
-    sites = _alternating(scenario).ues[0].sites
+    names = tuple(node.name for node in scenario.ues[0].profile.nodes[1:])
     free = next(node.name for node in scenario.ues[0].profile.nodes if not node.parameter_bytes)
-    cases: list[tuple[dict[str, object], str]] = [
-        ({"sites": sites[1:]}, "every node but the input"),
-        ({"sites": sites[::-1]}, "in the profile's order"),
-        ({"sites": (*sites[:-1], (sites[-1][0], "cloud"))}, "is on 'cloud'"),
-        ({"cut": ALL_ON_DEVICE}, "sites use the edge"),
-        ({"uploads": (sites[1][0],) * 2}, "each once"),
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"edge_nodes": ("input", *names)}, "nodes but the input"),
+        ({"edge_nodes": names[::-1]}, "in the profile's order"),
+        ({"edge_nodes": (names[0],) * 2}, "each once"),
+        ({"edge_nodes": ("cloud",)}, "got cloud"),
+        ({"cut": ALL_ON_DEVICE}, "edge_nodes use the edge"),
+        ({"uploads": (names[1],) * 2}, "each once"),
         ({"uploads": (free,)}, free),
     ]
     for changes, text in cases:

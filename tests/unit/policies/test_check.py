@@ -53,7 +53,7 @@ class _Changed(EdgeOnly):
         ({"cut": ("block2", "block1")}, "not canonical"),
         ({"cut": ("stem", "block1")}, "not canonical"),
         ({"codec": "zip"}, "codec 'zip' is not in the profile; allowed: fp32, fp16, uint8"),
-        ({"uploads": 3}, "need a lab with 'uploading'"),
+        ({"uploading": 3}, "needs a lab with 'uploading'"),
         ({"stop_rule": 3}, "wrong type"),
         ({"name": "ue9"}, "decided UEs are ue9"),
         ({"edge_share": np.float64(0.1)}, None),

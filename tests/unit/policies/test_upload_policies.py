@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.contract import Decision, Observation, Scenario, Uploading
+from controller.contract import Decision, Observation, Scenario, UeDecision, UeScenario, Uploading
 from controller.model.decision import enforce
+from controller.model.uploading import edge_nodes
 from controller.policies.check import check_policy
 from controller.policies.examples import example_observation, example_scenario
 from controller.policies.registry import create
@@ -84,24 +85,38 @@ def test_no_baseline_promises_less(scale: float) -> None:
         assert least < 0.95 * found["serial-upload"]
 
 
+def at_edge(ue: UeScenario, choice: UeDecision) -> list[bool]:
+    """By node, in the graph's order: whether it runs at the edge."""
+    there = edge_nodes(ue.profile, choice)
+    return [node.name in there for node in ue.profile.nodes[1:]]
+
+
+def uploads(choice: UeDecision) -> tuple[str, ...]:
+    assert choice.uploading is not None
+    return choice.uploading.uploads
+
+
 def test_decisions_hold_what_was_planned() -> None:
     scenario = lab()
     for name in NAMES:
         policy, decision = decided(name, scenario)
         for ue, choice in zip(scenario.ues, decision.ues, strict=True):
-            there = [node for node, site in choice.sites if site == "edge"]
+            plan = choice.uploading
+            assert plan is not None
+            there = plan.edge_nodes
             assert policy.state()[f"edge_nodes.{ue.name}"] == len(there)
             loaded = [node.name for node in ue.profile.nodes if node.parameter_bytes and node.name in there]
-            assert list(choice.uploads) == loaded
+            assert list(plan.uploads) == loaded
             assert choice.cut == (("input",) if there else ())
             serial = {"mjoa-mu-serial", "serial-upload", "serial-ara", "full-upload", "neurosurgeon-upload"}
-            assert choice.upload_order == ("serial" if name in serial else "pipelined")
+            assert plan.serial == (name in serial)
         assert sum(choice.edge_share for choice in decision.ues) <= scenario.edge.cpus * (1 + 1e-9)
     neurosurgeon = decided("neurosurgeon-upload", scenario)[1]
-    assert all([site for _, site in ue.sites] == sorted(site for _, site in ue.sites) for ue in neurosurgeon.ues)
+    assert all(at == sorted(at) for at in map(at_edge, scenario.ues, neurosurgeon.ues))
     full = decided("full-upload", scenario, order="pipelined")[1]
-    assert all(site == "edge" for ue in full.ues for _, site in ue.sites)
-    assert full.ues[0].upload_order == "pipelined"
+    assert all(all(at) for at in map(at_edge, scenario.ues, full.ues))
+    assert full.ues[0].uploading is not None
+    assert not full.ues[0].uploading.serial
 
 
 def test_the_tree_misses_nothing_that_trying_all_plans_finds() -> None:
@@ -119,7 +134,7 @@ def test_crossings_that_cost_are_avoided() -> None:
     free, dear = (decided("mjoa-mu", scenario, crossing_seconds=seconds) for seconds in (0.0, 0.5))
 
     def crossings(decision: Decision) -> int:
-        sides = [[site for _, site in ue.sites] for ue in decision.ues]
+        sides = map(at_edge, scenario.ues, decision.ues)
         return sum(before != after for one in sides for before, after in itertools.pairwise(one))
 
     assert crossings(dear[1]) < crossings(free[1])
@@ -152,23 +167,23 @@ def test_plans_fit_the_memory() -> None:
     scenario = lab()
     parameters = {node.name: node.parameter_bytes for node in scenario.ues[0].profile.nodes}
     whole = decided("mjoa-mu", scenario)[1]
-    needed = sum(parameters[node] for ue in whole.ues for node in ue.uploads)
+    needed = sum(parameters[node] for ue in whole.ues for node in uploads(ue))
     tight = lab(memory_bytes=needed // 2)
     for name in NAMES:
         decision = decided(name, tight)[1]
-        assert 0 < sum(parameters[node] for ue in decision.ues for node in ue.uploads) <= needed // 2
+        assert 0 < sum(parameters[node] for ue in decision.ues for node in uploads(ue)) <= needed // 2
     warm = create("ionn", {})
     warm.reset(lab(memory_bytes=needed // 2, cache="keep"), 1)
     everything = tuple(node.name for node in tight.ues[0].profile.nodes)
     last = warm.decide(seen(tight, 0, cached_nodes=everything)).ues  # its last partition counts no bytes
-    assert sum(parameters[node] for ue in last for node in ue.uploads) <= needed // 2
+    assert sum(parameters[node] for ue in last for node in uploads(ue)) <= needed // 2
     assert promised(decided("mjoa-mu", tight)[0]) > promised(decided("mjoa-mu", scenario)[0])
 
 
 def test_plans_are_made_anew_when_nobody_is_under_way_or_a_rate_changes() -> None:
     scenario = lab(cache="keep")
     policy, cold = decided("mjoa-mu", scenario)
-    cached = tuple(cold.ues[0].uploads)
+    cached = uploads(cold.ues[0])
     busy = policy.decide(seen(scenario, 1, cached_nodes=cached, in_flight_tasks=1))
     assert busy.ues == policy.decide(seen(scenario, 2)).ues
     assert policy.state()["upload_bytes.ue0"] > 0
@@ -183,8 +198,8 @@ def test_plans_are_made_anew_when_nobody_is_under_way_or_a_rate_changes() -> Non
 def test_cold_queries_do_not_count_on_what_another_left() -> None:
     scenario = lab()
     policy, cold = decided("mjoa-mu", scenario)
-    again = policy.decide(seen(scenario, 1, cached_nodes=tuple(cold.ues[0].uploads)))
-    assert again.ues[0].sites == cold.ues[0].sites
+    again = policy.decide(seen(scenario, 1, cached_nodes=uploads(cold.ues[0])))
+    assert again.ues[0].uploading == cold.ues[0].uploading
     assert policy.state()["upload_bytes.ue0"] > 0
 
 
@@ -195,7 +210,7 @@ def test_ionn_uploads_one_partition_after_the_other() -> None:
     sizes, cached = [], tuple[str, ...]()
     for slot in range(6):
         choice = policy.decide(seen(scenario, slot, cached_nodes=cached)).ues[0]
-        cached = tuple(dict.fromkeys((*cached, *choice.uploads)))
+        cached = tuple(dict.fromkeys((*cached, *uploads(choice))))
         sizes.append(len(cached))
     assert sizes == sorted(sizes)
     assert len(set(sizes)) > 1
