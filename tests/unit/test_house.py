@@ -98,6 +98,15 @@ def test_no_private_name_crosses_a_folder() -> None:
     assert borrowed == []
 
 
+def test_a_program_picks_its_mechanisms_in_one_place() -> None:
+    """Its main module hands them over as parts: nothing else in programs/ is of one mechanism."""
+    users = {user for user, used, _ in imports() if used.startswith("testbed.mechanisms.")}
+    assert {user for user in users if not user.startswith("testbed.mechanisms.")} == {
+        "testbed.programs.edge.main",
+        "testbed.programs.ue.main",
+    }
+
+
 def test_tests_and_benchmarks_import_what_is_there() -> None:
     """Most of them are imported on machines only that have root, an engine, a guest."""
     missing = []
