@@ -146,7 +146,7 @@ def _ue(index: int, origin: float, pipe: Connection) -> None:
     decisions.put(Apply(Decision(0, 0, 0.0, (own,))))
     done: list[Task] = []
     device = HeadDevice(config, backend, deadlines, done.append)
-    stage = StageThread(config, backend.split.model.input_shape, decisions, device, done.append)
+    stage = StageThread(config, backend.split.model.signature, decisions, device, done.append)
     deadlines.start()
     stage.start()
     realtime = _fifo(stage.tid, 5) and _fifo(deadlines.tid, 6)

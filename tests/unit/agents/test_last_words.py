@@ -162,7 +162,7 @@ def test_a_head_that_raises_fails_its_task_and_the_device_goes_on(
     config = cast("UeConfig", SimpleNamespace(**fields))
     ended: list[Task] = []
     device = HeadDevice(config, backend, deadlines, ended.append)
-    stage = StageThread(config, backend.split.model.input_shape, decided(()), device, ended.append)
+    stage = StageThread(config, backend.split.model.signature, decided(()), device, ended.append)
     start = time.monotonic()
     schedule: Any = SimpleNamespace(
         arrival_seconds=lambda task: start + 0.01 * task if task < 4 else None,
