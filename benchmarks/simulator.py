@@ -17,6 +17,7 @@ from controller.learning.batch import SlotBatch, run_fixed_cuts
 from controller.policies.examples import example_scenario
 from controller.simulator import tandem
 from controller.simulator.channels import ChannelStates
+from controller.simulator.given import Fixed, Links
 from controller.simulator.in_force import InForce, StopPoints
 from controller.solvers.allocation.chain import ChainTables
 from controller.solvers.allocation.shares import allocate
@@ -69,8 +70,8 @@ def _event(slot_seconds: float) -> float:
         most_down=np.inf * one, power_ratio=one,
         column=np.full(ues, -1), points=StopPoints.none(ues),
     )  # fmt: skip
-    links = tandem.Links(rng.uniform(1e8, 1e9, (slots, ues)), np.full((slots, ues), 1e7), slot_seconds)
-    fixed = tandem.Fixed(0.002 * one, 0.002 * one, one, 0.3 * one, np.zeros(ues, bool), 1e5 * one)
+    links = Links(rng.uniform(1e8, 1e9, (slots, ues)), np.full((slots, ues), 1e7), slot_seconds)
+    fixed = Fixed(0.002 * one, 0.002 * one, one, 0.3 * one, np.zeros(ues, bool), 1e5 * one)
 
     def run() -> None:
         line = tandem.Tandem(arrivals, fixed)

@@ -30,12 +30,17 @@ class Edge(Struct, frozen=True):
     compute_watts: float = 0.0  # drawn at all cpus; at share f: compute_watts * (f / cpus) ** 3
 
 
+OnBusy = Literal["queue", "drop", "latest"]
+
+
 class Arrivals(Struct, frozen=True):
     """The arrival process as a policy may know it."""
 
     process: Literal["poisson", "periodic", "switching", "file"]  # of docs/lab-file.md
     rates_per_second: tuple[float, ...]  # one value; two for "switching"; the mean rate for "file"
     switch_probability: float = 0.0  # per slot, "switching" only
+    #: a task that arrives while the device's stage is busy waits, is dropped, or waits unless a newer one comes
+    on_busy: OnBusy = "queue"
 
     @property
     def mean_rate_per_second(self) -> float:

@@ -24,7 +24,8 @@ class Roll:
             for ue in other.weights.keys() & hello.weights.keys():
                 if other.node != hello.node and other.weights[ue] != hello.weights[ue]:
                     return (
-                        f"{other.node} and {hello.node} hold different weights for the model of {ue}: its factory "
+                        f"{other.node} and {hello.node} hold different weights for the model of {ue} "
+                        f"({other.weights[ue]} and {hello.weights[ue]}): its factory "
                         "draws them from what no seed reaches (numpy.random.default_rng() without one, os.urandom) or "
                         "from files that differ. Seed it, or load a state_dict that lies beside the lab file."
                     )

@@ -20,6 +20,7 @@ from controller.model.cuts import canonical_cut, device_set
 from controller.model.outage import FORESIGHT_SECONDS
 from controller.model.placed import within_placed
 from controller.simulator import tandem
+from controller.simulator.given import Links
 from controller.simulator.in_force import InForce
 
 FloatArray = NDArray[np.float64]
@@ -117,7 +118,7 @@ class ModelMoves:
         )
         return msgspec.structs.replace(decision, ues=ues)
 
-    def hold(self, run: tandem.Tandem, begin: float, end: float, force: InForce, links: tandem.Links) -> None:
+    def hold(self, run: tandem.Tandem, begin: float, end: float, force: InForce, links: Links) -> None:
         """Before the tandem's slot: answers that leave during a download wait for the pieces before them."""
         wait = PIECE_SECONDS * (PIECES_UNDER_WAY - 0.5)
         for ue in range(len(self._devices)):
@@ -131,7 +132,7 @@ class ModelMoves:
                 run.free[ue, tandem.HELD_UNTIL] = reached
                 run.free[ue, tandem.HELD_SECONDS] = wait
 
-    def advance(self, run: tandem.Tandem, begin: float, end: float, force: InForce, links: tandem.Links) -> None:
+    def advance(self, run: tandem.Tandem, begin: float, end: float, force: InForce, links: Links) -> None:
         """After the tandem's slot: downloads go on beside the answers of the slot."""
         for ue, device in enumerate(self._devices):
             answered = self._answered_bits(run, ue, begin, end)
@@ -190,9 +191,7 @@ class ModelMoves:
         device.download = _Download(newest, device.wanted, started, bits, started)
         return device.download
 
-    def _walk(
-        self, download: _Download, end: float, ue: int, force: InForce, links: tandem.Links
-    ) -> tuple[float, float]:
+    def _walk(self, download: _Download, end: float, ue: int, force: InForce, links: Links) -> tuple[float, float]:
         """(time reached, bits left) at ``end``, or when it is whole."""
         if download.reached_seconds >= end or download.bits_left <= 0:
             return download.reached_seconds, download.bits_left

@@ -33,6 +33,7 @@ class SimulatedTasks:
     sent_bytes: FloatArray | None = None  # up, layer 2; None: what the cut says
     failed_seconds: FloatArray | None = None  # when it was given up, nan: it was not; None: none was
     model_version: IntArray | None = None  # None: there is one
+    dropped_seconds: FloatArray | None = None  # when it found the device busy, nan: it did not; None: none did
 
     @property
     def delay_seconds(self) -> FloatArray:
@@ -140,11 +141,12 @@ class SimulationResult:
             percentiles = np.percentile(delays, [50, 95, 99]) if delays.size else np.full(3, np.nan)
             completed = int(self.completed().sum())
             arrived, failed = int(self.tasks.ue.size), int(self.failed().sum())
+            dropped = int(self.dropped().sum())
         else:
             finite = self.delay_seconds[warmup_slots:]
             percentiles = np.percentile(finite[np.isfinite(finite)], [50, 95, 99])
             arrived = completed = int(self.arrivals.sum())
-            failed = 0
+            failed = dropped = 0
         return {
             "lab": self.scenario.name,
             "policy": self.policy,
@@ -155,7 +157,8 @@ class SimulationResult:
                 "arrived": arrived,
                 "completed": completed,
                 "failed": failed,
-                "in_flight": arrived - completed - failed,
+                "in_flight": arrived - completed - failed - dropped,
+                "dropped": dropped,
             },
             "e2e_delay_seconds": {
                 "mean": self.mean_delay_seconds(warmup_slots),
@@ -177,6 +180,13 @@ class SimulationResult:
         given_up = self.tasks.failed_seconds
         return done if given_up is None else done & np.isnan(given_up)
 
+    def dropped(self) -> NDArray[np.bool_]:
+        """(tasks,): which the device, busy, did not take."""
+        assert self.tasks is not None
+        if self.tasks.dropped_seconds is None:
+            return np.zeros(self.tasks.ue.size, dtype=bool)
+        return np.isfinite(self.tasks.dropped_seconds)
+
     def failed(self) -> NDArray[np.bool_]:
         """(tasks,): which were given up within the run."""
         assert self.tasks is not None
@@ -197,4 +207,5 @@ def tasks_of(run: tandem.Tandem) -> SimulatedTasks:
         compute_joules=rows[tandem.COMPUTE_JOULES],
         transmit_joules=rows[tandem.TRANSMIT_JOULES],
         failed_seconds=rows[tandem.FAILED],
+        dropped_seconds=rows[tandem.DROPPED],
     )

@@ -124,6 +124,10 @@ def _check(scenario: Scenario, slots: int, mode: Mode, channel: ChannelStates) -
         raise ValueError(f"mode must be 'event' or 'slot', got {mode!r}")
     if scenario.uploading is not None and mode != "event":
         raise ValueError("uploads are followed task by task: mode 'event'")
+    if any(ue.arrivals.on_busy != "queue" for ue in scenario.ues) and (
+        mode != "event" or scenario.uploading is not None
+    ):
+        raise ValueError("what finds its device busy is followed task by task: mode 'event', without uploads")
     if channel.up.shape[1] != len(scenario.ues):
         raise ValueError(f"the channel has {channel.up.shape[1]} links, the scenario {len(scenario.ues)} UEs")
 

@@ -11,22 +11,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.compiled import compiled
 from controller.frames import FRAME_BITS
 from controller.model.carried import carried_rate, outage_end, transmit
-from controller.model.outage import FORESIGHT_SECONDS
+from controller.simulator.given import DROP, LATEST, Fixed, FloatArray, IntArray, Links
 from controller.simulator.in_force import InForce
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 # rows of Tandem.tasks
 ARRIVAL, HEAD_START, HEAD_END, TX_START, RECEIVED, TAIL_START, TAIL_END, DONE = range(8)
 CUT, SPEED, SHARE, BITS, TAIL_WORK, DOWN_BITS, COMPUTE_JOULES, TRANSMIT_JOULES, QUALITY = range(8, 17)
 FAILED = 17  # when it was given up; nan: it was not
-TASK_FIELDS = 18
+DROPPED = 18  # when the device, busy, did not take it; nan: it did
+TASK_FIELDS = 19
 # columns of Tandem.pointers: index of the UE's next task at each point
 NEXT_HEAD, NEXT_HEAD_END, NEXT_TX, NEXT_TAIL, NEXT_DOWN, NEXT_DONE, SENDING, NEXT_EXPIRY, ANSWERING = range(9)
 # columns of Tandem.free: when the server is free, the bits left of the frame and of the result on the air, from
@@ -39,31 +36,6 @@ DEVICE, LINK, EDGE, DOWNLINK, BITS_LEFT, DOWN_BITS_LEFT, HELD_FROM, HELD_UNTIL, 
     QUEUED_DEVICE, QUEUED_TX, QUEUED_EDGE, IN_FLIGHT, BACKLOG_BITS, BACKLOG_SECONDS, FAILURES,
 ) = range(20)  # fmt: skip
 SLOT_FIELDS = 20
-
-
-class Links(NamedTuple):
-    """All links of a run, see :class:`controller.solvers.allocation.chain.ChainTables`; both are (steps, ues)."""
-
-    quality: FloatArray  # of uplinks
-    downlink: FloatArray  # bit/s at the whole spectrum
-    step_seconds: float  # for which a row holds; after the last one the first follows
-
-
-class Fixed(NamedTuple):
-    """What stays the same in a run; arrays (ues,) but ``staged``."""
-
-    up_delay: FloatArray  # seconds, one way
-    down_delay: FloatArray
-    kappa: FloatArray  # joules per second and cubed speed
-    transmit_watts: FloatArray  # nominal
-    linear: NDArray[np.bool_]  # whose link quality is bit/s per hertz, not a power ratio
-    floor: FloatArray  # bit/s under which a link is in an outage
-    #: (tasks, cuts): link quality of each task at each cut of its chain, drawn per stage; nan: it is the trace's
-    staged: FloatArray = np.empty((0, 1))
-    foresight_seconds: float = FORESIGHT_SECONDS  # in which the end of an outage is seen
-    #: Tasks that are older are given up, as in the lab: at the head of the device queue, on the way to the edge, and by
-    #: the edge before a tail that would end too late.
-    timeout_seconds: float = np.inf
 
 
 class _Progress(NamedTuple):
@@ -98,6 +70,19 @@ def _complete(tasks, j, ue, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _dropped_seconds(ue, j, last, progress, fixed):  # type: ignore[no-untyped-def]
+    """When task ``j``, the next of its UE, is thrown away since the device computes; nan: it is not."""
+    if fixed.on_busy.shape[0] == 0:
+        return np.nan
+    free, arrivals = progress.free[ue, DEVICE], progress.tasks[ARRIVAL]
+    if fixed.on_busy[ue] == DROP and arrivals[j] < free:
+        return arrivals[j]
+    if fixed.on_busy[ue] == LATEST and j + 1 < last and arrivals[j + 1] < free:
+        return arrivals[j + 1]
+    return np.nan
+
+
+@compiled
 def _heads(end, progress, links, fixed, force, out):  # type: ignore[no-untyped-def]
     """Start heads."""
     tasks, pointers, free = progress.tasks, progress.pointers, progress.free
@@ -105,6 +90,12 @@ def _heads(end, progress, links, fixed, force, out):  # type: ignore[no-untyped-
         last = progress.first[ue + 1]
         j = pointers[ue, NEXT_HEAD]
         while j < last:
+            dropped = _dropped_seconds(ue, j, last, progress, fixed)
+            if dropped < end:
+                tasks[DROPPED, j] = dropped
+                tasks[BITS, j] = 0.0
+                j += 1
+                continue
             start = max(tasks[ARRIVAL, j], free[ue, DEVICE])
             if start >= end:
                 break
@@ -151,7 +142,7 @@ def _end_heads(end, progress, out):  # type: ignore[no-untyped-def]
     for ue in range(out.shape[0]):
         j = pointers[ue, NEXT_HEAD_END]
         while j < pointers[ue, NEXT_HEAD] and not tasks[HEAD_END, j] > end:
-            if tasks[HEAD_START, j] != tasks[HEAD_START, j]:  # given up in the device queue
+            if tasks[HEAD_START, j] != tasks[HEAD_START, j]:  # given up in the device queue, or dropped
                 j += 1
                 continue
             out[ue, COMPUTE] += tasks[COMPUTE_JOULES, j]
@@ -343,7 +334,9 @@ def _report(begin, end, progress, out):  # type: ignore[no-untyped-def]
         arrived = first + np.searchsorted(arrivals, end)
         out[ue, ARRIVED] = arrived - first - np.searchsorted(arrivals, begin)
         out[ue, QUEUED_DEVICE] = arrived - pointers[ue, NEXT_HEAD]
-        in_device = pointers[ue, NEXT_HEAD] - pointers[ue, NEXT_HEAD_END]  # at most one, and none has failed
+        in_device = 0  # at most one: those behind it were dropped
+        for j in range(pointers[ue, NEXT_HEAD_END], pointers[ue, NEXT_HEAD]):
+            in_device += tasks[HEAD_START, j] == tasks[HEAD_START, j]
         in_flight = out[ue, QUEUED_DEVICE] + in_device
         for j in range(pointers[ue, NEXT_DONE], pointers[ue, NEXT_HEAD_END]):
             answered = j < pointers[ue, NEXT_DOWN] and tasks[DONE, j] <= end

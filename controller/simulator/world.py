@@ -19,6 +19,7 @@ from controller.model.queueing import stage_waits_seconds
 from controller.model.radio import rates_over
 from controller.simulator import tandem
 from controller.simulator.channels import ChannelStates
+from controller.simulator.given import DROP, LATEST, QUEUE, Fixed, Links
 from controller.simulator.in_force import InForce, Translation
 from controller.simulator.model_moves import ModelMove, ModelMoves
 from controller.simulator.result import SimulatedTasks, tasks_of
@@ -61,6 +62,13 @@ def refuse_stop_rules(decision: Decision) -> None:
         )
 
 
+def on_busy_of(scenario: Scenario) -> IntArray:
+    """What becomes of tasks that find their device busy, (ues,); (0,) where all of them wait."""
+    numbers = {"queue": QUEUE, "drop": DROP, "latest": LATEST}
+    found = np.array([numbers[ue.arrivals.on_busy] for ue in scenario.ues])
+    return found if found.any() else np.empty(0, dtype=np.int64)
+
+
 class _Cell:
     """A decision in force on the links of a cell; where links are coupled, their rates follow from it."""
 
@@ -71,7 +79,7 @@ class _Cell:
         self._scenario, self._channel = scenario, channel
         self._translation = Translation(scenario)
         quality, downlink = (np.ascontiguousarray(x) for x in channel.link_states(self._translation.tables))
-        self._links = tandem.Links(quality, downlink, channel.step_seconds)
+        self._links = Links(quality, downlink, channel.step_seconds)
 
     @property
     def labels(self) -> Sequence[str]:
@@ -109,7 +117,7 @@ class TandemWorld(_Cell):
         """``arrivals``: sorted times of each UE. A task older than ``timeout_seconds`` is given up."""
         super().__init__(scenario, channel)
         coupled, facts = self._translation.coupled, self._translation.tables.ues
-        fixed = tandem.Fixed(
+        fixed = Fixed(
             up_delay=np.array([ue.uplink_delay_seconds for ue in scenario.ues]),
             down_delay=np.array([ue.downlink_delay_seconds for ue in scenario.ues]),
             kappa=facts.kappa,
@@ -118,6 +126,7 @@ class TandemWorld(_Cell):
             floor=np.array([ue.outage_floor_bits_per_second for ue in scenario.ues]),
             foresight_seconds=0.0 if coupled else FORESIGHT_SECONDS,
             timeout_seconds=timeout_seconds,
+            on_busy=on_busy_of(scenario),
         )
         staged = self._translation.staged_quality(arrivals, seed)
         self._run = tandem.Tandem(arrivals, fixed if staged is None else fixed._replace(staged=staged))

@@ -62,10 +62,11 @@ def command(
 def print_summary(summary: Summary) -> None:
     """A few lines that a person reads first."""
     tasks, delay = summary.tasks, summary.e2e_delay_seconds
+    dropped = f"{tasks.dropped} dropped, " if tasks.dropped else ""
     click.echo(f"{summary.lab}, policy {summary.policy}: {'valid' if summary.valid else 'INVALID'}")
     click.echo(
         f"  tasks      {tasks.completed} completed of {tasks.arrived}, "
-        f"{tasks.failed} failed, {tasks.in_flight} in flight at the end"
+        f"{tasks.failed} failed, {dropped}{tasks.in_flight} in flight at the end"
     )
     for mark in marks_of(summary):
         click.echo(f"             {mark}")

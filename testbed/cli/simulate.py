@@ -53,10 +53,11 @@ def command(
 def print_summary(summary: Summary) -> None:
     """A few lines that a person reads first."""
     tasks, delay = summary.tasks, summary.e2e_delay_seconds
+    dropped = f"{tasks.dropped} dropped, " if tasks.dropped else ""
     click.echo(f"{summary.lab} / {summary.policy}, simulated for {summary.duration_seconds:g} s")
     click.echo(
         f"  tasks      {tasks.completed} completed of {tasks.arrived}, "
-        f"{tasks.failed} failed, {tasks.in_flight} in flight at the end"
+        f"{tasks.failed} failed, {dropped}{tasks.in_flight} in flight at the end"
     )
     for mark in marks_of(summary):
         click.echo(f"             {mark}")

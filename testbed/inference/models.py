@@ -34,6 +34,7 @@ from testbed.inference.pytrees import filled, leaves, template
 from testbed.inference.signature import Signature, signature_of
 from testbed.inference.tensors import raw, why_not
 from testbed.inference.torchvision_zoo import known_torchvision, torchvision_model
+from testbed.inference.weight_files import RANDOM_WEIGHTS, Weights, apply
 
 MODEL_FORMS = "torchvision:NAME (for example torchvision:resnet18) or package.module:factory"
 _DIGEST_BYTES = 16
@@ -70,8 +71,10 @@ class LoadedModel:
         return filled(self.answers, parts_of(answer) if self.bundled else [answer])
 
 
-def load_model(name: str, seed: int, python_path: Sequence[Path] = ()) -> LoadedModel:
-    """Load a model with weights drawn from ``seed``, in eval mode, on one thread.
+def load_model(
+    name: str, seed: int, python_path: Sequence[Path] = (), weights: Weights = RANDOM_WEIGHTS
+) -> LoadedModel:
+    """Load a model with ``weights``, or with those drawn from ``seed``, in eval mode, on one thread.
 
     The working directory and ``python_path`` are importable for a user's factory, which runs in the first folder of
     ``python_path`` (the lab file's): relative paths start there. Torch's process-wide settings are afterwards what they
@@ -93,6 +96,7 @@ def load_model(name: str, seed: int, python_path: Sequence[Path] = ()) -> Loaded
                 name, module, signature, probe
             )  # a lazy layer learns its size, and draws its weights, when it first runs
     module.requires_grad_(False)
+    apply(module, weights, name)
     return _answered(name, module, signature, probe, seed)
 
 

@@ -16,6 +16,7 @@ from testbed.errors import InputError
 from testbed.inference.graph import INPUT, ModelGraph
 from testbed.inference.models import LoadedModel, load_model
 from testbed.inference.tracing import trace
+from testbed.inference.weight_files import RANDOM_WEIGHTS, Weights
 from testbed.inference.weights import VersionedWeights
 
 #: Live values of a tail between two of its segments, by name.
@@ -223,6 +224,8 @@ class SplitModel:
             _ = partition.head_module, partition.tail_module
 
 
-def load_split_model(name: str, seed: int, python_path: Sequence[Path] = ()) -> SplitModel:
+def load_split_model(
+    name: str, seed: int, python_path: Sequence[Path] = (), weights: Weights = RANDOM_WEIGHTS
+) -> SplitModel:
     """Load and trace a model by name (see :func:`testbed.inference.models.load_model`)."""
-    return SplitModel(trace(load_model(name, seed, python_path)))
+    return SplitModel(trace(load_model(name, seed, python_path, weights)))

@@ -18,6 +18,7 @@ from controller.contract import ModelProfile, cut_label
 from testbed.errors import HostError, InputError
 from testbed.inference.calibration import KERNEL_VERSION, Calibration, calibration_of
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, read_profile, with_device
+from testbed.inference.published_weights import weights_of
 from testbed.inference.vouching import Voucher
 from testbed.labfile.scenario import profile_for
 from testbed.labfile.schema import ExpandedUe, Topology
@@ -42,7 +43,7 @@ def check_models(topology: Topology, where: str, folder: Path, *, traced: bool =
     ``traced``: and cut, and is what its profile describes, as a lab that comes up will find. That imports torch only
     for a model of which this host has not seen just this content before.
     """
-    checked: set[tuple[str, str | None, str | None]] = set()
+    checked: set[tuple[str | None, ...]] = set()
     for ue in topology.expand():
         kind, colon, name = ue.model.partition(":")
         if not colon or not name or not kind:
@@ -52,9 +53,10 @@ def check_models(topology: Topology, where: str, folder: Path, *, traced: bool =
                 value=ue.model,
                 allowed="'torchvision:NAME' or 'package.module:factory'",
             )
-        if (ue.model, ue.profile, ue.device) in checked:
+        key = (ue.model, ue.weights, ue.profile, ue.device)
+        if key in checked:
             continue
-        checked.add((ue.model, ue.profile, ue.device))
+        checked.add(key)
         try:
             if traced:
                 _check_traced(topology, ue, where, folder)
@@ -72,12 +74,13 @@ def _check_traced(topology: Topology, ue: ExpandedUe, where: str, folder: Path) 
     if profile is not None and ue.device is not None:
         with_device(profile, profile_for(ue, ue.device, where))
     moves = topology.uploading is not None or topology.retraining is not None
-    voucher = Voucher(ue.model, folder, profile, "weights move" if moves else "")
+    weights = weights_of(ue.model, ue.weights, folder)
+    voucher = Voucher(ue.model, folder, profile, f"{'weights move' if moves else ''} {weights.sha256}".strip())
     if voucher.known:
         return
     from testbed.inference.partition import load_split_model
 
-    split = load_split_model(ue.model, topology.seed, (folder,))
+    split = load_split_model(ue.model, topology.seed, (folder,), weights)
     if moves and split.model.packed:
         raise InputError(
             f"the weights of {split.model.packed!r} are packed by a quantised layer and cannot be sent or retrained",

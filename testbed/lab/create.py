@@ -16,7 +16,7 @@ from testbed.errors import TestbedError
 from testbed.lab.lab import Lab
 from testbed.lab.lab_configs import ConfigMaker
 from testbed.lab.plan import RADIO, READY_SECONDS
-from testbed.lab.prepare import Ingredients
+from testbed.lab.prepare import Ingredients, weights_by_ue
 from testbed.lab.state import LabState
 from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
@@ -160,7 +160,9 @@ def _agent_imports(topology: Topology) -> tuple[str, ...]:
 
 def _preload(topology: Topology, folder: Path) -> list[Call]:
     """Models are built once per lab, too: the agents share their weights by copy-on-write."""
+    weights = weights_by_ue(topology, folder)
+    wanted = {(ue.model, weights[ue.name].path, weights[ue.name].sha256) for ue in topology.expand()}
     return [
-        Call("testbed.node.preload:preload", (model, topology.seed, str(folder)))
-        for model in sorted({ue.model for ue in topology.expand()})
+        Call("testbed.node.preload:preload", (model, topology.seed, str(folder), path, sha256))
+        for model, path, sha256 in sorted(wanted)
     ]

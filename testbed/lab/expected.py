@@ -16,7 +16,7 @@ def expected_tasks(topology: Topology, duration_seconds: float) -> dict[str, int
     slots = math.ceil(duration_seconds / topology.slot)
     counts: dict[str, int] = {}
     for ue in topology.expand():
-        arrivals, times = arrivals_of(ue.spec.arrivals)
+        arrivals, times = arrivals_of(ue)
         process = ArrivalProcess(arrivals, topology.slot, topology.seed, ue.index, times)
         counts[ue.name] = sum(int(np.sum(process.next_slot() < duration_seconds)) for _ in range(slots))
     return counts

@@ -7,7 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import msgspec
+
+from testbed.inference.weight_files import Weights
+from testbed.inputs.source import Inputs
 from testbed.lab.plan import PLAYER_PRIORITY, Program
 from testbed.lab.prepare import Ingredients
 from testbed.labfile.channels import LinkTraceKind
@@ -70,7 +75,7 @@ class ConfigMaker:
             case _:
                 raise ValueError(f"no config is known for role {program.role!r}")
 
-    def _base(self, node: str) -> dict[str, str]:
+    def _base(self, node: str) -> dict[str, Any]:
         return {
             "lab": self._topology.name,
             "run_id": self._ingredients.run_id,
@@ -81,16 +86,32 @@ class ConfigMaker:
     def _profile_path(self, ue: ExpandedUe) -> str:
         return self._shared(self._ingredients.profile_paths[profile_key(ue)])
 
-    def _shared(self, path: Path) -> str:
+    def _shared(self, path: Path, name: str = "") -> str:
         """Path of a copy that every node sees: a container has the lab's directory, and not the run's."""
-        target = self._directory / SHARED / path.name
+        target = self._directory / SHARED / (name or path.name)
         if not target.exists():
             shutil.copyfile(path, target)
         return str(target)
 
+    def _weights(self, ue: ExpandedUe) -> Weights:
+        weights = self._ingredients.weights[ue.name]
+        if not weights.path:
+            return weights
+        path = Path(weights.path)
+        shared = self._shared(path, f"weights-{weights.sha256[:16]}{path.suffix}")
+        return msgspec.structs.replace(weights, path=shared)
+
+    def _inputs(self, ue: ExpandedUe) -> Inputs | None:
+        """Labels stay with the command: no node has to know them."""
+        inputs = self._ingredients.resolved.inputs.get(ue.name)
+        if inputs is None:
+            return None
+        shared = self._shared(Path(inputs.path), f"inputs-{inputs.sha256[:16]}.npy")
+        return msgspec.structs.replace(inputs, path=shared, labels_path="")
+
     def _ue(self, node: str) -> UeConfig:
         ue, wire = self._ues[node], self._wires[node]
-        arrivals, times = arrivals_of(ue.spec.arrivals)
+        arrivals, times = arrivals_of(ue)
         return UeConfig(
             **self._base(node),
             ue_index=ue.index,
@@ -114,6 +135,8 @@ class ConfigMaker:
             receive_watts=ue.spec.receive_power,
             uploading=uploading_of(self._topology),
             lab_folder=str(self._ingredients.resolved.folder),
+            weights=self._weights(ue),
+            inputs=self._inputs(ue),
         )
 
     def _edge(self) -> EdgeConfig:
@@ -129,6 +152,7 @@ class ConfigMaker:
                     profile_path=self._profile_path(ue),
                     address=self._wires[ue.name].edge_address,
                     round_trip_seconds=2 * ue.spec.link.delay,
+                    weights=self._weights(ue),
                 )
                 for ue in self._ues.values()
             ),

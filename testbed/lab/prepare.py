@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,9 @@ from pathlib import Path
 from controller.contract import ModelProfile
 from testbed.errors import InputError, os_error_text
 from testbed.inference.profiles import write_profile
+from testbed.inference.published_weights import weights_of
+from testbed.inference.weight_files import Weights
+from testbed.inputs.source import Inputs
 from testbed.lab import checks
 from testbed.lab.plan import Plan, RuntimeName, make_plan
 from testbed.labfile.channels import (
@@ -24,6 +28,7 @@ from testbed.labfile.policy import Notify, make_policy
 from testbed.labfile.resolve import ResolvedLab, resolve
 from testbed.labfile.schema import Topology
 from testbed.protocol.sockets import socket_path
+from testbed.records.manifest import InputFacts
 from testbed.runtime.host.state import state_root
 
 LONGEST_SOCKET_PATH_BYTES = 107
@@ -52,6 +57,7 @@ class Ingredients:
     trace_paths: Mapping[str, Path]  # by UE
     link_trace_paths: Mapping[LinkTraceKind, Mapping[str, Path]]  # ... of those links that have any
     profile_paths: Mapping[str, Path]  # by scenario.profile_key
+    weights: Mapping[str, Weights]  # by UE
 
 
 def new_run_id(topology: Topology) -> str:
@@ -70,6 +76,7 @@ def prepare(order: RunOrder, notify: Notify) -> Ingredients:
     _check_socket_paths(topology, where)
     sets = checks.cpusets_of(topology)
     resolved = resolve(topology, where, order.folder, order.duration_seconds, notify)
+    weights = weights_by_ue(topology, resolved.folder)
     link_traces = make_link_traces(topology)
     make_policy(topology, resolved.scenario, where, notify)
     run_id = new_run_id(topology)
@@ -86,7 +93,27 @@ def prepare(order: RunOrder, notify: Notify) -> Ingredients:
         trace_paths=write_traces(topology, resolved.traces, directory / "traces"),
         link_trace_paths=write_link_traces(link_traces, directory / "traces"),
         profile_paths=write_profiles(resolved.profiles, directory / "profiles"),
+        weights=weights,
     )
+
+
+def weights_by_ue(topology: Topology, folder: Path) -> dict[str, Weights]:
+    """``folder``: the lab file's. Raises InputError for a file that cannot be read, or cannot be fetched."""
+    ues = topology.expand()
+    found = {named: weights_of(*named, folder) for named in {(ue.model, ue.weights) for ue in ues}}
+    return {ue.name: found[ue.model, ue.weights] for ue in ues}
+
+
+def keep_labels(inputs: Mapping[str, Inputs], directory: Path) -> dict[str, InputFacts]:
+    """What the manifest says of inputs, by UE; the run's directory gets their labels. Pixels stay where they are."""
+    facts: dict[str, InputFacts] = {}
+    for ue, found in inputs.items():
+        labels = f"inputs/{Path(found.labels_path).name}" if found.labels_path else ""
+        if labels and not (directory / labels).exists():
+            (directory / "inputs").mkdir(exist_ok=True)
+            shutil.copyfile(found.labels_path, directory / labels)
+        facts[ue] = InputFacts(found.kind, found.sha256, found.shape, found.rate_per_second, labels)
+    return facts
 
 
 def _check_socket_paths(topology: Topology, where: str) -> None:

@@ -17,7 +17,7 @@ from testbed.lab.create import create
 from testbed.lab.expected import expected_tasks
 from testbed.lab.idle_round_trips import record_round_trips
 from testbed.lab.lab import Lab
-from testbed.lab.prepare import Ingredients, RunOrder, prepare
+from testbed.lab.prepare import Ingredients, RunOrder, keep_labels, prepare
 from testbed.lab.runtimes import check_gpu, runtime_of
 from testbed.lab.state import existing
 from testbed.labfile.policy import Notify
@@ -84,6 +84,8 @@ def _manifest(order: RunOrder, ingredients: Ingredients, lab: Lab) -> Manifest:
         trace_folder=ingredients.run_directory / "traces",
         command_line=sys.argv,
         host=host_record(topology),
+        weights_sha256={ue: weights.sha256 for ue, weights in ingredients.weights.items()},
+        inputs=keep_labels(ingredients.resolved.inputs, ingredients.run_directory),
         expected_tasks={} if order.duration_seconds is None else expected_tasks(topology, order.duration_seconds),
     )
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from controller.contract import STAGES, Policy, Scenario
+from controller.contract import STAGES, Policy
 from controller.policies.registry import create
 from controller.simulator.channels import ChannelStates
 from controller.simulator.result import Mode, SimulationResult
 from controller.simulator.simulate import simulate
 from testbed.errors import InputError, TestbedError
-from testbed.lab.prepare import new_run_id, write_profiles
+from testbed.lab.prepare import keep_labels, new_run_id, write_profiles
 from testbed.lab.simulated_tables import Watched, tables_of
 from testbed.labfile.channels import write_traces
 from testbed.labfile.policy import Notify, make_policy
-from testbed.labfile.resolve import resolve
+from testbed.labfile.resolve import ResolvedLab, resolve
 from testbed.labfile.scenario import arrivals_of
 from testbed.labfile.schema import Topology
 from testbed.records.manifest import SIMULATOR, Manifest, close_manifest, describe_run, require_unused, write_manifest
@@ -75,7 +75,7 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     notify(f"simulating {order.slots} slots ({duration:g} s)")
     directory.mkdir(parents=True, exist_ok=True)
     write_traces(topology, resolved.traces, directory / "traces")
-    manifest = _manifest(order, resolved.scenario, run_id, directory)
+    manifest = _manifest(order, resolved, run_id, directory)
     write_profiles(resolved.profiles, directory / "profiles")
     write_manifest(manifest, directory)
     try:
@@ -96,19 +96,19 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     if result.notices:
         first = result.notices[0][1]
         notify(f"{first.kind} in {len(result.notices)} of {order.slots} slots, the first: {first.text}")
-    write_tables(tables_of(result, policy), directory)
+    write_tables(tables_of(result, policy, resolved.inputs), directory)
     manifest = close_manifest(directory)
     if order.mode == "event":
         return conclude(directory)
     return _conclude_slots(result, policy, manifest, directory)
 
 
-def _manifest(order: SimulationOrder, scenario: Scenario, run_id: str, directory: Path) -> Manifest:
+def _manifest(order: SimulationOrder, resolved: ResolvedLab, run_id: str, directory: Path) -> Manifest:
     topology = order.topology
     return describe_run(
         run_id=run_id,
         lab=topology.normalised(),
-        scenario=scenario,
+        scenario=resolved.scenario,
         seed=topology.seed,
         policy=topology.policy.name,
         policy_options=topology.policy.options,
@@ -118,13 +118,14 @@ def _manifest(order: SimulationOrder, scenario: Scenario, run_id: str, directory
         duration_seconds=order.slots * topology.slot,
         trace_folder=directory / "traces",
         command_line=sys.argv,
+        inputs=keep_labels(resolved.inputs, directory),
     )
 
 
 def require_bounded(topology: Topology, slots: int) -> None:
     """Raises InputError for a simulation that memory would not hold."""
     ues = topology.expand()
-    tasks = slots * topology.slot * sum(arrivals_of(ue.spec.arrivals)[0].mean_rate_per_second for ue in ues)
+    tasks = slots * topology.slot * sum(arrivals_of(ue)[0].mean_rate_per_second for ue in ues)
     for what, asked, most in (("slots x UEs", slots * len(ues), MAX_UE_SLOTS), ("tasks", tasks, MAX_TASKS)):
         if asked > most:
             raise InputError(

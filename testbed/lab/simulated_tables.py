@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,9 @@ from controller.contract import (
 from controller.model.delay import cut_codec, wire_bits
 from controller.service.engine import ClosedSlot
 from controller.simulator.result import SimulatedTasks, SimulationResult
+from testbed.inputs.source import Inputs, order_of
 from testbed.programs.controller.slot_records import slot_records
-from testbed.protocol.records import Event, ModelUpdate, SlotRecord
+from testbed.protocol.records import DROPPED, Event, ModelUpdate, SlotRecord
 from testbed.records.streams import SCHEMAS, to_batch
 from testbed.records.tables import STAMPS, RunTables, with_stages
 
@@ -58,15 +61,17 @@ class Watched:
         return checkpoint_info(self._policy)
 
 
-def tables_of(result: SimulationResult, watched: Watched) -> RunTables:
-    """All tables; those of the wires and of the host are empty. Time starts at 0."""
+def tables_of(
+    result: SimulationResult, watched: Watched, inputs: Mapping[str, Inputs] = MappingProxyType({})
+) -> RunTables:
+    """All tables; those of the wires and of the host are empty. Time starts at 0. ``inputs`` by UE."""
     rows: list[SlotRecord] = []
     for closed in watched.closed:
         rows.extend(slot_records(closed, closed.outcome.slot * result.scenario.slot_seconds))
     slots = pa.Table.from_batches([to_batch(rows, SCHEMAS["slots"])])
     slots = _set(slots, "decide_seconds", np.repeat(result.decide_seconds, len(result.scenario.ues)))
     slots = _set(slots, "mean_delay_seconds", result.delay_seconds.ravel())
-    ended = SCHEMAS["tasks"].empty_table() if result.tasks is None else _tasks(result, result.tasks)
+    ended = SCHEMAS["tasks"].empty_table() if result.tasks is None else _tasks(result, result.tasks, inputs)
     tasks = with_stages(
         ended.append_column("announced", pa.array(np.ones(len(ended), dtype=bool)))
         .append_column("records", pa.array((np.array(ended["status"]) != "in_flight").astype(np.int64)))
@@ -87,11 +92,11 @@ def _set(table: pa.Table, name: str, values: Any) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), name, pa.array(values))
 
 
-def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
+def _tasks(result: SimulationResult, tasks: SimulatedTasks, inputs: Mapping[str, Inputs]) -> pa.Table:
     """Rows as the agents record them; a task that is under way at the end, or was given up, has its arrival only."""
     scenario = result.scenario
     ues = tasks.ue
-    done, failed = result.completed(), result.failed()
+    done, failed, dropped = result.completed(), result.failed(), result.dropped()
     queued = np.isnan(tasks.stamps[:, 1])
     timeout = f"timeout: {result.task_timeout_seconds:g} s passed "
     number = np.concatenate([np.arange(n) for n in np.bincount(ues, minlength=len(scenario.ues))]).astype(np.int64)
@@ -105,9 +110,11 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
     columns: dict[str, Any] = {
         "ue": [scenario.ues[ue].name for ue in ues],
         "task": number,
-        "status": np.where(done, "completed", np.where(failed, "failed", "in_flight")),
-        "reason": np.where(
-            failed, np.where(queued, timeout + "in the device queue", timeout + "without an answer"), ""
+        "status": np.select([done, failed, dropped], ["completed", "failed", "dropped"], "in_flight"),
+        "reason": np.select(
+            [failed & queued, failed, dropped],
+            [timeout + "in the device queue", timeout + "without an answer", DROPPED],
+            "",
         ),
         "cut": [result.cut_labels[cut] if ended else None for cut, ended in zip(tasks.cut, done, strict=True)],
         "codec": [None if one is None else one[0] for one in size],
@@ -125,9 +132,21 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks) -> pa.Table:
         "answer": pa.nulls(len(ues), pa.int64()),
         "model_version": np.zeros(len(ues), dtype=np.int64) if tasks.model_version is None else tasks.model_version,
         "answer_checksum": pa.nulls(len(ues), pa.int64()),
+        "input": _inputs(result, ues, number, inputs),
     }
     schema = SCHEMAS["tasks"]
     return pa.table([pa.array(columns[field.name], type=field.type) for field in schema], schema=schema)
+
+
+def _inputs(
+    result: SimulationResult, ues: NDArray[np.int64], number: NDArray[np.int64], inputs: Mapping[str, Inputs]
+) -> NDArray[np.int64]:
+    """Which of its UE's inputs each task is about, as in the lab."""
+    found = np.zeros(len(ues), dtype=np.int64)
+    for index, ue in enumerate(result.scenario.ues):
+        order = order_of(inputs.get(ue.name), result.seed, index)
+        found[ues == index] = order[number[ues == index] % len(order)]
+    return found
 
 
 def _up(counted: NDArray[np.float64] | None, by_cut: list[int | None]) -> list[int | None]:

@@ -14,6 +14,7 @@ from testbed.labfile.channels import channel_of, channel_trace, link_trace
 from testbed.labfile.policy import make_policy, policy_warnings
 from testbed.labfile.scenario import collect_profiles, profile_key, scenario_of
 from testbed.labfile.schema import ExpandedUe, Topology, UeSpec
+from testbed.labfile.ue_inputs import inputs_by_ue
 from testbed.traces.doubts import doubts, outage
 from testbed.traces.files import is_mahimahi
 from testbed.traces.trace import Floats
@@ -26,7 +27,7 @@ def check_files(topology: Topology, where: str) -> list[str]:
     Raises InputError for a file that cannot be read or is not what it should be, for a profile of another model, and
     for a channel on which nothing could ever pass.
     """
-    _known_profiles(topology, where)
+    inputs_by_ue(topology, _known_profiles(topology, where))
     found: list[str] = []
     ues = topology.expand()
     for index, spec in enumerate(topology.ues):

@@ -5,8 +5,6 @@ Every rule that is broken becomes an InputError that names the file, the key, th
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,11 @@ from pydantic import ValidationError
 
 from testbed.errors import InputError
 from testbed.folders import reach
-from testbed.labfile.schema import PolicySpec, Topology
+from testbed.labfile.paths import resolve_paths
+from testbed.labfile.schema import Topology
 from testbed.labfile.schema_errors import input_error
 from testbed.labfile.yaml_text import MAX_DEPTH, parse_yaml
 from testbed.text_files import read_text
-
-#: Names of files that an error lists.
-_LISTED = 20
 
 
 def load(path: Path, overrides: Sequence[str] = (), *, imports: bool = True) -> Topology:
@@ -58,7 +54,7 @@ def parse(raw: Mapping[str, Any], where: str, folder: Path, *, imports: bool = T
         topology = Topology.model_validate({key: value for key, value in raw.items() if not str(key).startswith("x-")})
     except ValidationError as error:
         raise input_error(error, where) from None
-    resolved = _resolve_paths(topology, where, folder)
+    resolved = resolve_paths(topology, where, folder)
     if imports or ":" not in resolved.policy.name:
         _check_policy(resolved, where)
     return resolved
@@ -109,68 +105,6 @@ def _policy_instead_of(policy: object, name: str, imports: bool) -> object:
     except ValueError:  # there is no such policy: refused with the rest of the lab
         return name
     return {"name": name, **{key: value for key, value in policy.items() if key in taken}}
-
-
-def _resolve_paths(topology: Topology, where: str, folder: Path) -> Topology:
-    """Paths in a lab file are relative to it; missing files are found now, not when the lab is half up."""
-
-    def resolve(value: str | None, key: str, what: str) -> str | None:
-        if value is None:
-            return None
-        path = Path(value) if Path(value).is_absolute() else folder / value
-        try:
-            if not path.is_file():
-                raise InputError(
-                    f"key '{key}': the {what} does not exist",
-                    where=where,
-                    value=str(path)[:200],
-                    allowed=f"there: {_listed(path.parent)}",
-                )
-            if not os.access(path, os.R_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            return str(path.resolve())
-        except (OSError, ValueError) as error:  # ValueError: a null character
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise InputError(
-                f"key '{key}': the {what} cannot be read: {reason}", where=where, value=str(path)[:200]
-            ) from None
-
-    ues = []
-    for index, ue in enumerate(topology.ues):
-        channel = ue.channel.model_copy(
-            update={
-                key: resolve(getattr(ue.channel, key), f"ues.{index}.channel.{key}", "trace file")
-                for key in ("trace", "trace_down")
-            }
-        )
-        link = ue.link.model_copy(
-            update={
-                key: resolve(getattr(ue.link, key), f"ues.{index}.link.{key}", "trace file")
-                for key in ("delay_trace", "loss_trace")
-            }
-        )
-        arrivals = ue.arrivals.model_copy(
-            update={"file": resolve(ue.arrivals.file, f"ues.{index}.arrivals.file", "arrivals file")}
-        )
-        profile = resolve(ue.profile, f"ues.{index}.profile", "profile")
-        device = resolve(ue.device, f"ues.{index}.device", "device's profile")
-        changed = {"channel": channel, "link": link, "arrivals": arrivals, "profile": profile, "device": device}
-        ues.append(ue.model_copy(update=changed))
-    profile = resolve(topology.profile, "profile", "profile")
-    device = resolve(topology.device, "device", "device's profile")
-    policy = topology.policy
-    checkpoint = policy.options.get("checkpoint")
-    if isinstance(checkpoint, str):
-        found = resolve(checkpoint, "policy.checkpoint", "checkpoint")
-        policy = PolicySpec.model_validate({"name": policy.name, **policy.options, "checkpoint": found})
-    return topology.model_copy(update={"ues": tuple(ues), "profile": profile, "device": device, "policy": policy})
-
-
-def _listed(folder: Path) -> str:
-    if not folder.is_dir():
-        return "no such folder"
-    names = sorted(path.name for path in folder.iterdir())
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 def _check_policy(topology: Topology, where: str) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from controller.contract import ModelProfile, Scenario
 from testbed.errors import os_error_text
 from testbed.inference.profiles import profile_cache_path, read_profile, write_profile
+from testbed.inputs.source import Inputs
 from testbed.labfile.channels import make_traces, mean_states, peak_states
 from testbed.labfile.policy import Notify
 from testbed.labfile.scenario import arrivals_of, collect_profiles, scenario_of
 from testbed.labfile.schema import ExpandedUe, Topology
+from testbed.labfile.ue_inputs import inputs_by_ue, with_resized_inputs
 from testbed.traces.trace import Trace
 
 
@@ -25,12 +27,13 @@ class ResolvedLab:
     folder: Path  # the lab file's, absolute: a user's model is imported from there
     ues: tuple[ExpandedUe, ...]
     profiles: Mapping[str, ModelProfile]  # by profile_key: what stages are paced to
+    inputs: Mapping[str, Inputs]  # by UE; one that is not there has random images
     traces: Mapping[str, Trace]  # by UE: what the wires replay
     scenario: Scenario  # what a policy may know
 
     def arrival_times(self) -> dict[str, tuple[float, ...]]:
         """Arrivals in seconds of those UEs whose arrivals come from a file; empty for the others."""
-        return {ue.name: arrivals_of(ue.spec.arrivals)[1] for ue in self.ues}
+        return {ue.name: arrivals_of(ue)[1] for ue in self.ues}
 
     def peak_states(self) -> dict[str, float]:
         """The best channel state of each UE."""
@@ -45,6 +48,8 @@ def resolve(
     Raises InputError for a profile, trace or model that does not fit.
     """
     profiles = collect_profiles(topology, where, lambda model: _measured(model, folder, topology.seed, notify))
+    inputs = inputs_by_ue(topology, profiles)
+    profiles = with_resized_inputs(topology, profiles, inputs)
     traces = make_traces(topology, duration_seconds)
     return ResolvedLab(
         topology=topology,
@@ -52,6 +57,7 @@ def resolve(
         folder=folder.absolute(),
         ues=topology.expand(),
         profiles=profiles,
+        inputs=inputs,
         traces=traces,
         scenario=scenario_of(topology, profiles, mean_states(topology, traces)),
     )

@@ -20,27 +20,35 @@ from controller.contract import (
 )
 from testbed.errors import InputError
 from testbed.inference.profiles import read_profile, with_device
+from testbed.inputs.decode import frame_rate
 from testbed.labfile.arrival_files import mean_rate_per_second, read_arrivals
 from testbed.labfile.channels import subchannel_ratios_of
-from testbed.labfile.schema import ArrivalsSpec, ExpandedUe, Topology
+from testbed.labfile.schema import ExpandedUe, Topology
 from testbed.labfile.schema_links import ChannelSpec, RadioSpec
 
 ProfileMaker = Callable[[str], ModelProfile | None]
 
 
-def arrivals_of(spec: ArrivalsSpec) -> tuple[Arrivals, tuple[float, ...]]:
-    """The arrival process of the contract, and the times of a file."""
+def arrivals_of(ue: ExpandedUe) -> tuple[Arrivals, tuple[float, ...]]:
+    """The arrival process of the contract, and the times of a file. Raises InputError for a clip without a rate."""
+    spec = ue.spec.arrivals
+    if spec.process == "video":
+        assert ue.input is not None
+        assert ue.input.video is not None
+        rate = frame_rate(Path(ue.input.video))
+        return Arrivals(process="periodic", rates_per_second=(rate,), on_busy=spec.on_busy), ()
     if spec.process == "file":
         assert spec.file is not None
         times = read_arrivals(Path(spec.file)).times_seconds
-        return Arrivals(process="file", rates_per_second=(mean_rate_per_second(times),)), times
+        return Arrivals("file", (mean_rate_per_second(times),), on_busy=spec.on_busy), times
     rates = spec.rates if spec.rates is not None else (spec.rate or 0.0,)
-    return Arrivals(process=spec.process, rates_per_second=tuple(rates), switch_probability=spec.switch), ()
+    return Arrivals(spec.process, tuple(rates), spec.switch, spec.on_busy), ()
 
 
 def profile_key(ue: ExpandedUe) -> str:
-    """What tells two profiles of a lab apart: the file if one is named, else the model; and the device's, if any."""
-    return " on ".join(filter(None, (ue.profile or ue.model, ue.device)))
+    """What tells two profiles of a lab apart: the file if one is named, else the model; the device's, if any; and what
+    it may have to resize, if anything."""
+    return " on ".join(filter(None, (ue.profile or ue.model, ue.device, str(ue.input.source) if ue.input else "")))
 
 
 def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> dict[str, ModelProfile]:
@@ -105,7 +113,7 @@ def scenario_of(topology: Topology, profiles: Mapping[str, ModelProfile], mean_g
 
 def _ue_of(topology: Topology, ue: ExpandedUe, profile: ModelProfile, mean_gain: float) -> UeScenario:
     spec = ue.spec
-    arrivals, _ = arrivals_of(spec.arrivals)
+    arrivals, _ = arrivals_of(ue)
     ratios_up, ratios_down = subchannel_ratios_of(topology, ue)
     return UeScenario(
         name=UeName(ue.name),

@@ -19,6 +19,9 @@ from pydantic import (
 )
 
 from controller.contract import Codec
+from testbed.labfile.arrival_keys import ArrivalsSpec
+from testbed.labfile.input_keys import InputKey, InputSpec, check_inputs
+from testbed.labfile.model_keys import ModelKey
 from testbed.labfile.schema_base import Model, Name, Wanted, WholeName, bare_off
 from testbed.labfile.schema_links import ChannelSpec, LinkSpec, RadioSpec
 from testbed.units import (
@@ -26,10 +29,8 @@ from testbed.units import (
     Decibels,
     Joules,
     Metres,
-    PerSecond,
     PositiveSeconds,
     PositiveWatts,
-    Ratio,
     Watts,
 )
 
@@ -70,27 +71,6 @@ class ObserveSpec(Model):
     )
 
 
-class ArrivalsSpec(Model):
-    process: Literal["poisson", "periodic", "switching", "file"] = "poisson"
-    rate: PerSecond | None = None
-    rates: tuple[PerSecond, PerSecond] | None = Field(default=None, description="the two rates of 'switching'")
-    switch: Ratio = Field(default=0.0, description="probability per slot that 'switching' changes its rate")
-    file: str | None = Field(default=None, description="one arrival time in seconds per line")
-
-    @model_validator(mode="after")
-    def _fields_fit_process(self) -> ArrivalsSpec:
-        need = {"poisson": "rate", "periodic": "rate", "switching": "rates", "file": "file"}[self.process]
-        for key in ("rate", "rates", "file"):
-            given = getattr(self, key) is not None
-            if key == need and not given:
-                raise ValueError(f"process {self.process!r} needs the key {need!r}")
-            if key != need and given:
-                raise ValueError(f"process {self.process!r} takes the key {need!r}, not {key!r}")
-        if self.process != "switching" and self.switch:
-            raise ValueError("the key 'switch' belongs to process 'switching'")
-        return self
-
-
 class UeSpec(Model):
     """A group of equal UEs; ``count`` above 1 numbers them from 1."""
 
@@ -106,7 +86,8 @@ class UeSpec(Model):
     channel: ChannelSpec
     link: LinkSpec = LinkSpec()
     memory: Bytes = Field(default=0.0, description="of its processes; 0: 2 GiB, where the host can limit it")
-    model: str | None = None
+    model: ModelKey | None = None
+    input: InputKey = None
     profile: str | None = None
     device: str | None = Field(default=None, description="a ModelProfile of another device: heads take its times")
 
@@ -159,6 +140,8 @@ class ExpandedUe(Model):
     index: int
     spec: UeSpec
     model: str
+    weights: str  # random, default, or a path
+    input: InputSpec | None  # None: random images
     profile: str | None
     device: str | None
     distance: Metres | None
@@ -171,7 +154,8 @@ class Topology(Model):
     name: WholeName
     seed: int = Field(default=0, ge=0, lt=2**31)
     slot: PositiveSeconds = 0.5
-    model: str | None = None
+    model: ModelKey | None = None
+    input: InputKey = Field(default=None, description="what tasks are about; none: random images")
     profile: str | None = Field(default=None, description="a ModelProfile file, so that two hosts emulate one device")
     device: str | None = Field(default=None, description="a ModelProfile of another device, for all UEs of the model")
     codec: CodecSpec = CodecSpec()
@@ -201,6 +185,7 @@ class Topology(Model):
             if ue.name.endswith("-"):
                 raise ValueError(f"the UE name {ue.name!r} ends with '-': names end with a letter or a digit")
             names.add(ue.name)
+            check_inputs(ue.spec.arrivals, ue.input, ue.name, uploading=self.uploading is not None)
         if self.radio.access == "noma":
             for spec in self.ues:
                 if spec.channel.kind == "rate":
@@ -230,7 +215,7 @@ class Topology(Model):
             if model is None:
                 raise ValueError(f"UE {spec.name!r} has no model; give 'model' at the top of the file or in the UE")
             # A profile (or device) at the top belongs to the model at the top
-            of_the_lab = spec.model in (None, self.model)
+            of_the_lab = spec.model is None or (self.model is not None and spec.model.name == self.model.name)
             profile = spec.profile or (self.profile if of_the_lab else None)
             device = spec.device or (self.device if of_the_lab else None)
             for number in range(spec.count):
@@ -244,7 +229,9 @@ class Topology(Model):
                         name=name,
                         index=len(result),
                         spec=spec,
-                        model=model,
+                        model=model.name,
+                        weights=model.weights,
+                        input=spec.input or self.input,
                         profile=profile,
                         device=device,
                         distance=distance,

@@ -16,12 +16,12 @@ from testbed.inference.graph import INPUT
 from testbed.inference.partition import SplitModel
 from testbed.inference.pytrees import Slot, leaves
 from testbed.inference.signature import Signature
+from testbed.inference.weight_files import RANDOM_WEIGHTS, Weights
+from testbed.inputs.source import IMAGES
 from testbed.node.preload import split_model
 
 #: On the host. A tail gives way to one with an earlier target at the end of each segment.
 SEGMENT_SECONDS = 2e-3
-#: Inputs per UE; its task n gets number n modulo this. Drawing one anew for every task would cost more than it shows.
-IMAGES = 16
 
 
 def task_input(signature: Signature, seed: int, ue_index: int, task: int) -> Tensor:
@@ -53,8 +53,15 @@ class Tail:
 class CpuBackend:
     """One model on one core of the host. Heads and tails are built when first asked for, or by :meth:`prepare`."""
 
-    def __init__(self, model: str, seed: int, profile: ModelProfile, lab_folder: str = "") -> None:
-        self.split: SplitModel = split_model(model, seed, lab_folder)
+    def __init__(
+        self,
+        model: str,
+        seed: int,
+        profile: ModelProfile,
+        lab_folder: str = "",
+        weights: Weights = RANDOM_WEIGHTS,
+    ) -> None:
+        self.split: SplitModel = split_model(model, seed, lab_folder, weights)
         self.profile = profile
         self._nodes: dict[str, GraphNode] | None = None
         self._segment_seconds = SEGMENT_SECONDS / profile.reference_core.fraction

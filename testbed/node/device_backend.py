@@ -12,6 +12,7 @@ from torch import Tensor
 from controller.contract import ALL_ON_EDGE, Codec, Cut, ModelProfile, cut_from_label
 from testbed.inference import tensors
 from testbed.inference.partition import Segment, SplitModel, State
+from testbed.inference.weight_files import RANDOM_WEIGHTS, Weights
 from testbed.node.backend import CpuBackend, Tail
 from testbed.node.devices import Mark, Stream
 
@@ -49,8 +50,16 @@ class DeviceBackend(CpuBackend):
     a tail with an earlier target can go next.
     """
 
-    def __init__(self, model: str, seed: int, profile: ModelProfile, stream: Stream, lab_folder: str = "") -> None:
-        super().__init__(model, seed, profile, lab_folder)
+    def __init__(
+        self,
+        model: str,
+        seed: int,
+        profile: ModelProfile,
+        stream: Stream,
+        lab_folder: str = "",
+        weights: Weights = RANDOM_WEIGHTS,
+    ) -> None:
+        super().__init__(model, seed, profile, lab_folder, weights)
         self._stream = stream
         self._moved = SplitModel(self.split.graph.on(str(stream.device)))
         self.usage = DeviceUsage()

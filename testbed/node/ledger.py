@@ -40,6 +40,8 @@ class Task:
     answer_checksum: int = 0
     model_version: int = 0
     failure: str = ""  # why the stage thread gave it up
+    input: int = -1  # which of the UE's inputs it is about
+    dropped: bool = False  # it found the device busy
     stream: TaskStream | None = None
     wire_bytes: int = 0
     acknowledged_bytes: int = 0  # of the encoded tensors
@@ -87,15 +89,16 @@ def completed(
         answer=task.answer,
         model_version=task.model_version,
         answer_checksum=task.answer_checksum,
+        input=task.input,
     )
 
 
 def failed(task: Task, ue: str, reason: str) -> records.TaskRecord:
-    """The record of a task that ends without an answer."""
+    """The record of a task that ends without an answer, or that the device never took."""
     return records.TaskRecord(
         ue=ue,
         task=task.number,
-        status="failed",
+        status="dropped" if task.dropped else "failed",
         reason=reason,
         cut="" if task.cut is None else cut_label(task.cut),
         codec=task.codec,
@@ -121,6 +124,7 @@ def failed(task: Task, ue: str, reason: str) -> records.TaskRecord:
         transmit_joules=task.transmit_joules,
         answer=-1,
         model_version=task.model_version,
+        input=task.input,
     )
 
 
@@ -216,7 +220,7 @@ class Books:
         if math.isnan(task.received_seconds):  # else it was charged when the edge had received it
             self._sums.transmit_joules += task.transmit_joules
         self._end(failed(task, self._ue, reason))
-        self._sums.failures += 1
+        self._sums.failures += not task.dropped
 
     def take_sums(self) -> SlotSums:
         """Of the slot that ends; the next one begins."""

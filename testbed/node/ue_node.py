@@ -29,7 +29,7 @@ class UeNode:
         """Raises what a missing or malformed profile or model raises."""
         self.config = config
         profile = read_profile(Path(config.profile_path))
-        self.backend = CpuBackend(config.model, config.seed, profile, config.lab_folder)
+        self.backend = CpuBackend(config.model, config.seed, profile, config.lab_folder, config.weights)
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.control = ControlLink(self.context, config.node, config.lab_directory)
         self.decisions = DecisionBox()

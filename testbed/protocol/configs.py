@@ -14,6 +14,8 @@ import msgspec
 
 from controller.contract import Arrivals, Codec, Scenario, Uploading
 from testbed.errors import TestbedError, first_line
+from testbed.inference.weight_files import RANDOM_WEIGHTS, Weights
+from testbed.inputs.source import Inputs
 from testbed.wires.impairment import UNIMPAIRED, Impairment
 
 DATA_PORT = 5555
@@ -52,6 +54,8 @@ class UeConfig(Config, frozen=True):
     receive_watts: float = 0.0
     uploading: Uploading | None = None  # the edge starts without models
     lab_folder: str = ""  # the lab file's: where a user's factory runs; empty: the working directory
+    weights: Weights = RANDOM_WEIGHTS
+    inputs: Inputs | None = None  # None: random images
 
 
 class EdgeUe(msgspec.Struct, frozen=True):
@@ -60,6 +64,7 @@ class EdgeUe(msgspec.Struct, frozen=True):
     profile_path: str
     address: str  # the edge's address on this UE's wire
     round_trip_seconds: float = 0.0  # configured delay of the wire, both ways
+    weights: Weights = RANDOM_WEIGHTS
 
 
 class EdgeConfig(Config, frozen=True):

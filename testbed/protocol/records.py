@@ -29,10 +29,14 @@ class TaskArrived(Record, frozen=True):
     arrival_seconds: float
 
 
+#: Reason of a dropped task.
+DROPPED = "the device was busy"
+
+
 @recorded(
     "tasks",
     by=["ue"],
-    values={"status": ["completed", "failed"], "codec": ["", "fp32", "fp16", "uint8"]},
+    values={"status": ["completed", "failed", "dropped"], "codec": ["", "fp32", "fp16", "uint8"]},
 )
 class TaskRecord(Record, frozen=True):
     """One finished (or failed) task. Stamps are monotonic seconds; nan where the task never got there.
@@ -42,7 +46,7 @@ class TaskRecord(Record, frozen=True):
 
     ue: str
     task: int
-    status: str  # "completed" | "failed"
+    status: str  # "completed" | "failed" | "dropped": it found the device busy, which never took it
     reason: str
     cut: str  # cut_label
     codec: str
@@ -69,6 +73,7 @@ class TaskRecord(Record, frozen=True):
     answer: int  # argmax of the logits: the task's answer really came back
     model_version: int = 0
     answer_checksum: int = 0  # CRC-32 of the logits' bytes
+    input: int = -1  # index of what it was about, among the UE's inputs; -1: not said
 
 
 @recorded("updates", by=["ue"], later=True, values={"status": ["placed", "discarded"]})

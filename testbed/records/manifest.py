@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from controller.contract import Scenario
+from controller.contract import Scenario, UeScenario
 from controller.service.protocol import TaskTotals
 from testbed.errors import InputError
 from testbed.inference.calibration import Calibration
@@ -29,6 +29,16 @@ PACKAGES = ("torch", "torchvision", "numpy", "pyzmq", "msgspec", "pyarrow", "spl
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+class InputFacts(msgspec.Struct, frozen=True):
+    """What a UE's tasks are about; a task's record has the index."""
+
+    kind: str  # "images" | "video" | "array"
+    sha256: str  # of the raw pixels
+    shape: tuple[int, ...]  # (inputs, C, H, W)
+    rate_per_second: float  # of a video's frames; 0: it has none
+    labels: str  # file in the run's directory (testbed.inputs.labels); empty: there are none
+
+
 class UeFacts(msgspec.Struct, frozen=True):
     """What the figures of a UE are judged against."""
 
@@ -37,6 +47,8 @@ class UeFacts(msgspec.Struct, frozen=True):
     energy_budget_joules: float | None  # per slot; None: no budget
     model: str
     profile_sha256: str
+    weights_sha256: str = ""  # of the file of weights; empty: drawn from the seed, or simulated
+    input: InputFacts | None = None  # None: random images
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -89,8 +101,11 @@ def describe_run(
     command_line: Sequence[str],
     host: HostRecord | None = None,
     expected_tasks: Mapping[str, int] = MappingProxyType({}),
+    weights_sha256: Mapping[str, str] = MappingProxyType({}),
+    inputs: Mapping[str, InputFacts] = MappingProxyType({}),
 ) -> Manifest:
-    """Collect everything about this run and this host. ``lab`` is the resolved lab file as plain data."""
+    """Collect everything about this run and this host. ``lab`` is the resolved lab file as plain data; mappings are by
+    UE."""
     return Manifest(
         manifest_version=RUN_FORMAT,
         run_id=run_id,
@@ -103,16 +118,7 @@ def describe_run(
         seed=seed,
         slot_seconds=scenario.slot_seconds,
         duration_seconds=duration_seconds,
-        ues={
-            ue.name: UeFacts(
-                uplink_delay_seconds=ue.uplink_delay_seconds,
-                downlink_delay_seconds=ue.downlink_delay_seconds,
-                energy_budget_joules=None if ue.energy_budget_joules == float("inf") else ue.energy_budget_joules,
-                model=ue.profile.model,
-                profile_sha256=hashlib.sha256(msgspec.json.encode(ue.profile)).hexdigest(),
-            )
-            for ue in scenario.ues
-        },
+        ues={ue.name: _ue_facts(ue, weights_sha256.get(ue.name, ""), inputs.get(ue.name)) for ue in scenario.ues},
         resolved_lab=dict(lab),
         trace_sha256={
             path.relative_to(trace_folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -129,6 +135,18 @@ def describe_run(
         started_utc=_now(),
         host=host,
         expected_tasks=dict(expected_tasks),
+    )
+
+
+def _ue_facts(ue: UeScenario, weights_sha256: str, inputs: InputFacts | None) -> UeFacts:
+    return UeFacts(
+        uplink_delay_seconds=ue.uplink_delay_seconds,
+        downlink_delay_seconds=ue.downlink_delay_seconds,
+        energy_budget_joules=None if ue.energy_budget_joules == float("inf") else ue.energy_budget_joules,
+        model=ue.profile.model,
+        profile_sha256=hashlib.sha256(msgspec.json.encode(ue.profile)).hexdigest(),
+        weights_sha256=weights_sha256,
+        input=inputs,
     )
 
 

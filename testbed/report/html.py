@@ -60,7 +60,7 @@ def _ue_row(tables: RunTables, manifest: Manifest, ue: str) -> dict[str, Any]:
     slots = tables.slots.filter(column(tables.slots, "ue") == ue)
     status = column(tasks, "status")
     delays = column(tasks, "e2e_delay_seconds")[status == "completed"]
-    cuts = [cut for cut in column(tasks, "cut") if cut is not None]
+    cuts = [cut for cut in column(tasks, "cut") if cut]
     shares = sorted(((cuts.count(cut) / len(cuts), cut) for cut in set(cuts)), reverse=True)
     energy = column(slots, "compute_joules") + column(slots, "transmit_joules")
     return {
@@ -69,6 +69,7 @@ def _ue_row(tables: RunTables, manifest: Manifest, ue: str) -> dict[str, Any]:
         "completed": int((status == "completed").sum()),
         "failed": int((status == "failed").sum()),
         "in_flight": int((status == "in_flight").sum()),
+        "dropped": int((status == "dropped").sum()),
         "mean": float(delays.mean()) if len(delays) else None,
         "p95": float(np.quantile(delays, 0.95)) if len(delays) else None,
         "energy": float(energy.mean()) if len(energy) else None,

@@ -29,13 +29,14 @@ class _Ue:
     arrived: int = 0
     completed: int = 0
     failed: int = 0
+    dropped: int = 0
     cut: str = ""
     rate_bits_per_second: float = float("nan")
     delays: deque[tuple[float, float]] = field(default_factory=deque)  # (end, E2E), the last WINDOW_SECONDS
 
     @property
     def waiting(self) -> int:
-        return self.arrived - self.completed - self.failed
+        return self.arrived - self.completed - self.failed - self.dropped
 
     def recent(self, now: float) -> list[float]:
         while self.delays and self.delays[0][0] < now - WINDOW_SECONDS:
@@ -115,6 +116,8 @@ class LiveTable:
                 ue.completed += 1
                 end = record.result_received_seconds
                 ue.delays.append((end, end - record.arrival_seconds))
+            elif record.status == "dropped":
+                ue.dropped += 1
             else:
                 ue.failed += 1
         elif isinstance(record, SlotRecord):
@@ -147,9 +150,13 @@ class LiveTable:
             f"{self._progress_text()}: slot {self._slot},"
             f" {sum(ue.arrived for ue in self._ues.values())} arrived,"
             f" {sum(ue.completed for ue in self._ues.values())} done,"
-            f" {sum(ue.failed for ue in self._ues.values())} failed,"
+            f" {sum(ue.failed for ue in self._ues.values())} failed,{self._dropped()}"
             f" {sum(ue.waiting for ue in self._ues.values())} waiting, mean E2E of the last 10 s {mean}"
         )
+
+    def _dropped(self) -> str:
+        dropped = sum(ue.dropped for ue in self._ues.values())
+        return f" {dropped} dropped," if dropped else ""
 
     def render(self) -> RenderableType:
         """Header and one row per UE."""

@@ -21,12 +21,13 @@ from testbed.report.placement_costs import PlacementCosts, placement_costs
 
 
 class TaskCounts(msgspec.Struct, frozen=True):
-    """arrived = completed + failed + in_flight."""
+    """arrived = completed + failed + in_flight + dropped."""
 
     arrived: int
     completed: int
     failed: int
     in_flight: int
+    dropped: int = 0  # that found their device busy, which never took them
 
 
 class Delay(msgspec.Struct, frozen=True):
@@ -56,7 +57,7 @@ class Summary(msgspec.Struct, frozen=True):
     cuts: dict[str, float]  # share of the tasks that took a cut, by label
     fidelity: dict[str, Value]  # the figures that have a headline
     run_dir: str
-    #: part of the arrived tasks that the delays are not of; above 1 % they are censored
+    #: part of the tasks that devices took which the delays are not of; above 1 % they are censored
     missing_ratio: float = 0.0
     censored: bool = False
     backlog: Backlog | None = None  # None: written before it was looked at
@@ -79,8 +80,9 @@ def summarise(
     if len(delays):
         stages = {stage: float(column(completed, STAGE_COLUMNS[stage]).mean()) for stage in STAGES}
     cuts = column(tasks, "cut")
-    labels, numbers = np.unique(cuts[[cut is not None for cut in cuts]].astype(str), return_counts=True)
+    labels, numbers = np.unique(cuts[[bool(cut) for cut in cuts]].astype(str), return_counts=True)
     completions = int((status == "completed").sum())
+    dropped = int((status == "dropped").sum())
     return Summary(
         run_id=manifest.run_id,
         lab=manifest.lab,
@@ -95,6 +97,7 @@ def summarise(
             completed=completions,
             failed=int((status == "failed").sum()),
             in_flight=int((status == "in_flight").sum()),
+            dropped=dropped,
         ),
         e2e_delay_seconds=Delay(
             mean=float(delays.mean()) if len(delays) else None,
@@ -105,7 +108,7 @@ def summarise(
         cuts={str(label): float(number / numbers.sum()) for label, number in zip(labels, numbers, strict=True)},
         fidelity={name: fidelity.value(name) for name in HEADLINES},
         run_dir=str(run_directory.resolve()),
-        **missing_of(len(tasks), completions),
+        **missing_of(len(tasks) - dropped, completions),
         backlog=fidelity.backlog,
         unstable=fidelity.backlog.unstable,
         settled_ratio=settled_ratio(tables),
@@ -113,9 +116,9 @@ def summarise(
     )
 
 
-def missing_of(arrived: int, completed: int) -> dict[str, Any]:
+def missing_of(taken: int, completed: int) -> dict[str, Any]:
     """``missing_ratio`` and ``censored``: slow tasks are those that are missing, so a mean without them is too low."""
-    missing = 1.0 - completed / arrived if arrived else 0.0
+    missing = 1.0 - completed / taken if taken else 0.0
     return {"missing_ratio": missing, "censored": missing > CENSORED_RATIO}
 
 

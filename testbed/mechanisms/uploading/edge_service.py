@@ -335,5 +335,8 @@ def load_models(config: EdgeConfig) -> dict[str, EdgeModel]:
     """By UE, their parameters forgotten."""
     read = functools.cache(lambda path: read_profile(Path(path)))
     return edge_models(
-        {ue.name: (split_model(ue.model, config.seed, config.lab_folder), read(ue.profile_path)) for ue in config.ues}
+        {
+            ue.name: (split_model(ue.model, config.seed, config.lab_folder, ue.weights), read(ue.profile_path))
+            for ue in config.ues
+        }
     )

@@ -36,21 +36,21 @@ def load_backends(
 
 
 def _load(config: EdgeConfig, stream: Stream | None) -> dict[str, CpuBackend]:
-    made: dict[tuple[str, str], CpuBackend] = {}
+    made: dict[tuple[str, str, str], CpuBackend] = {}
     for ue in config.ues:
         key = _key(ue)
         if key not in made:
             profile = read_profile(Path(ue.profile_path))
             if stream is None:
-                made[key] = CpuBackend(ue.model, config.seed, profile, config.lab_folder)
+                made[key] = CpuBackend(ue.model, config.seed, profile, config.lab_folder, ue.weights)
             else:
-                made[key] = DeviceBackend(ue.model, config.seed, profile, stream, config.lab_folder)
+                made[key] = DeviceBackend(ue.model, config.seed, profile, stream, config.lab_folder, ue.weights)
             made[key].prepare_tails(profile.known_cuts)
     return {ue.name: made[_key(ue)] for ue in config.ues}
 
 
-def _key(ue: EdgeUe) -> tuple[str, str]:
-    return ue.model, ue.profile_path
+def _key(ue: EdgeUe) -> tuple[str, str, str]:
+    return ue.model, ue.profile_path, ue.weights.sha256
 
 
 def usage_of(backends: Mapping[str, CpuBackend]) -> DeviceUsage:

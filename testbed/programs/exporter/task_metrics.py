@@ -129,7 +129,15 @@ TASK_METRICS = (
         "counter",
         "Tasks that failed.",
         UE,
-        (one(TaskRecord, lambda task: None if is_completed(task) else 1),),
+        (one(TaskRecord, lambda task: 1 if task.status == "failed" else None),),
+        {},
+    ),
+    Metric(
+        "tasks_dropped",
+        "counter",
+        "Tasks that found their device busy, which never took them.",
+        UE,
+        (one(TaskRecord, lambda task: 1 if task.status == "dropped" else None),),
         {},
     ),
     Metric(

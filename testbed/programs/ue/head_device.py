@@ -41,7 +41,8 @@ class HeadDevice:
 
     def check(self, own: UeDecision) -> None:
         """Raises ValueError for a head without speed."""
-        if (own.cut != ALL_ON_EDGE or own.stop_rule) and not 0 < own.device_speed < math.inf:
+        computes = own.cut != ALL_ON_EDGE or own.stop_rule or self._backend.profile.head_seconds[0] > 0  # it resizes
+        if computes and not 0 < own.device_speed < math.inf:
             raise ValueError(f"cut {own.cut} at device speed {own.device_speed}")
 
     def interrupt(self) -> None:
@@ -66,7 +67,7 @@ class HeadDevice:
         else:
             task.header, task.buffers = self._backend.head(task.number, cut, codec, image)
         computed = time.monotonic()
-        task.head_compute_seconds = stopped.compute_seconds + computed - began
+        task.head_compute_seconds += stopped.compute_seconds + computed - began
         target = task.head_start_seconds + task.head_target_seconds
         if reference == 0:
             task.head_end_seconds = task.head_start_seconds

@@ -12,11 +12,12 @@ from controller.contract import UeDecision
 from controller.service import protocol
 from testbed.inference.signature import Signature
 from testbed.node.arrivals import ArrivalSchedule
-from testbed.node.backend import IMAGES, task_input
 from testbed.node.control import DecisionBox
+from testbed.node.feed import Feed
 from testbed.node.last_words import reason_of
 from testbed.node.ledger import Task
 from testbed.node.threads import AgentThread
+from testbed.protocol import records
 from testbed.protocol.configs import UeConfig
 
 #: A decision is made at its slot's start and is here some milliseconds later. A head that starts in between waits so
@@ -68,7 +69,7 @@ class StageThread(AgentThread):
         self._decisions = decisions
         self._device = device
         self._lost = lost
-        self._images = [task_input(signature, config.seed, config.ue_index, number) for number in range(IMAGES)]
+        self._feed = Feed(config.inputs, signature, config.seed, config.ue_index)
         self._schedule: ArrivalSchedule | None = None
         self._first_task = 0
         self.started = 0  # number of the task that leaves the device queue next
@@ -95,10 +96,15 @@ class StageThread(AgentThread):
             if arrival is None:
                 continue
             start = max(arrival, free_seconds)
+            if self._is_dropped(number, arrival, free_seconds):
+                served += 1
+                self.started += 1
+                self._lost(Task(number, arrival, input=self._feed.index(number), dropped=True, failure=records.DROPPED))
+                continue
             decision = self._decision(start)
             if decision is None:
                 continue
-            task = Task(number, arrival)
+            task = Task(number, arrival, input=self._feed.index(number))
             served += 1
             if time.monotonic() - arrival > self._config.task_timeout_seconds:
                 task.failure = f"timeout: {self._config.task_timeout_seconds:g} s passed in the device queue"
@@ -130,6 +136,18 @@ class StageThread(AgentThread):
         self._wake.wait()
         return None
 
+    def _is_dropped(self, number: int, arrival_seconds: float, free_seconds: float) -> bool:
+        """Whether the camera has thrown a task away by the time that the device is free for it."""
+        match self._config.arrivals.on_busy:
+            case "drop":
+                return arrival_seconds < free_seconds
+            case "latest":
+                assert self._schedule is not None  # there was an arrival
+                newer = self._schedule.arrival_seconds(number + 1)
+                return newer is not None and newer < free_seconds and newer <= self._schedule.end_seconds
+            case _:
+                return False
+
     def _decision(self, start_seconds: float) -> tuple[protocol.Apply, UeDecision] | None:
         """The one of the slot in which the head starts, or the last one if that does not come in time; waits for the
         first one."""
@@ -151,4 +169,7 @@ class StageThread(AgentThread):
         task.decision_sequence = apply.decision.sequence
         task.speed = own.device_speed
         task.transmit_watts = self._config.transmit_watts if own.transmit_watts is None else own.transmit_watts
-        return self._device.serve(task, own, self._images[task.number % IMAGES])
+        began = time.monotonic()
+        given = self._feed.input(task.number)
+        task.head_compute_seconds = time.monotonic() - began
+        return self._device.serve(task, own, given)

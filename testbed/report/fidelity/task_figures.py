@@ -37,6 +37,7 @@ class TaskEnds:
     timed_out: int
     in_flight: int
     ues_without_completion: int  # of those with tasks
+    dropped: int = 0  # that found their device busy, which never took them
     most_failures: str = ""  # the most frequent reason of failed ones, and how often
 
 
@@ -59,7 +60,7 @@ def ends_of(tables: RunTables, manifest: Manifest) -> TaskEnds:
     timed_out = np.array([(reason or "").startswith(TIMEOUT) for reason in column(tasks, "reason")], dtype=bool)
     timed_out &= status == "failed"
     ues = column(tasks, "ue")
-    completed = status == "completed"
+    completed, dropped = status == "completed", status == "dropped"
     return TaskEnds(
         arrived=len(tasks),
         completed=int(completed.sum()),
@@ -67,6 +68,7 @@ def ends_of(tables: RunTables, manifest: Manifest) -> TaskEnds:
         timed_out=int(timed_out.sum()),
         in_flight=int((status == "in_flight").sum()),
         ues_without_completion=len(set(ues) - set(ues[completed])),
+        dropped=int(dropped.sum()),
         most_failures=_most(column(tasks, "reason")[(status == "failed") & ~timed_out]),
     )
 
@@ -126,7 +128,8 @@ def backlog(run: Evidence) -> Backlog:
 
 
 def _of_arrived(part: Callable[[TaskEnds], int]) -> Callable[[Evidence], Value]:
-    return lambda run: ratio(part(run.once(ends)), run.once(ends).arrived)
+    """Of those that arrived and that a device took."""
+    return lambda run: ratio(part(run.once(ends)), run.once(ends).arrived - run.once(ends).dropped)
 
 
 def _most_failures(run: Evidence) -> str:

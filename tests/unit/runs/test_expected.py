@@ -28,7 +28,7 @@ def test_it_is_what_the_ues_schedule(law: str, seconds: float) -> None:
     topology = load(LAB, [f"ues.0.arrivals={law}"])
     expected = expected_tasks(topology, seconds)
     for ue in topology.expand():
-        process = ArrivalProcess(arrivals_of(ue.spec.arrivals)[0], topology.slot, topology.seed, ue.index)
+        process = ArrivalProcess(arrivals_of(ue)[0], topology.slot, topology.seed, ue.index)
         schedule = ArrivalSchedule(process, Start(100.0, topology.slot, seconds))
         schedule.extend(100.0 + seconds + 5.0)
         times = [time for task in range(1000) if (time := schedule.arrival_seconds(task)) is not None]

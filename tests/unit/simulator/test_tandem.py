@@ -20,7 +20,7 @@ from controller.model.queueing import tandem_delay_seconds
 from controller.policies.base import BasicPolicy
 from controller.policies.examples import example_scenario
 from controller.policies.static import Fixed
-from controller.simulator import tandem
+from controller.simulator import given, tandem
 from controller.simulator.channels import ChannelStates
 from controller.simulator.simulate import SimulationResult, simulate
 from controller.solvers.allocation.chain import ChainTables
@@ -301,7 +301,7 @@ def test_queues_that_an_observation_reports_are_those_of_the_tasks() -> None:
 def test_arrivals_out_of_order_are_refused() -> None:
     one = np.ones(1)
     with pytest.raises(ValueError, match="sorted"):
-        tandem.Tandem([np.array([1.0, 0.5])], tandem.Fixed(one, one, one, one, np.array([False]), one))
+        tandem.Tandem([np.array([1.0, 0.5])], given.Fixed(one, one, one, one, np.array([False]), one))
 
 
 def given_up(times: list[float], service: tuple[float, float, float, float, float], timeout: float) -> list[float]:
