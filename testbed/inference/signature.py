@@ -48,6 +48,12 @@ class Signature:
     examples: tuple[Tensor, ...] = field(repr=False)  # such as an application sends; of an image (1, C, H, W)
     image: bool
 
+    @property
+    def takes_frames(self) -> bool:
+        """Whether a task's input is one uint8 image (1, C, H, W), whoever normalises it."""
+        first = self.examples[0]
+        return len(self.examples) == 1 and first.dtype == torch.uint8 and first.ndim == 4 and first.shape[0] == 1
+
     def arguments(self, tensors: Sequence[Tensor]) -> Arguments:
         """(args, kwargs) of the module with these tensors."""
         return filled(self.given, tensors)  # type: ignore[no-any-return]

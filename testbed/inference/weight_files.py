@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: ``weights`` of a model that names no file: drawn from the lab's seed, or what the library of the model publishes.
 RANDOM, DEFAULT = "random", "default"
 SAFETENSORS = ".safetensors"
+#: Of classifiers that answer in training only, which torchvision's files hold and a lab's models lack.
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.", "aux_classifier.")
 _NAMED = 4  # keys of a state dict that an error names
 _FORMS = "safetensors, or a state dict as torch.save(module.state_dict(), FILE) writes it"
 
@@ -48,6 +50,7 @@ def apply(module: nn.Module, weights: Weights, model: str) -> None:
         return
     path = Path(weights.path)
     state = _read(path, weights.sha256)
+    module = _inner(module, state)
     held = {key: value for key, value in module.state_dict().items() if _is_tensor(value)}
     _check_keys(state, held, model, path)
     try:
@@ -56,6 +59,15 @@ def apply(module: nn.Module, weights: Weights, model: str) -> None:
         raise InputError(
             f"the model does not take these weights: {first_line(error)}", where="model.weights", value=str(path)
         ) from error
+
+
+def _inner(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """What a wrapper of one module wraps, if the names are those of that: weights are of a model, not of what a lab
+    needs around it."""
+    children = list(module.children())
+    if len(children) == 1 and not module.state_dict().keys() & state.keys() & children[0].state_dict().keys():
+        return children[0] if children[0].state_dict().keys() & state.keys() else module
+    return module
 
 
 def _read(path: Path, sha256: str) -> dict[str, Tensor]:
@@ -108,7 +120,9 @@ def _check_keys(state: Mapping[str, Any], held: Mapping[str, Tensor], model: str
     given = {_place(held[key]) for key in state if key in held}
     # Of tensors that share memory safetensors keeps one.
     missing = [key for key, value in held.items() if key not in state and _place(value) not in given]
-    unexpected = [key for key, value in state.items() if key not in held and _is_tensor(value)]
+    unexpected = [
+        key for key, value in state.items() if key not in held and _is_tensor(value) and not key.startswith(_AUXILIARY)
+    ]
     other = [
         f"{key} {tuple(state[key].shape)} for {tuple(value.shape)}"
         for key, value in held.items()

@@ -75,12 +75,21 @@ def _check_traced(topology: Topology, ue: ExpandedUe, where: str, folder: Path) 
         with_device(profile, profile_for(ue, ue.device, where))
     moves = topology.uploading is not None or topology.retraining is not None
     weights = weights_of(ue.model, ue.weights, folder)
-    voucher = Voucher(ue.model, folder, profile, f"{'weights move' if moves else ''} {weights.sha256}".strip())
+    asked = ("weights move" if moves else "", weights.sha256, "fed" if ue.input is not None else "")
+    voucher = Voucher(ue.model, folder, profile, " ".join(filter(None, asked)))
     if voucher.known:
         return
     from testbed.inference.partition import load_split_model
 
     split = load_split_model(ue.model, topology.seed, (folder,), weights)
+    if ue.input is not None and not split.model.signature.takes_frames:
+        raise InputError(
+            f"the model of {ue.name!r} takes no images",
+            where="input",
+            value=ue.model,
+            allowed="a model of one uint8 image; any other gets inputs drawn from the seed",
+            fix="Remove the key 'input'.",
+        )
     if moves and split.model.packed:
         raise InputError(
             f"the weights of {split.model.packed!r} are packed by a quantised layer and cannot be sent or retrained",

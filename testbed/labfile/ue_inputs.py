@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from controller.contract import ModelProfile
-from testbed.errors import InputError
 from testbed.inputs.source import Inputs
 from testbed.inputs.store import inputs_of
 from testbed.labfile.scenario import profile_key
@@ -21,22 +20,10 @@ def inputs_by_ue(topology: Topology, profiles: Mapping[str, ModelProfile]) -> di
     for ue in topology.expand():
         if ue.input is not None:
             profile = profiles.get(profile_key(ue))
-            channels = 3 if profile is None else _channels(profile, ue.name)
+            shape = () if profile is None else profile.nodes[0].output_shape
+            channels = shape[1] if len(shape) == 4 else 3  # what takes no images is refused with its model
             found[ue.name] = inputs_of(ue.input.source, channels)
     return found
-
-
-def _channels(profile: ModelProfile, ue: str) -> int:
-    shape = profile.nodes[0].output_shape
-    if len(shape) != 4 or profile.nodes[0].dtype not in ("f32", "u8"):
-        raise InputError(
-            f"the model of {ue!r} takes no images",
-            where="input",
-            value=f"{profile.model}: {profile.nodes[0].dtype} of shape {shape}",
-            allowed="a model of images; any other gets inputs drawn from the seed",
-            fix="Remove the key 'input'.",
-        )
-    return shape[1]
 
 
 def with_resized_inputs(
@@ -49,7 +36,7 @@ def with_resized_inputs(
         if ue.name in inputs and resized[key] is profiles[key]:
             _, channels, height, width = inputs[ue.name].shape
             target = profiles[key].nodes[0].output_shape
-            if (height, width) != (target[2], target[3]):
+            if len(target) == 4 and (height, width) != (target[2], target[3]):
                 from testbed.inference.resizing import resize_seconds, with_resizing  # imports torch
 
                 seconds = resize_seconds(channels, (height, width), (target[2], target[3]))

@@ -24,7 +24,7 @@ class Feed:
         self._drawn = [task_input(signature, seed, ue_index, number) for number in self._order] if not inputs else []
         if inputs is None:
             return
-        if not signature.image:
+        if not signature.takes_frames:
             raise TestbedError("the model takes no images, and its inputs are some")
         self._height, self._width = signature.examples[0].shape[2:]
         array = np.load(Path(inputs.path), mmap_mode="c", allow_pickle=False)  # torch wants to be able to write

@@ -122,3 +122,9 @@ def test_published_weights_come_from_the_cache_or_a_line_says_that_there_is_no_n
     assert all(torch.equal(found[key], value) for key, value in state.items())
     with refused("no library publishes weights of this model"):
         weights_of(SMALL, "default", HERE)
+
+
+def test_weights_are_of_a_model_not_of_what_a_lab_wraps_it_in(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    wrapped = loaded(saved(tmp_path / "w.pt", {**state, "aux1.weight": torch.ones(3)}), model="few_weights:wrapped")
+    found = wrapped.module.state_dict()
+    assert all(torch.equal(found[f"inner.{key}"], value) for key, value in state.items())
