@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -13,14 +14,17 @@ import numpy as np
 from controller.model.channel import Channel, Fading, Shadowing
 from testbed.cli import out as out_types
 from testbed.errors import InputError
-from testbed.text_files import read_text
-from testbed.traces import Kind, Trace, describe, generate, load_trace, read_mahimahi, read_trace, write_trace
+from testbed.traces import Kind, Trace, describe, generate, load_trace, write_trace
+from testbed.traces.arrays import AXES
+from testbed.traces.clock import TIME_UNITS
 from testbed.traces.doubts import DEFAULT_FLOOR_BITS_PER_SECOND, doubts, outage
-from testbed.traces.files import is_mahimahi, joined
-from testbed.traces.foreign import TITLES, Foreign, Format, guess, read_foreign
-from testbed.traces.mahimahi import DEFAULT_BIN_SECONDS
+from testbed.traces.files import is_mahimahi
+from testbed.traces.importing import import_file
+from testbed.traces.layouts import known_formats
 from testbed.traces.plots import save_plot, text_plot
-from testbed.units import DECIBEL, DURATION, FREQUENCY, LENGTH, Dimension
+from testbed.traces.series import Wanted
+from testbed.traces.value_units import REFERENCE_DBM, UNITS
+from testbed.units import DECIBEL, DURATION, FREQUENCY, LENGTH, POWER, Dimension
 
 
 def _quantity(dimension: Dimension) -> Callable[[click.Context, click.Parameter, str], float]:
@@ -43,10 +47,20 @@ def _optional_quantity(dimension: Dimension) -> Callable[[click.Context, click.P
             return None
         width = convert(context, parameter, value)
         if width < 1e-3:
-            raise InputError("the bin is too short", where=parameter.opts[0], value=value, allowed="1 ms or more")
+            raise InputError("the step is too short", where=parameter.opts[0], value=value, allowed="1 ms or more")
         return width
 
     return converted
+
+
+def _optional_level(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """A power with its unit, in dBm."""
+    watts = None if value is None else _quantity(POWER)(context, parameter, value)
+    if watts is None:
+        return None
+    if watts <= 0:
+        raise InputError("a power is above 0", where=parameter.opts[0], value=value)
+    return 10.0 * math.log10(watts / 1e-3)
 
 
 @click.group("trace")
@@ -117,9 +131,37 @@ def show(file: Path, kind: Kind | None, png: Path | None, width: int, as_json: b
 
 
 @command.command("import")
-@click.argument("up", type=click.Path(path_type=Path))
-@click.option("--down", type=click.Path(path_type=Path), help="The downlink's own file [default: the same].")
-@click.option("--format", "form", type=click.Choice(tuple(TITLES)), help="What the file is [default: by its content].")
+@click.argument("up", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("down_file", metavar="[DOWNLINK_FILE]", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("auto", *known_formats())),
+    default="auto",
+    show_default=True,
+    help="What the file is; auto: by its content.",
+)
+@click.option("--time", "time", metavar="COL", default="", help="Column of the times, by name or number.")
+@click.option("--up", "up_column", metavar="COL", default="", help="Column, or array, of the uplink's values.")
+@click.option("--down", "down_column", metavar="COL", default="", help="... of the downlink's [default: the same].")
+@click.option(
+    "--unit", default="", metavar="UNIT", help=f"Of the values: {', '.join(UNITS)} (dBm, W: RSRP; m: distance)."
+)
+@click.option("--time-unit", type=click.Choice(TIME_UNITS), help="Of the times [default: as they look].")
+@click.option(
+    "--step", callback=_optional_quantity(DURATION), help="Time from row to row, where there is no column of it."
+)
+@click.option("--where", metavar="COL=VALUE", multiple=True, help="Rows that count; several: all must hold.")
+@click.option(
+    "--tx-power",
+    callback=_optional_level,
+    metavar="LEVEL",
+    help=f"Of the reference signal, per resource element [default: '{REFERENCE_DBM:.4g} dBm', 46 dBm over 20 MHz].",
+)
+@click.option(
+    "--index", metavar="N,...", default="", help="Of the leading axes of coefficients; a colon keeps an axis."
+)
+@click.option("--axes", metavar="NAME,...", default="", help=f"The last axes of coefficients: {', '.join(AXES)}.")
 @click.option(
     "--bin",
     "width",
@@ -127,41 +169,69 @@ def show(file: Path, kind: Kind | None, png: Path | None, width: int, as_json: b
     help="Width of a step [default: 100 ms for Mahimahi, else as in the file].",
 )
 @click.option("--out", type=out_types.FILE, required=True, help="The CSV to write.")
+@click.option("--png", type=out_types.FILE, help="Plot what was made to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def import_trace(
-    up: Path, down: Path | None, form: Format | None, width: float | None, out: Path, as_json: bool
+    up: Path,
+    down_file: Path | None,
+    form: str,
+    time: str,
+    up_column: str,
+    down_column: str,
+    unit: str,
+    time_unit: str | None,
+    step: float | None,
+    where: tuple[str, ...],
+    tx_power: float | None,
+    index: str,
+    axes: str,
+    width: float | None,
+    out: Path,
+    png: Path | None,
+    as_json: bool,
 ) -> None:
-    """Turn a recorded trace into ours: Mahimahi's (bits per step and mean rate are kept exactly), two columns of
-    seconds and Mbit/s, a log of G-NetTrack (kbit/s), a log of bytes and ms per row. The unit that was taken is said."""
-    found = form or guess(read_text(up, "trace"))
-    if found is None:
-        raise InputError(
-            "no format that is known",
-            where=str(up),
-            allowed=", ".join((*get_args(Foreign), "mahimahi")),
-            fix="--format",
-        )
-    click.echo(f"- {up.name} is read as {TITLES[found]}", err=True)
-    if found == "mahimahi":
-        trace = read_mahimahi(up, down, DEFAULT_BIN_SECONDS if width is None else width).without_repeats()
-    else:
-        trace = _read_as(found, up)
-        if down is not None:
-            trace = joined(trace, _read_as(found, down), str(down))
-        if width is not None:
-            try:
-                trace = trace.binned(width).without_repeats()
-            except ValueError as error:
-                raise InputError(str(error), where="--bin", fix="Take a wider one.") from None
-    write_trace(trace, out, note=f"{found} {up.name}" + (f" and {down.name}" if down else ""))
-    _print_summary(trace, out, as_json, mahimahi=found == "mahimahi")
+    """Turn a recorded trace into ours: Mahimahi's (bits per step and mean rate are kept exactly), logs and tables with
+    rates, dB, RSRP, distances, delays or losses, arrays of channel simulators. What it was taken for is said."""
+    wanted = Wanted(
+        time=time,
+        up=up_column,
+        down=down_column,
+        unit=unit,
+        time_unit=time_unit,
+        step_seconds=step,
+        where=_conditions(where),
+        reference_dbm=tx_power,
+        index=_indices(index),
+        axes=tuple(name.strip() for name in axes.split(",")) if axes else (),
+    )
+    asked = None if form == "auto" else next(name for name in known_formats() if name == form)
+    read = import_file(up, down_file, asked, wanted, width)
+    for note in read.notes:
+        click.echo(f"- {note}", err=True)
+    write_trace(read.trace, out, note=f"{read.format} {up.name}" + (f" and {down_file.name}" if down_file else ""))
+    if png is not None:
+        save_plot(read.trace, png, title=up.name)
+    _print_summary(read.trace, out, as_json, mahimahi=read.format == "mahimahi", read_as=read.notes)
 
 
-def _read_as(form: Format, path: Path) -> Trace:
-    return read_trace(path) if form == "testbed" else read_foreign(path, form)  # type: ignore[arg-type]
+def _conditions(texts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    for text in texts:
+        if "=" not in text:
+            raise InputError("not a condition", where="--where", value=text, allowed="COLUMN=VALUE")
+    return tuple((column.strip(), value.strip()) for column, _, value in (text.partition("=") for text in texts))
 
 
-def _print_summary(trace: Trace, path: Path, as_json: bool, *, mahimahi: bool = False) -> None:
+def _indices(text: str) -> tuple[int | None, ...]:
+    words = [word.strip() for word in text.split(",")] if text else []
+    for word in words:
+        if word != ":" and not (word.isascii() and word.isdigit()):
+            raise InputError("not an index", where="--index", value=text, allowed="whole numbers and colons: 0,:,0")
+    return tuple(None if word == ":" else int(word) for word in words)
+
+
+def _print_summary(
+    trace: Trace, path: Path, as_json: bool, *, mahimahi: bool = False, read_as: tuple[str, ...] = ()
+) -> None:
     found = doubts(trace)
     if trace.kind == "rate":
         below = outage(trace, trace.up, trace.down, DEFAULT_FLOOR_BITS_PER_SECOND, mahimahi=mahimahi)
@@ -169,7 +239,7 @@ def _print_summary(trace: Trace, path: Path, as_json: bool, *, mahimahi: bool = 
     for doubt in found:
         click.echo(f"warning: {path}: {doubt}", err=True)
     mean = trace.mean()
-    summary = {
+    summary: dict[str, object] = {
         "file": str(path),
         "kind": trace.kind,
         "steps": len(trace),
@@ -178,6 +248,8 @@ def _print_summary(trace: Trace, path: Path, as_json: bool, *, mahimahi: bool = 
         "up": {"mean": mean.up, "min": float(np.min(trace.up)), "max": float(np.max(trace.up))},
         "down": {"mean": mean.down, "min": float(np.min(trace.down)), "max": float(np.max(trace.down))},
     }
+    if read_as:
+        summary["read_as"] = list(read_as)
     if as_json:
         click.echo(json.dumps(summary, indent=1))
         return

@@ -12,11 +12,8 @@ import numpy as np
 
 from testbed.errors import InputError
 from testbed.text_files import read_text
+from testbed.traces.clock import EPOCH_SECONDS, FINER_EPOCHS
 
-#: No experiment starts later than this after its origin (three years); what does counts from 1970.
-EPOCH_SECONDS = 1e8
-#: ... in ms, us and ns: the same with 10^3 each.
-_FINER = ((1e17, "ns", 1e9), (1e14, "us", 1e6), (1e11, "ms", 1e3))
 _SLOW_SECONDS = 30.0
 _DENSE_PER_SECOND = 1000.0
 MAX_TIMES = 5_000_000
@@ -69,7 +66,7 @@ def _read_as_of(path: Path, _modified_ns: int) -> ArrivalFile:
     if len(times) > MAX_TIMES:
         raise InputError("too many arrival times", where=str(path), value=len(times), allowed=f"up to {MAX_TIMES}")
     times.sort()
-    for least, unit, divisor in _FINER:
+    for least, unit, divisor in FINER_EPOCHS:
         if times[-1] >= least:
             raise InputError(
                 f"these are times in {unit} since 1970",

@@ -75,6 +75,8 @@ def outage(trace: Trace, up: Floats, down: Floats, floor_bits_per_second: float,
         for factor, unit in ((1e3, "kbit/s"), (1e6, "Mbit/s")):
             if low and low * factor >= floor_bits_per_second:
                 text += f"; if its values are in {unit}, multiply them by {factor:.0f}"
+                text += f" (`testbed trace import --unit {unit}`)"
+                text += f" (`testbed trace import --unit {unit}`)"
                 break
     elif trace.kind == "gain":
         text += "; its gains are linear: -120 dB are 1e-12"

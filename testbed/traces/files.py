@@ -23,19 +23,19 @@ import numpy as np
 
 from testbed.errors import InputError
 from testbed.text_files import read_text
-from testbed.traces.foreign import COLUMNS, MAGIC, guess, way_out
+from testbed.traces.arrays import array_format
+from testbed.traces.layouts import COLUMNS, MAGIC, TITLES, guess, import_command, way_out
 from testbed.traces.mahimahi import read_mahimahi
 from testbed.traces.trace import MAX_STEPS, Kind, Trace
+from testbed.traces.value_units import LARGEST
 
 _KEYS = ("kind", "duration_seconds", "note")
 MAHIMAHI_SUFFIXES = (".up", ".down")
-#: Above these a value has another unit than it should.
-_LARGEST: dict[Kind, float] = {"gain": 1.0, "rate": 1e13, "delay": 3600.0, "loss": 1.0}
 _OTHER_UNITS: dict[Kind, str] = {
-    "gain": "A gain is a linear power ratio: a path loss of L dB is 10^(-L/10), 120 dB are 1e-12.",
+    "gain": "A gain is a linear power ratio, 120 dB of path loss are 1e-12: `{command} --unit dB` writes it.",
     "rate": "A rate is in bit/s.",
-    "delay": "A delay is in seconds: divide ms by 1000.",
-    "loss": "A loss is a ratio: divide percent by 100.",
+    "delay": "A delay is in seconds: `{command} --unit ms` divides by 1000.",
+    "loss": "A loss is a ratio: `{command} --unit %` divides by 100.",
 }
 
 
@@ -77,7 +77,7 @@ def load_trace(path: Path, kind: Kind | None = None, down: Path | None = None) -
 
 def is_mahimahi(path: Path) -> bool:
     """By what it holds; by its suffix where that says nothing. Raises InputError for a file that cannot be read."""
-    found = guess(read_text(path, "trace", f"a CSV with the columns {COLUMNS}"))
+    found = guess(_text(path))
     return found == "mahimahi" or (found is None and path.suffix in MAHIMAHI_SUFFIXES)
 
 
@@ -99,13 +99,16 @@ def joined(up: Trace, down: Trace, where: str) -> Trace:
         while (time := trace.step_time(number, "loop")) < duration:
             times.add(time)
             number += 1
-    ordered = np.array(sorted(times))
+    # nine digits, as in files: rounding makes two of one time, and one just before the end
+    nearest = 2e-9 * duration
+    ordered = np.array(sorted(time for time in times if time < duration - nearest))
+    ordered = ordered[np.diff(ordered, prepend=-duration) > nearest]
     return Trace(ordered, up.sampled(ordered)[0], down.sampled(ordered)[1], up.kind, duration)
 
 
 def read_trace(path: Path, kind: Kind | None = None) -> Trace:
     """A trace file of ours. Raises InputError with file and line for anything that is not as the module says."""
-    text = read_text(path, "trace", f"a CSV with the columns {COLUMNS}")
+    text = _text(path)
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     header: dict[str, str] = {}
     first_row = 0
@@ -134,6 +137,19 @@ def read_trace(path: Path, kind: Kind | None = None) -> Trace:
     if not rows:
         raise InputError("a trace without a row", where=str(path), allowed="at least one row after the column line")
     return _trace(rows, header, resolved, str(path))
+
+
+def _text(path: Path) -> str:
+    """Raises InputError, for a file of arrays with the command that takes it."""
+    arrays = array_format(path)
+    if arrays is not None:
+        raise InputError(
+            "not a text file",
+            where=str(path),
+            allowed=f"a CSV with the columns {COLUMNS}",
+            fix=f"This looks like {TITLES[arrays]}: {import_command(path, '--step STEP')}",
+        )
+    return read_text(path, "trace", f"a CSV with the columns {COLUMNS}")
 
 
 def _read_header(line: str, header: dict[str, str], where: str) -> None:
@@ -176,10 +192,11 @@ def _read_row(line: str, previous_seconds: float | None, kind: Kind, where: str)
             value = float(text)
         except ValueError:
             value = math.nan
-        largest = math.inf if name == "time_seconds" else _LARGEST[kind]
+        largest = math.inf if name == "time_seconds" else LARGEST[kind]
         if not (math.isfinite(value) and 0 <= value <= largest):
             allowed = "a finite number, >= 0" + ("" if math.isinf(largest) else f", at most {largest:g}")
             fix = "" if name == "time_seconds" or math.isnan(value) else _OTHER_UNITS[kind]
+            fix = fix.format(command="testbed trace import FILE --out OUT.csv")
             raise InputError(f"{name} is not a value", where=where, value=text[:80], allowed=allowed, fix=fix)
         values.append(value)
     if previous_seconds is None and values[0] != 0:

@@ -1,193 +1,185 @@
-"""Recorded traces as other people keep them: which format a file has, and its rates as a trace of ours.
+"""Recorded traces as other people keep them, as traces of ours.
 
-- ``seconds-mbps``: two columns, seconds and Mbit/s, no header (what adaptive-streaming research passes around);
-- ``gnettrack``: the CSV of G-NetTrack Pro, columns ``Timestamp``, ``DL_bitrate``, ``UL_bitrate`` in kbit/s; several
-  rows in one second are averaged, ``-`` is missing;
-- ``hsdpa``: the log of the Norwegian 3G commutes: Unix time, ms, latitude, longitude, bytes and ms since the last row.
-
-Times are counted from the first one; a value holds until the next time. A file of one direction serves both.
+Times are counted from the first one; rows of one time are averaged; a value holds until the next time, and so does the
+last one that is known where one is missing. A file of one direction serves both.
 """
 
 from __future__ import annotations
 
-import csv
-import math
-import re
-from collections.abc import Callable
-from datetime import UTC, datetime
+import dataclasses
 from pathlib import Path
-from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from testbed.errors import InputError
 from testbed.text_files import read_text
-from testbed.traces.trace import Trace
-
-COLUMNS = "time_seconds,up,down"
-MAGIC = "# testbed trace 1"
-
-Foreign = Literal["seconds-mbps", "gnettrack", "hsdpa"]
-Format = Literal["testbed", "mahimahi", Foreign]
-#: How each is called in notes and errors.
-TITLES: dict[Format, str] = {
-    "testbed": "a trace of ours",
-    "mahimahi": "Mahimahi's, a line per 1504 bytes, its time in ms",
-    "seconds-mbps": "two columns, seconds and Mbit/s",
-    "gnettrack": "a log of G-NetTrack, rates in kbit/s",
-    "hsdpa": "a log of bytes and ms per row, as of the Norwegian 3G commutes",
-}
-#: Of one user on any radio: above it a column is not in Mbit/s, or a row lies about its time.
-_MOST_BITS_PER_SECOND = 1e11
-
-_Rows = list[tuple[float, float, float]]  # seconds, up, down in bit/s
+from testbed.traces.clock import moment, seconds_from_first
+from testbed.traces.layouts import (
+    LAYOUTS,
+    TITLES,
+    Layout,
+    TableFormat,
+    command_for,
+    generic_layout,
+    is_date,
+)
+from testbed.traces.series import Imported, Series, Wanted, make_trace, value_unit
+from testbed.traces.text_table import Table, parse_table
+from testbed.traces.trace import Floats
 
 
-def guess(text: str) -> Format | None:
-    """What a file's text looks like, from its first lines; None: like nothing that is read here."""
-    lines = [line.strip() for line in text[:20_000].splitlines() if line.strip()]
-    if not lines:
-        return None
-    if lines[0].startswith(MAGIC) or any(line.replace(" ", "") == COLUMNS for line in lines[:5]):
-        return "testbed"
-    if all(line.isascii() and line.isdigit() for line in lines[:5]):
-        return "mahimahi"
-    if "timestamp" in lines[0].lower() and re.search(r"\b[ud]l_bitrate\b", lines[0].lower()):
-        return "gnettrack"
-    widths = {len(_numbers(line)) for line in lines[:5]}
-    return "seconds-mbps" if widths == {2} else "hsdpa" if widths == {6} else None
+def read_foreign(path: Path, form: TableFormat, wanted: Wanted = Wanted()) -> Imported:  # noqa: B008  # frozen
+    """A table as a trace. Raises InputError with file and line."""
+    table = parse_table(read_text(path, "trace", TITLES[form]))
+    if table is None or not table.rows:
+        raise InputError("a trace without a row", where=str(path), allowed=TITLES[form])
+    layout = _layout(table, form, wanted, path)
+    chosen = _chosen(table, layout, wanted, str(path))
+    times, clock = _times(chosen, layout, wanted, path)
+    ways = [_values(chosen, name, path) if name else None for name in (layout.up, layout.down)]
+    if layout.elapsed:
+        return _of_bytes(chosen, layout, times, path)
+    series = Series(
+        times,
+        up=ways[0],
+        down=ways[1],
+        names=(layout.up, layout.down),
+        where=tuple(f"{path}, line {line}" for line in chosen.lines),
+    )
+    found = make_trace(series, layout.unit, wanted, str(path), layout.reference_dbm)
+    columns = [f"{what} {name!r}" for what, name in (("up", layout.up), ("down", layout.down)) if name]
+    said = f"{f'time {layout.time!r} ({clock})' if layout.time else f'a row every {wanted.step_seconds:g} s'}, "
+    said += f"{', '.join(columns)} in {value_unit(series, layout.unit, wanted, str(path))}"
+    return dataclasses.replace(found, notes=(said, *found.notes))
 
 
-def way_out(text: str, path: Path) -> str:
-    """What to do with a file that is no trace of ours, for an error."""
-    found = guess(text)
-    if found is not None:
-        return f"This looks like {TITLES[found]}: testbed trace import {path} --out {path.with_suffix('.csv').name}"
-    first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
-    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
-        if mark in first:
-            return f"Its columns are separated by {name}: write commas, and a point in decimal numbers."
-    return f"Other formats are read by `testbed trace import`: {', '.join(get_args(Foreign))}, mahimahi."
+def _layout(table: Table, form: TableFormat, wanted: Wanted, path: Path) -> Layout:
+    """The columns that are read, all of them there."""
+    layout = generic_layout(table) if form == "csv" else LAYOUTS[form]
+    names = [name.lower() for name in table.names]
+    if layout.width and layout.width != len(table.names):
+        raise InputError(
+            "not a row of this format",
+            where=f"{path}, line {table.lines[0]}",
+            value=" ".join(table.rows[0])[:80],
+            allowed=TITLES[form],
+        )
+    if wanted.up or wanted.down:
+        # of what the layout says only time and recordings hold for other columns
+        layout = dataclasses.replace(layout, up=wanted.up, down=wanted.down, unit="", elapsed="")
+    elif form != "csv" and not layout.width:  # a file of one direction has one of them
+        up, down = (name if name in names else "" for name in (layout.up, layout.down))
+        layout = dataclasses.replace(layout, up=up, down=down)
+    if wanted.step_seconds is not None:
+        layout = dataclasses.replace(layout, time="")
+    elif wanted.time:
+        layout = dataclasses.replace(layout, time=wanted.time)
+    elif not layout.time or not (layout.up or layout.down):
+        raise InputError(
+            "it is not clear which columns hold time and values",
+            where=str(path),
+            value=table.looks(),
+            fix=f"Name them: {command_for(table, path)} (without a column of times: --step '1 s').",
+        )
+    return layout
 
 
-def read_foreign(path: Path, kind: Foreign) -> Trace:
-    """Rates of a recorded trace. Raises InputError with file and line."""
-    text = read_text(path, "trace", TITLES[kind])
-    reader: Callable[[str, Path], tuple[_Rows, float | None]] = {
-        "seconds-mbps": _seconds_mbps,
-        "gnettrack": _gnettrack,
-        "hsdpa": _hsdpa,
-    }[kind]
-    rows, end = reader(text, path)
-    if not rows:
-        raise InputError("a trace without a row", where=str(path), allowed=TITLES[kind])
-    begin = rows[0][0]
-    times, up, down = zip(*((time - begin, up, down) for time, up, down in rows), strict=True)
-    last = times[-1] - times[-2] if len(times) > 1 else 1.0
-    duration = times[-1] + last if end is None else end - begin
-    if not (math.isfinite(duration) and duration > times[-1]):
-        raise InputError("the last step has no length", where=str(path), value=times[-1], allowed=TITLES[kind])
-    return Trace(times, up, down, "rate", duration).without_repeats()  # type: ignore[arg-type]  # become arrays
+def _chosen(table: Table, layout: Layout, wanted: Wanted, where: str) -> Table:
+    """The rows of one recording. Raises InputError where there are several, and none."""
+    keep = np.ones(len(table.rows), dtype=bool)
+    for column, value in wanted.where:
+        keep &= _column(table, table.index(column, "--where")) == value
+    numbers = np.flatnonzero(keep)
+    if not numbers.size:
+        column = wanted.where[-1][0]
+        there = dict.fromkeys(_column(table, table.index(column, "--where")).tolist())
+        raise InputError(
+            "no row is left",
+            where="--where",
+            value=", ".join(f"{name}={value}" for name, value in wanted.where),
+            allowed=f"{column}: {', '.join(list(there)[:20])}",
+        )
+    chosen = dataclasses.replace(table, rows=[table.rows[n] for n in numbers], lines=[table.lines[n] for n in numbers])
+    names = [name.lower() for name in table.names]
+    for column in layout.one_of:
+        if column in names:
+            values = list(dict.fromkeys(_column(chosen, names.index(column)).tolist()))
+            if len(values) > 1:
+                raise InputError(
+                    "the file holds several recordings",
+                    where=where,
+                    value=f"{table.names[names.index(column)]}: {', '.join(values[:20])}",
+                    fix=f"Choose one: --where {table.names[names.index(column)]}={values[0]}",
+                )
+    return chosen
 
 
-def _numbers(line: str) -> list[float]:
-    """The values of a row; empty unless all of them are finite numbers."""
-    try:
-        values = [float(word) for word in re.split(r"[\s,;]+", line.strip())]
-    except ValueError:
-        return []
-    return values if all(math.isfinite(value) for value in values) else []
+def _column(table: Table, index: int) -> NDArray[np.str_]:
+    return np.array([row[index] if index < len(row) else "" for row in table.rows], dtype=np.str_)
 
 
-def _row(line: str, width: int, where: str, allowed: str) -> list[float]:
-    values = _numbers(line)
-    if len(values) != width or (width == 2 and values[1] < 0):
-        raise InputError("not a row of this format", where=where, value=line[:80], allowed=allowed)
+def _times(table: Table, layout: Layout, wanted: Wanted, path: Path) -> tuple[Floats, str]:
+    """Seconds from the first row, shape (rows,), and how they are written."""
+    if not layout.time:
+        assert wanted.step_seconds is not None
+        return np.arange(len(table.rows), dtype=np.float64) * wanted.step_seconds, "rows"
+    index = table.index(layout.time, f"{path}, --time" if wanted.time else str(path))
+    dates = is_date(table, index)
+    numbers = np.empty(len(table.rows))
+    for place, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
+        text = _cell(table, row, index, f"{path}, line {line}")
+        found = moment(text) if dates else None
+        if not dates:
+            try:
+                found = table.number(text)
+            except ValueError:
+                found = None
+        if found is None or found != found:
+            allowed = "dates as in the first row" if dates else "numbers, or dates such as 2019.12.14_10.16.30"
+            raise InputError("not a time", where=f"{path}, line {line}", value=text[:80], allowed=allowed)
+        numbers[place] = found
+    if dates:
+        return numbers - numbers[0], "dates"
+    return seconds_from_first(numbers, wanted.time_unit or ("ms" if layout.elapsed else None), layout.time)
+
+
+def _cell(table: Table, row: list[str], index: int, where: str) -> str:
+    if index >= len(row):
+        text = table.separator.join(row)[:80]
+        raise InputError("a row is too short", where=where, value=text, allowed=f"{len(table.names)} values")
+    return row[index]
+
+
+def _values(table: Table, column: str, path: Path) -> Floats:
+    """Of a column, shape (rows,), nan where one is missing."""
+    index = table.index(column, str(path))
+    values = np.empty(len(table.rows))
+    for place, (row, line) in enumerate(zip(table.rows, table.lines, strict=True)):
+        where = f"{path}, line {line}"
+        text = _cell(table, row, index, where)
+        try:
+            values[place] = table.number(text)
+        except ValueError:
+            raise InputError(
+                f"{table.names[index]} is not a value", where=where, value=text[:80], allowed="a finite number, or -"
+            ) from None
     return values
 
 
-def _add(rows: _Rows, time: float, up: float, down: float, where: str) -> None:
-    if rows and not time > rows[-1][0]:
-        raise InputError("times must rise", where=where, value=time, allowed=f"above {rows[-1][0]:g}")
-    if not max(up, down) <= _MOST_BITS_PER_SECOND:
-        raise InputError(
-            "this is no rate of a radio link",
-            where=where,
-            value=f"{max(up, down):.3g} bit/s",
-            allowed=f"up to {_MOST_BITS_PER_SECOND:.0e} bit/s",
-            fix="Is the file of another format, or in another unit? See testbed trace import --help.",
-        )
-    rows.append((time, up, down))
-
-
-def _seconds_mbps(text: str, path: Path) -> tuple[_Rows, float | None]:
-    rows: _Rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip() and not line.startswith("#"):
-            where = f"{path}, line {number}"
-            seconds, mbits = _row(line, 2, where, "seconds and Mbit/s")
-            _add(rows, seconds, mbits * 1e6, mbits * 1e6, where)
-    return rows, None
-
-
-def _hsdpa(text: str, path: Path) -> tuple[_Rows, float | None]:
+def _of_bytes(table: Table, layout: Layout, ends_seconds: Floats, path: Path) -> Imported:
     """A row tells what came since the one before: its rate holds up to its time."""
-    rows: _Rows = []
-    end: float | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        where = f"{path}, line {number}"
-        _, milliseconds, _, _, received, elapsed = _row(line, 6, where, "Unix time, ms, latitude, longitude, bytes, ms")
-        if not (elapsed > 0 and received >= 0):
-            raise InputError("a row without a time", where=where, value=line[:80], allowed="bytes >= 0 in ms > 0")
-        rate = received * 8 / (elapsed / 1000.0)
-        _add(rows, (milliseconds - elapsed) / 1000.0 if end is None else end, rate, rate, where)
-        end = milliseconds / 1000.0
-        if not end > rows[-1][0]:
-            raise InputError("times must rise", where=where, value=milliseconds, allowed=f"above {rows[-1][0] * 1e3:g}")
-    return rows, end
-
-
-def _gnettrack(text: str, path: Path) -> tuple[_Rows, float | None]:
-    lines = text.splitlines()
-    head = next(index for index, line in enumerate(lines) if line.strip())
-    delimiter = max(",;\t", key=lines[head].count)
-    names = [name.strip().lower() for name in next(csv.reader([lines[head]], delimiter=delimiter))]
-    columns = {name: names.index(name) for name in ("timestamp", "ul_bitrate", "dl_bitrate") if name in names}
-    if "timestamp" not in columns or len(columns) < 2:
-        raise InputError("not the column line", where=str(path), allowed="Timestamp, DL_bitrate, UL_bitrate")
-    seconds: list[tuple[float, list[float], list[float], str]] = []  # with all rates of that second, each way
-    for number, line in enumerate(lines[head + 1 :], start=head + 2):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        fields = next(csv.reader([line], delimiter=delimiter))
-        if len(fields) <= max(columns.values()):
-            raise InputError("a row is too short", where=where, value=line[:80], allowed=f"{len(names)} values")
-        time = _time(fields[columns["timestamp"]].strip(), where)
-        if not seconds or time != seconds[-1][0]:
-            seconds.append((time, [], [], where))
-        for name, found in (("ul_bitrate", seconds[-1][1]), ("dl_bitrate", seconds[-1][2])):
-            if name in columns and (word := fields[columns[name]].strip()) not in ("-", ""):
-                values = _numbers(word)
-                if len(values) != 1 or values[0] < 0:
-                    raise InputError(f"{name} is not a value", where=where, value=word[:80], allowed="kbit/s, or -")
-                found.append(values[0] * 1e3)
-    rows: _Rows = []
-    for time, up, down, where in seconds:
-        if len(columns) == 2:  # one direction serves both
-            up = down = up or down
-        if up or down:
-            # missing one way: as before
-            before = rows[-1][1:] if rows else (0.0, 0.0)
-            means = [math.fsum(way) / len(way) if way else old for way, old in zip((up, down), before, strict=True)]
-            _add(rows, time, means[0], means[1], where)
-    return rows, None
-
-
-def _time(text: str, where: str) -> float:
-    for form in ("%Y.%m.%d_%H.%M.%S", "%Y-%m-%d %H:%M:%S", "%Y.%m.%d %H:%M:%S"):
-        try:
-            return datetime.strptime(text, form).replace(tzinfo=UTC).timestamp()
-        except ValueError:
-            continue
-    raise InputError("not a time", where=where, value=text[:80], allowed="2019.12.14_10.16.30")
+    received, elapsed = _values(table, layout.down, path), _values(table, layout.elapsed, path)
+    for row, line, count, milliseconds in zip(table.rows, table.lines, received, elapsed, strict=True):
+        if not (milliseconds > 0 and count >= 0):
+            raise InputError(
+                "a row without a time",
+                where=f"{path}, line {line}",
+                value=" ".join(row)[:80],
+                allowed="bytes >= 0 in ms > 0",
+            )
+    starts = np.concatenate(([ends_seconds[0] - elapsed[0] / 1e3], ends_seconds[:-1]))
+    where = tuple(f"{path}, line {line}" for line in table.lines)
+    series = Series(starts - starts[0], None, received / (elapsed / 1e3), ("", "bytes in the ms before"), where)
+    end = float(ends_seconds[-1] - starts[0])
+    return make_trace(series, "B/s", Wanted(), str(path), None, end_seconds=end)
