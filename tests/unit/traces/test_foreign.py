@@ -15,9 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller.model.channel import path_gain
-from testbed.cli.simulate import command as simulate
 from testbed.cli.trace import command
 from testbed.errors import InputError
+from testbed.lab.simulate import SimulationOrder, simulate_lab
+from testbed.labfile.load import load
+from testbed.records.tables import column, read_tables
 from testbed.traces import Trace, load_trace, read_trace, write_trace
 from testbed.traces.foreign import read_foreign
 from testbed.traces.layouts import TableFormat, guess
@@ -321,9 +323,12 @@ def test_a_lab_replays_an_imported_trace_in_the_simulator(tmp_path: Path) -> Non
         "   channel: {trace: ue.csv, kind: rate}}\npolicy: edge-only\n"
     )
     run = tmp_path / "run"
-    options = [str(lab), "--slots", "20", "--out", str(run)]
-    result = CliRunner().invoke(simulate, options, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    simulate_lab(SimulationOrder(load(lab, []), str(lab), tmp_path, run, 20, "event"), lambda _text: None)
     kept = read_trace(run / "traces" / "ue.csv")
     np.testing.assert_allclose(kept.up, played.up)
-    np.testing.assert_allclose(kept.times_seconds, played.times_seconds)
+    tasks = read_tables(run).tasks
+    bits = 8 * column(tasks, "wire_bytes")
+    rates = np.where(column(tasks, "received_seconds") < 5, 2e6, 20e6)
+    one_rate = (column(tasks, "received_seconds") < 5) | (column(tasks, "transfer_start_seconds") > 5)
+    assert one_rate.sum() >= 8
+    np.testing.assert_allclose(column(tasks, "stage_uplink_seconds")[one_rate], (bits / rates)[one_rate], rtol=1e-3)
