@@ -45,6 +45,7 @@ VERBS = {
     "report": "report",
     "compare": "compare",
     "sweep": "sweep",
+    "campaign": "campaign",
     "images": "images",
     "completion": "completion",
 }

@@ -1,52 +1,24 @@
-"""``testbed sweep FILE``."""
+"""``testbed sweep FILE``: a campaign of one key, without a file of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
-import msgspec
-from rich.console import Console
-from rich.table import Table
 
+from testbed.campaign.load import campaign_of
 from testbed.cli import options
 from testbed.cli import out as out_types
-from testbed.cli.again import enter
-from testbed.errors import InputError, InvalidRunError
+from testbed.cli.campaign import run_and_show
+from testbed.errors import InputError
 from testbed.lab.choice import LabChoice
-from testbed.lab.prepare import RunOrder
-from testbed.lab.run import RUNNING, execute
-from testbed.lab.runtimes import select
-from testbed.lab.simulate import SimulationOrder, simulate_lab
-from testbed.lab.sweep import Point, draw_points, split_values, sweep
-from testbed.labfile.schema import Topology
-from testbed.report.html import si_seconds
-from testbed.report.live import LiveTable
+from testbed.labfile.yaml_text import parse_yaml
 from testbed.units import DURATION
 
-
-def _table(points: Sequence[Point], key: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(key)
-    for title in ("mean E2E", "95 % interval", "p95", "J / slot", "energy / budget", "done", "failed"):
-        table.add_column(title, justify="right")
-    table.add_column("valid")
-    for point in points:
-        interval = point.mean_ci95_seconds
-        table.add_row(
-            point.value,
-            si_seconds(point.mean_seconds),
-            "–" if interval is None else f"± {si_seconds(interval)}",
-            si_seconds(point.p95_seconds),
-            "–" if point.energy_joules_per_slot is None else f"{point.energy_joules_per_slot:.3g}",
-            "–" if point.worst_energy_ratio is None else f"{point.worst_energy_ratio:.3f}",
-            str(point.tasks),
-            str(point.failed),
-            "yes" if point.valid else "no",
-        )
-    return table
+#: Over the values.
+DRAWN = ("mean_delay_seconds", "worst_energy_ratio")
 
 
 @click.command("sweep")
@@ -54,65 +26,68 @@ def _table(points: Sequence[Point], key: str) -> Table:
 @options.runtime
 @click.option("--key", required=True, metavar="KEY", help="What to vary, as in --set: policy.V, policy, ues.0.speed.")
 @click.option("--values", required=True, metavar="V,V,...", help="Its values, in order.")
+@click.option("--seeds", metavar="A..B", help="Repeat each value with these seeds; default: the lab's one.")
 @click.option("--simulate", "simulated", is_flag=True, help="In the simulator (event mode) instead of the testbed.")
 @click.option("--slots", type=click.IntRange(min=1), help="Length of each simulation; default 500.")
 @click.option(
     "--duration", type=options.Quantity(DURATION, positive=True), help="How long tasks arrive in each run; default 60s."
 )
 @click.option("--out", type=out_types.FOLDER, help="Folder; default: runs/sweep-LAB-TIME.")
-@click.option("--json", "as_json", is_flag=True, help="Print the points as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print means and differences as JSON.")
 def command(
     lab: LabChoice,
     runtime: str,
     key: str,
     values: str,
+    seeds: str | None,
     simulated: bool,
     slots: int | None,
     duration: float | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Vary one key of a lab: a run or simulation per value, a table and a figure."""
+    """Vary one key of a lab: a campaign of one key."""
     if slots is not None and not simulated:
         raise InputError("--slots is for simulations", where="--slots", value=slots, fix="Use --duration.")
     if duration is not None and simulated:
         raise InputError("--duration is for runs", where="--duration", value=duration, fix="Use --slots.")
-    wanted = split_values(values)
-    # all values are checked before the first is measured
-    labs = {value: lab.also(f"{key}={value}").read() for value in wanted}
-    first = labs[wanted[0]]
-    folder = out or Path("runs") / f"sweep-{first.name}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}"
-    if simulated:
-
-        def measure(value: str, directory: Path) -> None:
-            options.notify(f"{key} = {value}")
-            order = SimulationOrder(labs[value], str(lab.file), lab.folder, directory, slots or 500, "event")
-            simulate_lab(order, options.notify)
-
-    else:
-        enter(first.name, RUNNING)
-        kind = select(runtime, options.notify)
-
-        def measure(value: str, directory: Path) -> None:
-            options.notify(f"{key} = {value}")
-            seconds = duration or 60.0
-            execute(
-                RunOrder(labs[value], str(lab.file), lab.folder, kind, directory, seconds),
-                options.notify,
-                lambda running: LiveTable(str(running.directory), seconds, policy=running.state.policy),
-            )
-
-    points = sweep(wanted, folder, measure)
-    image = folder / "sweep.png"
-    draw_points(points, key, image, _title(first, simulated))
-    click.echo(image, err=True)
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(points), indent=1).decode())
-    else:
-        Console(width=None if Console().is_terminal else 160).print(_table(points, key), highlight=False)
-    if invalid := [point.value for point in points if not point.valid]:
-        raise InvalidRunError(f"invalid for {key} = {', '.join(invalid)}; see the reports in {folder}")
+    if seeds is not None and lab.seed is not None:
+        raise InputError("--seed and --seeds say one thing twice", where="--seeds", value=seeds, fix="Drop one.")
+    name = lab.read().name
+    raw: dict[str, Any] = {
+        "name": "sweep",
+        "lab": str(lab.file.absolute()),
+        "where": "simulator" if simulated else "lab",
+        "vary": {key: [parse_yaml(text, "--values") for text in split_values(values)]},
+        "set": {other: value for other, value in _settings(lab).items() if other != key},
+        "runtime": runtime,
+        "figures": ["cdf"] if key == "seed" else [{"kind": "lines", "over": key, "of": name} for name in DRAWN],
+        **({"slots": slots or 500} if simulated else {"duration": f"{duration or 60.0!r} s"}),
+    }
+    if seeds is not None:
+        raw["vary"]["seed"] = seeds
+    folder = out or Path("runs") / f"sweep-{name}-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}"
+    run_and_show(campaign_of(raw, "sweep", lab.folder), folder, as_json=as_json)
 
 
-def _title(topology: Topology, simulated: bool) -> str:
-    return f"{topology.name}, seed {topology.seed}, {'simulated' if simulated else 'measured'}"
+def _settings(lab: LabChoice) -> dict[str, Any]:
+    """What the command line says of the lab, by key."""
+    pairs = (text.partition("=") for text in lab.sets)
+    return {key: parse_yaml(value, f"--set {key}") for key, _, value in pairs}
+
+
+def split_values(text: str) -> list[str]:
+    """``0.1,0.3`` and ``[1 /s, 2 /s],[2 /s, 4 /s]``: at commas that are in no bracket. Raises InputError if empty."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{(") - (character in "]})")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    values = [part.strip() for part in parts]
+    if not all(values):
+        raise InputError("a value is empty", where="--values", value=text, allowed="VALUE,VALUE,...")
+    if len(set(values)) < len(values):
+        raise InputError("a value is there twice", where="--values", value=text)
+    return values

@@ -17,6 +17,7 @@ from testbed.lab.train import (
     DEFAULT_UPDATES_OF_ALL,
     Learner,
     TrainingOrder,
+    defaults_of,
     require_trainable,
     train,
 )
@@ -71,9 +72,7 @@ def command(
     topology = lab.read()
     everything = policy == "ppo-all"
     path = out or file.parent / "checkpoints" / f"{file.stem}{'-ppo-all' if everything else ''}.npz"
-    learner = learner or ("ppo" if everything else "imitation")
-    if updates is None:
-        updates = DEFAULT_LABS if learner == "imitation" else DEFAULT_UPDATES_OF_ALL if everything else DEFAULT_UPDATES
+    learner, updates = defaults_of(policy, learner, updates)
     if path.suffix != ".npz":
         raise click.BadParameter(f"{path} must end in .npz", param_hint="--out")
     order = TrainingOrder(topology, str(file), lab.folder, learner, updates, seed, path, resume)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.lab import checks
@@ -28,9 +28,12 @@ class LabChoice:
     def folder(self) -> Path:
         return self.file.parent.absolute()
 
-    def also(self, *overrides: str) -> LabChoice:
-        """The same with more overrides, which come last."""
-        return replace(self, overrides=(*self.overrides, *overrides))
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """All of it as ``--set`` takes it."""
+        named = (("policy", self.policy), ("seed", self.seed), ("name", self.name))
+        # what --set says of the policy is about the one that --policy names
+        return (*(f"{key}={value}" for key, value in named if value is not None), *self.overrides)
 
     def read(self, *, imports: bool = True, traced: bool = False) -> Topology:
         """The lab as asked for, its models checked (which runs the user's code, if ``imports``; see
@@ -38,10 +41,7 @@ class LabChoice:
 
         Raises InputError.
         """
-        named = (("policy", self.policy), ("seed", self.seed), ("name", self.name))
-        more = [f"{key}={value}" for key, value in named if value is not None]
-        # what --set says of the policy is about the one that --policy names
-        topology = load(self.file, (*more, *self.overrides), imports=imports)
+        topology = load(self.file, self.sets, imports=imports)
         if imports:
             checks.check_models(topology, str(self.file), self.file.parent, traced=traced)
         for warning in (*lab_files.check_files(topology, str(self.file)), *checks.warnings(topology)):

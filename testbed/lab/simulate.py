@@ -51,6 +51,7 @@ class SimulationOrder:
     slots: int
     mode: Mode
     policy: Policy | None = None  # instead of making the one that the lab names
+    report: bool = True  # whether report.html is written: drawing it takes longer than most simulations
 
 
 def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
@@ -99,7 +100,7 @@ def simulate_lab(order: SimulationOrder, notify: Notify) -> Summary:
     write_tables(tables_of(result, policy, resolved.inputs), directory)
     manifest = close_manifest(directory)
     if order.mode == "event":
-        return conclude(directory)
+        return conclude(directory, report=order.report)
     return _conclude_slots(result, policy, manifest, directory)
 
 

@@ -85,6 +85,15 @@ def require_trainable(policy: str) -> None:
         raise InputError("this policy does not learn", where="POLICY", value=policy, allowed=", ".join(TRAINABLE))
 
 
+def defaults_of(policy: str, learner: Learner | None, updates: int | None) -> tuple[Learner, int]:
+    """What a policy is taught by, and how long, where that is not said."""
+    everything = policy == "ppo-all"
+    learner = learner or ("ppo" if everything else "imitation")
+    if updates is None:
+        updates = DEFAULT_LABS if learner == "imitation" else DEFAULT_UPDATES_OF_ALL if everything else DEFAULT_UPDATES
+    return learner, updates
+
+
 def train(order: TrainingOrder, notify: Notify, progress: Callable[[int, LearningCurve], None]) -> TrainingSummary:
     """Train and write checkpoint, ``.csv`` and ``.png`` of the learning curve, and PPO's training state, side by side.
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
@@ -223,6 +224,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@cache  # of a process: the code that it has imported does not change
 def _git_revision() -> str | None:
     """Revision of the source tree that runs, with ``+changes`` if it differs from it; None outside a git tree."""
     root = Path(__file__).resolve().parents[2]

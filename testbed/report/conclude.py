@@ -14,8 +14,8 @@ from testbed.report.html import write_report
 from testbed.report.summary import Summary, summarise, write_summary
 
 
-def conclude(run_directory: Path, *, warm_up_seconds: float = 0.0) -> Summary:
-    """Write the tables, ``fidelity.json``, ``summary.json`` and ``report.html`` of a run. Idempotent.
+def conclude(run_directory: Path, *, warm_up_seconds: float = 0.0, report: bool = True) -> Summary:
+    """Write the tables, ``fidelity.json``, ``summary.json`` and, with ``report``, ``report.html`` of a run. Idempotent.
 
     Works on a run that died, from what its recorder had flushed. Raises InputError for a directory without a run.
     """
@@ -32,5 +32,6 @@ def conclude(run_directory: Path, *, warm_up_seconds: float = 0.0) -> Summary:
     summary = summarise(tables, manifest, fidelity, run_directory, warm_up_seconds=warm_up_seconds)
     write_fidelity(fidelity, run_directory)
     write_summary(summary, run_directory)
-    write_report(run_directory, tables, manifest, fidelity, summary)
+    if report:
+        write_report(run_directory, tables, manifest, fidelity, summary)
     return summary
