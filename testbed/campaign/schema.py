@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from testbed.campaign.measures import MEASURES
-from testbed.labfile.schema import Model, WholeName
+from testbed.labfile.schema_base import Model, WholeName
 from testbed.units import PositiveSeconds
 
 MAX_POINTS = 100_000
