@@ -135,3 +135,20 @@ def test_every_event_comes_before_one_comes_again() -> None:
     assert netns[:count] != netns[count : 2 * count]
     assert netns == [pick("netns", 1, index) for index in range(60)]
     assert not any("container" in name for name in netns)
+
+
+def test_a_whole_run_is_none_the_worse_for_tables_that_were_written_later() -> None:
+    text = "error: Tables cannot be written (out/run: No space left); what was recorded is safe: make them with report"
+    full = replace(
+        KILLED, event="a full disk", phase="ending", victims=(), lethal=False, code=1, facts=WHOLE, text=text
+    )
+    assert faults(full) == []
+    assert any("and the run is valid" in line for line in faults(replace(full, text="error: out/run")))
+
+
+def test_a_recorder_that_is_asked_to_end_may_write_all_that_comes_until_the_run_is_over() -> None:
+    ended = replace(KILLED, event="SIGTERM to a program", did="recorder", victims=("recorder",), code=0, facts=WHOLE)
+    assert faults(replace(ended, text="")) == []
+    lost = replace(WHOLE, arrived={"ue1": 9, "ue2": 20}, told={})
+    assert any("missing, and of" in line for line in faults(replace(ended, text="", facts=lost)))
+    assert any("did not live" in line for line in faults(replace(ended, text="", event="kill -9 of a program")))
