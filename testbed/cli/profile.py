@@ -120,8 +120,13 @@ def _list_cuts(model: str, seed: int, as_json: bool) -> None:
     from testbed.inference.partition import load_split_model
 
     graph = load_split_model(model, seed).graph
+    opaque = {node.name: node.opaque for node in graph.nodes if node.opaque}
     if as_json:
-        rows = [{"cut": cut_label(cut), "bytes": cut_bytes(graph.nodes, cut)} for cut in graph.chain_cuts]
+        rows: list[dict[str, str | int]] = []
+        for cut in graph.chain_cuts:
+            rows.append({"cut": cut_label(cut), "bytes": cut_bytes(graph.nodes, cut)})
+            if path := opaque.get(cut_label(cut)):
+                rows[-1]["opaque"] = path
         click.echo(msgspec.json.encode(rows))
         return
     table = Table("cut", *[f"{codec} KiB" for codec in CODECS], title=model)
@@ -131,6 +136,8 @@ def _list_cuts(model: str, seed: int, as_json: bool) -> None:
         sizes = (cut_bytes(graph.nodes, cut, codec) for codec in CODECS)
         table.add_row(cut_label(cut), *[f"{size / 1024:.1f}" for size in sizes])
     tables.show(table)
+    for name, path in opaque.items():
+        click.echo(f"opaque: {path} is one node, {name}: its code cannot be followed, or the model names it so")
 
 
 def _table(profile: ModelProfile) -> Table:

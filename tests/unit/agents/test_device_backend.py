@@ -172,7 +172,7 @@ def test_a_device_with_another_answer_is_found_out(profile: ModelProfile) -> Non
     backend = DeviceBackend(TINY[0], SEED, profile, HostStream())
     with torch.no_grad():
         next(iter(backend._moved.graph.root.parameters())).mul_(1.5)
-    with pytest.raises(UnfitDeviceError, match="differ from the CPU's"):
+    with pytest.raises(UnfitDeviceError, match="differs from the CPU's"):
         backend.prepare_tails(profile.chain_cuts)
 
 
