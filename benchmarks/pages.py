@@ -6,11 +6,13 @@ python -m benchmarks.pages        write them
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from benchmarks import contract_tables, protocol_page, record_tables
+from benchmarks import models as models_survey
 from controller.policies import registry
 from testbed.programs.exporter.metrics import METRICS
 from testbed.report.fidelity.fidelity import FIGURES
@@ -54,6 +56,12 @@ def metrics() -> str:
     return "\n".join(rows)
 
 
+def models() -> str:
+    """The survey of models, as it was measured."""
+    found = json.loads((ROOT / "docs" / "figures" / "data" / "models.json").read_text(encoding="utf-8"))
+    return models_survey.table(found["models"])
+
+
 def _first_sentence(kind: type) -> str:
     text = contract_tables.first_paragraph(inspect.getdoc(kind) or "").replace("|", "\\|")
     return text if len(text) < 220 else f"{text[:217]}..."
@@ -68,6 +76,7 @@ PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("fidelity.md", "limits", limits),
     ("monitoring.md", "metrics", metrics),
     ("runs.md", "columns", record_tables.columns),
+    ("profile.md", "models", models),
 )
 
 

@@ -94,7 +94,8 @@ class Voucher:
 def _sources() -> str:
     """Digest of what loads and traces models."""
     folder = Path(__file__).parent
-    files = [*sorted(folder.glob("*.py")), Path(controller.__file__ or "").parent / "user_code.py"]
+    own = Path(controller.__file__ or "").parent
+    files = [*sorted(folder.glob("*.py")), own / "user_code.py", own / "torchvision_operators.py"]
     return _digest(*(file.read_bytes() for file in files))
 
 

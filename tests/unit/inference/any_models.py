@@ -155,6 +155,26 @@ class Scribbled(nn.Module):
         return self.scribbles(self.conv(image))  # type: ignore[no-any-return]
 
 
+class Assigns(nn.Module):
+    """Assignments to parts of a new tensor, and of one that was computed; an exit that is always computed."""
+
+    input_shape = (3, 16, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.early, self.late = nn.Conv2d(3, 4, 3), nn.Linear(4, 3), nn.Linear(8, 3)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        seen = self.conv(image)
+        means = seen.mean((2, 3))
+        both = torch.zeros(1, 8)
+        both[:, :4] = means
+        both[:, 4:] = seen.amax((2, 3))
+        seen[:, 0] = 0.0
+        both += seen.sum()
+        return {"early": self.early(means), "late": self.late(both)}
+
+
 class LooksAtItself(nn.Module):
     """A method that cannot be followed, in the middle of code that can."""
 

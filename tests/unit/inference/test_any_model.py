@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from testbed.inference import tensors
 from testbed.inference.bundles import MalformedBundle, bundle, parts_of
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.models import answer_to, load_model
-from testbed.inference.partition import SplitModel
+from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.pytrees import leaves
 from testbed.inference.tensors import raw
 from testbed.node.backend import CpuBackend, task_input
@@ -29,7 +30,8 @@ from testbed.node.devices import HostStream
 
 HERE = Path(__file__).parent
 Load = Callable[[str], SplitModel]
-OWN = ["Lstm", "UNet", "Sound", "Gated", "SmallDetector", "named_opaque", "Kept", "Scribbled", "LooksAtItself"]
+OWN = ["Lstm", "UNet", "Sound", "Gated", "SmallDetector", "named_opaque", "Kept"]
+OWN += ["Scribbled", "LooksAtItself", "Assigns"]
 TRANSFORMERS = ["dinov2", "yolos", "segformer", "bert", "whisper_encoder"]
 
 
@@ -101,7 +103,7 @@ def opaque(split: SplitModel) -> dict[str, str]:
 def test_the_smallest_part_that_works_is_taken_whole(load: Load) -> None:
     assert opaque(load("any_models:Gated")) == {"gate": "gate"}
     assert opaque(load("any_models:LooksAtItself")) == {"brightest": "brightest"}
-    assert opaque(load("any_models:Lstm")) == {}
+    assert opaque(load("any_models:Lstm")) == opaque(load("any_models:Assigns")) == {}
     detector = load("any_models:SmallDetector")
     assert list(opaque(detector).values()) == ["boxes"]
     assert ("backbone_2",) in detector.graph.chain_cuts
@@ -265,3 +267,13 @@ def test_leaves_of_any_tree() -> None:
 
     tree = {"a": [torch.zeros(1), None, 3], "b": (Holder(), torch.full((1,), 2.0))}
     assert [float(one) for one in leaves(tree)] == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ["detector", "keywords"])
+def test_the_examples_of_the_page(name: str, tmp_path: Path) -> None:
+    page = (HERE.parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n# my_models.py\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / f"page_{name}.py").write_text(code)
+    split = load_split_model(f"page_{name}:{name}", 3, (tmp_path,))
+    split_at_every_cut(split)
+    assert sorted(opaque(split).values()) == (["boxes"] if name == "detector" else [])
