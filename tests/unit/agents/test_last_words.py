@@ -16,7 +16,7 @@ import pytest
 import torch
 import zmq
 
-from controller.contract import Cut, Decision, UeDecision, UeName
+from controller.contract import Arrivals, Cut, Decision, UeDecision, UeName
 from controller.service import protocol
 from testbed.inference import tensors
 from testbed.inference.layer_times import LayerTimes, profile_of_device
@@ -156,6 +156,7 @@ def test_a_head_that_raises_fails_its_task_and_the_device_goes_on(
     fields: dict[str, Any] = dict.fromkeys(UeConfig.__struct_fields__)
     fields.update(
         node="ue", seed=7, ue_index=0, task_timeout_seconds=60.0, input_codec="uint8", boundary_codec="fp32",
+        arrivals=Arrivals("poisson", (1.0,)),
         transmit_watts=0.3, compute_watts=1.0, max_speed=1.0,
     )  # fmt: skip
     deadlines = DeadlineThread("deadlines")
