@@ -76,7 +76,6 @@ def outage(trace: Trace, up: Floats, down: Floats, floor_bits_per_second: float,
             if low and low * factor >= floor_bits_per_second:
                 text += f"; if its values are in {unit}, multiply them by {factor:.0f}"
                 text += f" (`testbed trace import --unit {unit}`)"
-                text += f" (`testbed trace import --unit {unit}`)"
                 break
     elif trace.kind == "gain":
         text += "; its gains are linear: -120 dB are 1e-12"

@@ -32,10 +32,10 @@ from testbed.traces.value_units import LARGEST
 _KEYS = ("kind", "duration_seconds", "note")
 MAHIMAHI_SUFFIXES = (".up", ".down")
 _OTHER_UNITS: dict[Kind, str] = {
-    "gain": "A gain is a linear power ratio, 120 dB of path loss are 1e-12: `{command} --unit dB` writes it.",
+    "gain": "A gain is a linear power ratio: L dB of path loss are 10^(-L/10), 120 dB 1e-12: `{command} --unit dB`.",
     "rate": "A rate is in bit/s.",
-    "delay": "A delay is in seconds: `{command} --unit ms` divides by 1000.",
-    "loss": "A loss is a ratio: `{command} --unit %` divides by 100.",
+    "delay": "A delay is in seconds: divide ms by 1000: `{command} --unit ms`.",
+    "loss": "A loss is a ratio: divide percent by 100: `{command} --unit %`.",
 }
 
 
@@ -177,7 +177,9 @@ def _kind(named: str | None, wanted: Kind | None, where: str) -> Kind:
     resolved = next((known for known in kinds if known == (named or wanted)), None)
     if resolved is None:
         raise InputError(
-            "the kind is not known", where=where, fix=f"Add a line '# kind=KIND', one of {', '.join(kinds)}."
+            "the kind is not known",
+            where=where,
+            fix=f"Add a line '# kind=KIND', one of {', '.join(kinds)}, or import it with --unit.",
         )
     return resolved
 

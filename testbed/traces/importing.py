@@ -32,7 +32,7 @@ def import_file(
     """``down``: the downlink's own file. ``form``: None: by the content. ``bin_seconds``: width of the steps; None: as
     in the file. Raises InputError."""
     found = form or _format(up, wanted)
-    notes = (f"{up.name} is read as {TITLES[found]}" + ("" if form else " (--format says otherwise)"),)
+    notes = (f"{up.name} is read as {TITLES[found]}" + ("" if form else " (--format overrules that)"),)
     if found in ("mahimahi", "testbed") and wanted.of_a_table():
         raise InputError("columns and units are those of tables", where="--format", value=found, allowed="csv")
     if found == "mahimahi":

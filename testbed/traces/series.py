@@ -79,6 +79,7 @@ def make_trace(
     assert down is not None
     times, (up, down), averaged = _one_row_a_time(series.times_seconds, (up, down))
     up, down = _filled(up), _filled(down)
+    steps = times.size
     known = ~(np.isnan(up) | np.isnan(down))  # all from the first row on that has both
     if not known.any():
         raise InputError("a trace without a row", where=where, allowed=f"values in {unit}")
@@ -93,7 +94,7 @@ def make_trace(
     kind = UNITS[unit].kind
     notes = [UNITS[unit].says.format(reference_dbm=reference)] if UNITS[unit].says else []
     if averaged:
-        notes.append(f"{averaged} rows share their time with one before: averaged")
+        notes.append(f"rows of one time are averaged: {steps} times in {steps + averaged} rows")
     return Imported(Trace(times - begin, up, down, kind, duration).without_repeats(), tuple(notes))
 
 
