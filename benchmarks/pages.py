@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from benchmarks import contract_tables, protocol_page, record_tables
+from benchmarks import contract_tables, lab_file_keys, protocol_page, record_tables
 from benchmarks import models as models_survey
 from controller.policies import registry
 from testbed.programs.exporter.metrics import METRICS
@@ -70,6 +70,7 @@ def _first_sentence(kind: type) -> str:
 #: Page, name of the part, and what writes it.
 PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("lab-file.md", "example", example),
+    ("lab-file.md", "keys", lab_file_keys.keys),
     ("policies.md", "policies", policies),
     ("policies.md", "contract", contract_tables.tables),
     ("protocol.md", "messages", protocol_page.described),

@@ -121,6 +121,7 @@ def _quantity(
             {
                 "anyOf": [{"type": "string"}, {"const": 0}],
                 "description": f"a {dimension.name}, units: {', '.join(dimension.units)}",
+                "examples": [f"1 {unit}" for unit in dimension.units],  # a key's own description hides this one
             }
         ),
     )

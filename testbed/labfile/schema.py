@@ -43,8 +43,10 @@ class CodecSpec(Model):
 
 
 class EdgeSpec(Model):
+    """The server that computes tails."""
+
     cpus: float = Field(default=0.8, gt=0, le=1e4, description="reference cores shared by all UEs")
-    gpu: Wanted = "auto"
+    gpu: Wanted = Field(default="auto", description="auto: tails run on an NVIDIA GPU where the edge gets one")
     memory: Bytes = Field(default=0.0, description="of its processes; 0: 4 GiB, where the host can limit it")
     power: Watts = Field(default=0.0, description="drawn at all cpus; at share f the cube of its part of them")
 
@@ -74,14 +76,14 @@ class ObserveSpec(Model):
 class UeSpec(Model):
     """A group of equal UEs; ``count`` above 1 numbers them from 1."""
 
-    name: Name
-    count: int = Field(default=1, ge=1, le=500)
+    name: Name = Field(description="of the group; names of nodes are unique")
+    count: int = Field(default=1, ge=1, le=500, description="above 1 the UEs are name1, name2, ...")
     speed: float = Field(default=0.25, gt=0, le=2.0, description="maximum, of a reference core")
-    compute_power: Watts = 1.0
-    power: PositiveWatts = 0.3
-    receive_power: Watts = 0.0
+    compute_power: Watts = Field(default=1.0, description="drawn at its maximum; at speed s times (s / maximum)^3")
+    power: PositiveWatts = Field(default=0.3, description="while it sends")
+    receive_power: Watts = Field(default=0.0, description="while it receives")
     energy_budget: Joules | None = Field(default=None, description="per slot, long-term mean; none: not limited")
-    weight: float = Field(default=1.0, gt=0, le=1e6)
+    weight: float = Field(default=1.0, gt=0, le=1e6, description="of its delay in a policy's objective")
     arrivals: ArrivalsSpec
     channel: ChannelSpec
     link: LinkSpec = LinkSpec()
@@ -120,6 +122,8 @@ class UploadingSpec(Model):
 
 
 class MonitoringSpec(Model):
+    """What watches the lab: auto where there is an engine, required, or off."""
+
     prometheus: Wanted = "auto"
     grafana: Wanted = "auto"
 
@@ -163,7 +167,7 @@ class Topology(Model):
     radio: RadioSpec = RadioSpec()
     ues: tuple[UeSpec, ...] = Field(min_length=1)
     policy: PolicySpec = PolicySpec(name="neurosurgeon")
-    task_timeout: PositiveSeconds = 60.0
+    task_timeout: PositiveSeconds = Field(default=60.0, description="a task that takes longer fails")
     monitoring: MonitoringSpec = MonitoringSpec()
     host: HostSpec = HostSpec()
     observe: ObserveSpec = ObserveSpec()

@@ -24,11 +24,15 @@ from testbed.units import (
 
 
 class RadioSpec(Model):
-    uplink: Hertz = 10e6
-    downlink: Hertz = 10e6
-    noise: WattsPerHertz = 10 ** (-165 / 10) * 1e-3
-    access: Literal["ofdma", "noma"] = "ofdma"
-    downlink_power: PositiveWatts = 1.0
+    """The cell that all UEs share."""
+
+    uplink: Hertz = Field(default=10e6, description="spectrum that the policy shares out")
+    downlink: Hertz = Field(default=10e6, description="spectrum that the policy shares out")
+    noise: WattsPerHertz = Field(
+        default=10 ** (-165 / 10) * 1e-3, description="density, noise figure included; the default is -165 dBm/Hz"
+    )
+    access: Literal["ofdma", "noma"] = Field(default="ofdma", description="noma: UEs are superposed on subchannels")
+    downlink_power: PositiveWatts = Field(default=1.0, description="of the base station, over the downlink spectrum")
     subchannels: int = Field(default=1, ge=1, le=256, description="equal parts of the spectrum")
     users_per_subchannel: int = Field(default=2, ge=1, le=8, description="superposed at most, access 'noma'")
     subchannel_fading: Literal["none", "rayleigh"] = Field(
@@ -50,26 +54,30 @@ class RadioSpec(Model):
 
 
 class Shadowing(Model):
+    """Log-normal, beside the fading: constant for a slot, an AR(1) from one to the next."""
+
     sigma: Decibels = Field(le=40, description="of the log-normal law")
     rho: float = Field(ge=0, lt=1, description="correlation from one slot to the next")
-    clip: Decibels | None = None
+    clip: Decibels | None = Field(default=None, description="largest deviation of either sign")
 
 
 class ChannelSpec(Model):
     """Either a fading model (and a distance), or a trace file."""
 
-    fading: Literal["rayleigh", "rician", "static"] | None = None
-    doppler: Hertz = 0.2
-    k_factor: Decibels = 6.0
+    fading: Literal["rayleigh", "rician", "static"] | None = Field(default=None, description="none: there is a trace")
+    doppler: Hertz = Field(default=0.2, description="how fast the fading changes")
+    k_factor: Decibels = Field(default=6.0, description="rician: line of sight over scattered power")
     distance: Metres | tuple[Metres, Metres] | None = Field(
         default=None, description="one distance, or [near, far] spread evenly over the group's UEs"
     )
     shadowing: Shadowing | None = None
-    trace: str | None = None
+    trace: str | None = Field(default=None, description="a trace file, beside the lab file")
     trace_down: str | None = Field(default=None, description="the downlink's own file; else 'trace' holds both")
-    kind: Literal["gain", "rate"] = "gain"
-    at_end: Literal["loop", "hold", "clear"] = "loop"
-    step: PositiveSeconds = 0.1
+    kind: Literal["gain", "rate"] = Field(default="gain", description="of the trace's values: power gain, or bit/s")
+    at_end: Literal["loop", "hold", "clear"] = Field(
+        default="loop", description="of a trace: from the start again, its last value, or a link without loss"
+    )
+    step: PositiveSeconds = Field(default=0.1, description="from one value to the next")
     refresh: Literal["time", "per_task_stage"] = Field(
         default="time", description="per_task_stage: the uplink is drawn anew for each task at each split point"
     )
@@ -109,19 +117,23 @@ class GilbertElliottSpec(Model):
 class LinkSpec(Model):
     """What the wire adds to the rate, in both directions."""
 
-    delay: Seconds = 0.0
-    jitter: Seconds = 0.0
-    distribution: Literal["normal", "uniform", "pareto", "paretonormal"] = "normal"
-    loss: Ratio = 0.0
+    delay: Seconds = Field(default=0.0, description="one way")
+    jitter: Seconds = Field(default=0.0, description="of the delay, at most as much")
+    distribution: Literal["normal", "uniform", "pareto", "paretonormal"] = Field(
+        default="normal", description="of the jitter"
+    )
+    loss: Ratio = Field(default=0.0, description="of packets, each by itself")
     gilbert_elliott: GilbertElliottSpec | None = None
-    duplicate: Ratio = 0.0
+    duplicate: Ratio = Field(default=0.0, description="packets that come twice")
     corrupt: Ratio = Field(default=0.0, description="packets with one flipped bit")
     reorder: Ratio = Field(default=0.0, description="packets that skip the delay")
     delay_trace: str | None = Field(default=None, description="trace file of kind delay, in seconds")
     loss_trace: str | None = Field(default=None, description="trace file of kind loss, a ratio")
-    outage: Literal["hold", "loss"] = "hold"
+    outage: Literal["hold", "loss"] = Field(default="hold", description="hold keeps packets, loss drops them")
     floor: BitsPerSecond = Field(default=100e3, description="a rate under this is an outage")
-    congestion_control: str = Field(default="cubic", pattern=r"^[a-z0-9_-]{1,15}$")
+    congestion_control: str = Field(
+        default="cubic", pattern=r"^[a-z0-9_-]{1,15}$", description="of TCP, one that the kernel has"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> LinkSpec:
