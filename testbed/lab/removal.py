@@ -50,7 +50,7 @@ def remove_lab(name: str, lock: int | None = None) -> Removal:
         return True
 
     lab: Lab | None = None
-    in_docker = was_docker(name)
+    in_docker, there = was_docker(name), _has_pieces(name)
     try:
         lab = Lab.find(name)
     except ElsewhereError as elsewhere:
@@ -76,8 +76,19 @@ def remove_lab(name: str, lock: int | None = None) -> Removal:
     if in_docker and not trouble and not may_answer():
         trouble.append("containers that it may have: no Docker Engine answers")
     attempt(lambda: _require_gone(name))
-    done = f"removed; its records are in {lab.state.run_directory}" if lab else "its pieces were removed"
+    if lab is not None:
+        done = f"removed; its records are in {lab.state.run_directory}"
+    else:
+        done = "its pieces were removed" if there else "there is no such lab; nothing was removed"
     return Removal(name, done, "; ".join(dict.fromkeys(trouble)))
+
+
+def _has_pieces(name: str) -> bool:
+    if list_owned(name):
+        return True
+    with contextlib.suppress(TestbedError):  # an engine that does not answer tells nothing: removal says so
+        return bool(list_containers(name))
+    return False
 
 
 def _require_gone(name: str) -> None:

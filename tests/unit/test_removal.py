@@ -110,4 +110,11 @@ def test_a_docker_lab_without_its_engine_goes_from_this_host_and_says_what_is_le
     assert "containers that it may have: no Docker Engine answers" in first.left
     assert not (root / "d").exists()
     (again,) = removal.remove_labs(["d"])
-    assert (again.done, again.left) == ("its pieces were removed", "")
+    assert (again.done, again.left) == ("there is no such lab; nothing was removed", "")
+
+
+def test_what_was_never_there_is_not_said_to_be_removed(root: Path) -> None:
+    make(root, "pieces", None)
+    pieces, none = removal.remove_labs(["pieces", "none"])
+    assert pieces.done == "its pieces were removed"
+    assert none.done == "there is no such lab; nothing was removed"
