@@ -125,7 +125,8 @@ def bert() -> nn.Module:
     import transformers
 
     model = transformers.BertModel(transformers.BertConfig(vocab_size=1000, **_small()))
-    model.example_inputs = {"input_ids": torch.arange(16).view(1, 16) * 60, "attention_mask": torch.ones(1, 16).long()}
+    mask = torch.tensor([[1] * 12 + [0] * 4])
+    model.example_inputs = {"input_ids": torch.arange(16).view(1, 16) * 60, "attention_mask": mask}
     return model
 
 

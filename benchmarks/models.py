@@ -4,7 +4,7 @@
 
 Each model is loaded with random weights, traced, and its answer compared bit for bit with the unsplit one's at up to 4
 of its single-tensor cuts, on an input that tracing did not see. Seconds are of CPU, on one thread. The table of
-docs/profile.md is written by benchmarks.pages from docs/figures/data/models.json, a copy of what this prints.
+docs/profile.md is written by benchmarks.pages from docs/figures/models.json, a copy of what this prints.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def metrics() -> str:
 
 def models() -> str:
     """The survey of models, as it was measured."""
-    found = json.loads((ROOT / "docs" / "figures" / "data" / "models.json").read_text(encoding="utf-8"))
+    found = json.loads((ROOT / "docs" / "figures" / "models.json").read_text(encoding="utf-8"))
     return models_survey.table(found["models"])
 
 
