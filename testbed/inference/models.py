@@ -29,7 +29,7 @@ from controller.user_code import UserCodeError, guarded, import_user_module
 from testbed.errors import InputError
 from testbed.folders import reach
 from testbed.inference.bundles import bundle, parts_of
-from testbed.inference.opaque import named_parts
+from testbed.inference.opaque import patterns_of
 from testbed.inference.pytrees import filled, leaves, template
 from testbed.inference.signature import Signature, signature_of
 from testbed.inference.tensors import raw, why_not
@@ -127,7 +127,7 @@ def _answered(name: str, module: nn.Module, signature: Signature, probe: Tensor,
         bundled=not alone,
         weights_digest=_digest(module),
         packed=_packed(module),
-        opaque=_patterns(module, name),
+        opaque=patterns_of(module, name),
     )
 
 
@@ -288,27 +288,6 @@ def _unanswered(name: str, module: nn.Module, tensors: Sequence[Tensor], error: 
     return InputError(
         f"the model does not run on {what} of shape {shapes}: {error}", where="model", value=name, fix=fix
     )
-
-
-def _patterns(module: nn.Module, name: str) -> tuple[str, ...]:
-    """The attribute ``opaque``. Raises InputError."""
-    patterns = getattr(module, "opaque", ())
-    patterns = (patterns,) if isinstance(patterns, str) else patterns
-    if not isinstance(patterns, (tuple, list)) or not all(isinstance(one, str) for one in patterns):
-        raise InputError(
-            "opaque names modules that are to be one node each", where=name, value=patterns, allowed="('head.*', 'nms')"
-        )
-    _, unmatched = named_parts(module, patterns)
-    if unmatched:
-        paths = [path for path, _ in module.named_modules() if path]
-        close = difflib.get_close_matches(unmatched[0], paths, n=5, cutoff=0.3)
-        raise InputError(
-            "opaque names no module of the model",
-            where=name,
-            value=unmatched[0],
-            allowed=f"patterns of paths such as {', '.join(close or paths[:5])}",
-        )
-    return tuple(patterns)
 
 
 def _packed(module: nn.Module) -> str:

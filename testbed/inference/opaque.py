@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import fnmatch
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from testbed.errors import InputError
 from testbed.inference.pytrees import filled, leaves, mapped
 
 FORWARD = "forward"
@@ -76,3 +78,24 @@ def named_parts(module: nn.Module, patterns: Sequence[str]) -> tuple[frozenset[P
         found.update(matching)
     outermost = {path for path in found if not any(path.startswith(f"{other}.") for other in found)}
     return frozenset(Part(path) for path in outermost), unmatched
+
+
+def patterns_of(module: nn.Module, name: str) -> tuple[str, ...]:
+    """The attribute ``opaque`` of a model: patterns of paths. Raises InputError."""
+    patterns = getattr(module, "opaque", ())
+    patterns = (patterns,) if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, (tuple, list)) or not all(isinstance(one, str) for one in patterns):
+        raise InputError(
+            "opaque names modules that are to be one node each", where=name, value=patterns, allowed="('head.*', 'nms')"
+        )
+    _, unmatched = named_parts(module, patterns)
+    if unmatched:
+        paths = [path for path, _ in module.named_modules() if path]
+        close = difflib.get_close_matches(unmatched[0], paths, n=5, cutoff=0.3)
+        raise InputError(
+            "opaque names no module of the model",
+            where=name,
+            value=unmatched[0],
+            allowed=f"patterns of paths such as {', '.join(close or paths[:5])}",
+        )
+    return tuple(patterns)
