@@ -34,7 +34,7 @@ from testbed.inference.pytrees import filled, leaves, template
 from testbed.inference.signature import Signature, signature_of
 from testbed.inference.tensors import raw, why_not
 from testbed.inference.torchvision_zoo import known_torchvision, torchvision_model
-from testbed.inference.weight_files import RANDOM_WEIGHTS, Weights, apply
+from testbed.inference.weight_files import Weights, apply
 
 MODEL_FORMS = "torchvision:NAME (for example torchvision:resnet18) or package.module:factory"
 _DIGEST_BYTES = 16
@@ -71,9 +71,7 @@ class LoadedModel:
         return filled(self.answers, parts_of(answer) if self.bundled else [answer])
 
 
-def load_model(
-    name: str, seed: int, python_path: Sequence[Path] = (), weights: Weights = RANDOM_WEIGHTS
-) -> LoadedModel:
+def load_model(name: str, seed: int, python_path: Sequence[Path] = (), weights: Weights | None = None) -> LoadedModel:
     """Load a model with ``weights``, or with those drawn from ``seed``, in eval mode, on one thread.
 
     The working directory and ``python_path`` are importable for a user's factory, which runs in the first folder of
@@ -92,9 +90,8 @@ def load_model(
         with _told(name, "the model does not go into eval mode"):
             module.eval()
         if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
-            _run(
-                name, module, signature, probe
-            )  # a lazy layer learns its size, and draws its weights, when it first runs
+            # a lazy layer learns its size, and draws its weights, when it first runs
+            _run(name, module, signature, probe)
     module.requires_grad_(False)
     apply(module, weights, name)
     return _answered(name, module, signature, probe, seed)
@@ -223,8 +220,8 @@ def _way_out(error: UserCodeError) -> str:
         if isinstance(cause, (urllib.error.URLError, ConnectionError)) or "Connect" in kind or kind.startswith("Local"):
             return (
                 "Weights cannot be fetched from here. Load them once where there is a network (they are kept in "
-                "TORCH_HOME and HF_HOME, which containers see, too), or keep a state_dict beside the lab file: "
-                "torch.load('weights.pt', weights_only=True). Random weights are right for delay."
+                "TORCH_HOME and HF_HOME, which containers see), or name a file: model: {name: ..., weights: FILE}. "
+                "Random weights are right for delay."
             )
         if isinstance(cause, FileNotFoundError):
             return "Relative paths start in the lab file's folder (in the working directory for `testbed profile`)."

@@ -43,10 +43,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def apply(module: nn.Module, weights: Weights, model: str) -> None:
+def apply(module: nn.Module, weights: Weights | None, model: str) -> None:
     """Give a module the weights of a file. Raises InputError for another file than is named, one that is no state dict,
     and one of another model."""
-    if not weights.path:
+    if weights is None or not weights.path:
         return
     path = Path(weights.path)
     state = _read(path, weights.sha256)
