@@ -23,7 +23,7 @@ def weights_of(model: str, named: str, folder: Path) -> Weights:
     try:
         return Weights(str(path), sha256_of(path))
     except OSError as error:
-        raise InputError(f"the weights cannot be read: {os_error_text(error)}", where="model.weights") from None
+        raise InputError(f"the weights cannot be read ({os_error_text(error)})", where="model.weights") from None
 
 
 def _default_file(model: str, folder: Path) -> Path:

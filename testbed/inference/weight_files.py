@@ -77,7 +77,7 @@ def _read(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise InputError(f"the weights cannot be read: {os_error_text(error)}", where="model.weights") from None
+        raise InputError(f"the weights cannot be read ({os_error_text(error)})", where="model.weights") from None
     if found != sha256:
         raise InputError(
             "the file of weights is not the one that the lab was made with",

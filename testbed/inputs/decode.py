@@ -42,7 +42,7 @@ def image_files(folder: Path) -> list[Path]:
     try:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
     except OSError as error:
-        raise InputError(f"the images cannot be listed: {os_error_text(error)}", where="input.images") from None
+        raise InputError(f"the images cannot be listed ({os_error_text(error)})", where="input.images") from None
     images = [path for path in files if path.suffix.lower() in known and not path.name.startswith(".")]
     if not images:
         there = ", ".join(path.name for path in files[:_LISTED]) or "it is empty"
@@ -183,7 +183,7 @@ def load_array(path: Path, where: str, what: str) -> NDArray[Any]:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise InputError(f"the {what} cannot be read: {os_error_text(error)}", where=where) from None
+        raise InputError(f"the {what} cannot be read ({os_error_text(error)})", where=where) from None
     except (ValueError, EOFError) as error:
         raise InputError(
             f"these are no {what}: {first_line(error)}",

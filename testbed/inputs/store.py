@@ -41,7 +41,7 @@ def inputs_of(source: Source, channels: int) -> Inputs:
             _trim(path.parent, path)
         return msgspec.structs.replace(found, path=str(path), labels_path=_labels(source, files, found, path))
     except OSError as error:
-        raise InputError(f"the inputs cannot be read, or not be kept: {os_error_text(error)}", where="input") from None
+        raise InputError(f"the inputs cannot be read, or not be kept ({os_error_text(error)})", where="input") from None
 
 
 def _key(source: Source, channels: int, files: Sequence[Path]) -> str:

@@ -15,8 +15,9 @@ from controller.service.protocol import Status
 from testbed.errors import TestbedError
 from testbed.lab.lab import Lab
 from testbed.lab.lab_configs import ConfigMaker
+from testbed.lab.lab_weights import shared, weights_by_ue
 from testbed.lab.plan import RADIO, READY_SECONDS
-from testbed.lab.prepare import Ingredients, weights_by_ue
+from testbed.lab.prepare import Ingredients
 from testbed.lab.state import LabState
 from testbed.labfile.policy import Notify
 from testbed.labfile.schema import Topology
@@ -78,7 +79,7 @@ def _carry_out(lab: Lab, ingredients: Ingredients, notify: Notify) -> None:
 
 def prewarm(lab: Lab, topology: Topology, folder: Path) -> None:
     """Start loading what the agents need; ``folder``: the lab file's."""
-    lab.runtime.prewarm(_agent_imports(topology), _preload(topology, folder.absolute()))
+    lab.runtime.prewarm(_agent_imports(topology), _preload(topology, folder.absolute(), lab.directory))
 
 
 def _begin_monitoring(lab: Lab, topology: Topology, notify: Notify) -> None:
@@ -158,9 +159,9 @@ def _agent_imports(topology: Topology) -> tuple[str, ...]:
     return (*AGENT_MODULES, type(policy).__module__) if isinstance(policy, DecentralisedPolicy) else AGENT_MODULES
 
 
-def _preload(topology: Topology, folder: Path) -> list[Call]:
+def _preload(topology: Topology, folder: Path, lab_directory: Path) -> list[Call]:
     """Models are built once per lab, too: the agents share their weights by copy-on-write."""
-    weights = weights_by_ue(topology, folder)
+    weights = {ue: shared(found, lab_directory) for ue, found in weights_by_ue(topology, folder).items()}
     wanted = {(ue.model, weights[ue.name].path, weights[ue.name].sha256) for ue in topology.expand()}
     return [
         Call("testbed.node.preload:preload", (model, topology.seed, str(folder), path, sha256))

@@ -13,6 +13,7 @@ import msgspec
 
 from testbed.inference.weight_files import Weights
 from testbed.inputs.source import Inputs
+from testbed.lab.lab_weights import shared
 from testbed.lab.plan import PLAYER_PRIORITY, Program
 from testbed.lab.prepare import Ingredients
 from testbed.labfile.channels import LinkTraceKind
@@ -94,20 +95,15 @@ class ConfigMaker:
         return str(target)
 
     def _weights(self, ue: ExpandedUe) -> Weights:
-        weights = self._ingredients.weights[ue.name]
-        if not weights.path:
-            return weights
-        path = Path(weights.path)
-        shared = self._shared(path, f"weights-{weights.sha256[:16]}{path.suffix}")
-        return msgspec.structs.replace(weights, path=shared)
+        return shared(self._ingredients.weights[ue.name], self._directory)
 
     def _inputs(self, ue: ExpandedUe) -> Inputs | None:
         """Labels stay with the command: no node has to know them."""
         inputs = self._ingredients.resolved.inputs.get(ue.name)
         if inputs is None:
             return None
-        shared = self._shared(Path(inputs.path), f"inputs-{inputs.sha256[:16]}.npy")
-        return msgspec.structs.replace(inputs, path=shared, labels_path="")
+        path = self._shared(Path(inputs.path), f"inputs-{inputs.sha256[:16]}.npy")
+        return msgspec.structs.replace(inputs, path=path, labels_path="")
 
     def _ue(self, node: str) -> UeConfig:
         ue, wire = self._ues[node], self._wires[node]

@@ -13,10 +13,10 @@ from pathlib import Path
 from controller.contract import ModelProfile
 from testbed.errors import InputError, os_error_text
 from testbed.inference.profiles import write_profile
-from testbed.inference.published_weights import weights_of
 from testbed.inference.weight_files import Weights
 from testbed.inputs.source import Inputs
 from testbed.lab import checks
+from testbed.lab.lab_weights import weights_by_ue
 from testbed.lab.plan import Plan, RuntimeName, make_plan
 from testbed.labfile.channels import (
     LinkTraceKind,
@@ -95,13 +95,6 @@ def prepare(order: RunOrder, notify: Notify) -> Ingredients:
         profile_paths=write_profiles(resolved.profiles, directory / "profiles"),
         weights=weights,
     )
-
-
-def weights_by_ue(topology: Topology, folder: Path) -> dict[str, Weights]:
-    """``folder``: the lab file's. Raises InputError for a file that cannot be read, or cannot be fetched."""
-    ues = topology.expand()
-    found = {named: weights_of(*named, folder) for named in {(ue.model, ue.weights) for ue in ues}}
-    return {ue.name: found[ue.model, ue.weights] for ue in ues}
 
 
 def keep_labels(inputs: Mapping[str, Inputs], directory: Path) -> dict[str, InputFacts]:
