@@ -17,7 +17,7 @@ from testbed.labfile.channels import make_traces
 from testbed.labfile.lab_files import check_files, check_policy
 from testbed.labfile.load import load
 from testbed.labfile.scenario import arrivals_of
-from testbed.labfile.schema import ArrivalsSpec, Topology
+from testbed.labfile.schema import Topology
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 PROFILE = f"profile={TOPOLOGIES / 'profiles' / 'mobilenet_v2.json'}"
@@ -151,7 +151,8 @@ def test_times_since_1970_are_counted_from_the_first_one(tmp_path: Path) -> None
     (text,) = doubts(arrivals)
     for words in ("since 1970 (2023-11-14", "200 tasks", "mean 2.51 /s", "at most 3 in a second"):
         assert words in text
-    process, _ = arrivals_of(ArrivalsSpec(process="file", file=str(tmp_path / "times.txt")))
+    (ue,) = lab(tmp_path, "ues.0.count=1", "ues.0.arrivals={process: file, file: times.txt}").expand()
+    process, _ = arrivals_of(ue)
     assert process.mean_rate_per_second == pytest.approx(200 / 79.6)
 
 
