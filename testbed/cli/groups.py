@@ -9,6 +9,8 @@ from testbed.errors import HostError, InputError, InvalidRunError, TestbedError
 #: Headings of ``testbed --help``, with their verbs and the page of each.
 GROUPS: dict[str, dict[str, str]] = {
     "Look": {
+        "init": "lab-file.md",
+        "examples": "lab-file.md",
         "doctor": "doctor.md",
         "validate": "lab-file.md",
         "plan": "lab-file.md",

@@ -24,6 +24,8 @@ from testbed.runtime.netns import rootless
 
 #: verb -> module under testbed.cli that holds ``command``; several verbs may share a module (``module:attribute``)
 VERBS = {
+    "init": "init",
+    "examples": "examples",
     "doctor": "doctor",
     "validate": "validate",
     "plan": "plan",

@@ -48,7 +48,7 @@ def complete_policy(_context: click.Context, _parameter: click.Parameter, incomp
 
 
 def lab_file(function: F) -> F:
-    """FILE, --set, --policy, --seed, --name: the verb gets them as one `LabChoice`, its argument ``lab``."""
+    """FILE (else lab.yaml), --set, --policy, --seed, --name: one `LabChoice`, the verb's argument ``lab``."""
 
     @functools.wraps(function)
     def verb(
@@ -58,7 +58,7 @@ def lab_file(function: F) -> F:
 
     for option in reversed(
         (
-            click.argument("file", type=click.Path(path_type=Path)),
+            click.argument("file", type=click.Path(path_type=Path), default="lab.yaml"),
             click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the lab."),
             click.option(
                 "--policy",

@@ -15,7 +15,7 @@ from testbed.labfile.load import load
 
 
 @click.command("validate")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), default="lab.yaml")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the lab file.")
 @options.no_import
 @click.option("--json", "as_json", is_flag=True, help="Print the normalised lab and the warnings as JSON.")

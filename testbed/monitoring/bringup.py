@@ -16,11 +16,11 @@ from typing import Literal
 
 from testbed.errors import HostError
 from testbed.folders import open_to_others
+from testbed.installed import shipped
 from testbed.protocol.configs import write_config
 from testbed.protocol.monitoring import EXPORTER, GRAFANA, PROMETHEUS, CommandConfig, ExporterConfig
 from testbed.runtime.base import ProcessSpec, Runtime
 from testbed.runtime.docker.client import connect
-from testbed.runtime.docker.docker_build import project_root
 from testbed.runtime.docker.docker_services import Service, remove_services, restart_service, start_service
 from testbed.runtime.docker.images import ensure_grafana_image, ensure_prometheus_image
 from testbed.runtime.host import executables
@@ -166,7 +166,7 @@ def _runs(pid: int) -> bool:
 def _start_exporter(place: _Place, scenario_path: Path) -> None:
     place.folder.mkdir(exist_ok=True)
     for name in ("prometheus.yml", "rules.yml"):
-        shutil.copy(project_root() / "grafana" / name, place.folder / name)
+        shutil.copy(shipped("grafana", name), place.folder / name)
     config = ExporterConfig(
         lab=place.runtime.lab,
         run_id=place.run_id,
@@ -273,7 +273,7 @@ def _start_grafana(place: _Place, prometheus_url: str) -> str:
     Raises HostError with the one line that says what is missing.
     """
     port = free_port()
-    source = project_root() / "grafana"
+    source = shipped("grafana")
     target = place.folder / "grafana"
     shutil.copytree(source / "provisioning", target / "provisioning", dirs_exist_ok=True)
     shutil.copytree(source / "dashboards", target / "dashboards", dirs_exist_ok=True)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from testbed.runtime.docker.client import connect
-from testbed.runtime.docker.docker_build import code_files, has_image, project_root
+from testbed.runtime.docker.docker_build import code_files, has_image
 from testbed.runtime.docker.images import NODE_PACKAGES, PYTHON_REFERENCE, base_tag
 from tests.netem import uml
 
@@ -53,7 +53,7 @@ def pack_image(container: str, archive: Path) -> None:
         for entry in root:
             if not any(part in entry.name for part in LEFT_OUT):
                 packed.addfile(entry, root.extractfile(entry) if entry.isreg() else None)
-        for name, content in code_files(project_root()).items():
+        for name, content in code_files().items():
             entry = tarfile.TarInfo(f"opt/testbed/{name}")
             entry.size = len(content)
             packed.addfile(entry, io.BytesIO(content))

@@ -23,6 +23,7 @@ import docker
 from docker.errors import BuildError, ImageNotFound
 
 from testbed.errors import HostError, TestbedError
+from testbed.installed import CODE, shipped
 from testbed.runtime.docker.client import connect, engine_errors
 from testbed.runtime.host import executables
 
@@ -71,18 +72,6 @@ TORCH_INDEX: dict[Flavor, str] = {
     "cpu": "https://download.pytorch.org/whl/cpu",
     "cuda": "https://download.pytorch.org/whl/cu130",
 }
-
-
-def project_root() -> Path:
-    """The checkout that holds ``images/``. Raises HostError where the package runs without one."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / "images" / "node.Dockerfile").is_file():
-        raise HostError(
-            "Images are built from a checkout of the project",
-            missing=f"{root}/images",
-            fix="Clone the repository and install it with `pip install -e .`.",
-        )
-    return root
 
 
 def content_hash(parts: Mapping[str, bytes]) -> str:
@@ -166,18 +155,18 @@ def download_wheels(requirements: Path, constraints: Path, target: Path, flavor:
         )
 
 
-def code_files(root: Path) -> dict[str, bytes]:
+def code_files() -> dict[str, bytes]:
     """The project's own code as it goes into the node image, with the entry points that an installation would have.
 
     Without the metadata ``importlib.metadata`` finds no registered policy inside a node.
     """
     files = {
-        str(path.relative_to(root)): path.read_bytes()
+        str(path.relative_to(CODE)): path.read_bytes()
         for package in ("testbed", "controller")
-        for path in sorted((root / package).rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
+        for path in sorted((CODE / package).rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and not path.is_relative_to(CODE / "testbed" / "shipped")
     }
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads(shipped("pyproject.toml").read_text())["project"]
     entry_points = "".join(
         f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
         for group, entries in project.get("entry-points", {}).items()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 
 import docker
 from docker.errors import APIError
 
 from testbed.errors import HostError
 from testbed.folders import cache_file
+from testbed.installed import shipped
 from testbed.runtime.docker.client import engine_errors
 from testbed.runtime.docker.docker_build import (
     BASE,
@@ -27,7 +27,6 @@ from testbed.runtime.docker.docker_build import (
     download_wheels,
     has_image,
     import_debian,
-    project_root,
     pull,
 )
 
@@ -55,11 +54,11 @@ def base_tag(packages: tuple[str, ...], reference: str) -> str:
     return f"testbed/base:{content_hash({'recipe': recipe.encode()})}"
 
 
-def packages_tag(root: Path, flavor: Flavor) -> str:
+def packages_tag(flavor: Flavor) -> str:
     parts = {
-        "Dockerfile": (root / "images/packages.Dockerfile").read_bytes(),
-        "requirements": (root / "images/requirements.txt").read_bytes(),
-        "constraints": (root / "constraints.txt").read_bytes(),
+        "Dockerfile": shipped("images", "packages.Dockerfile").read_bytes(),
+        "requirements": shipped("images", "requirements.txt").read_bytes(),
+        "constraints": shipped("constraints.txt").read_bytes(),
         "base": _node_base_tag().encode(),
         "flavor": flavor.encode(),
     }
@@ -68,22 +67,21 @@ def packages_tag(root: Path, flavor: Flavor) -> str:
 
 def node_tag(flavor: Flavor = "cpu") -> str:
     """The tag that a lab of this checkout runs. Reads every source file (milliseconds)."""
-    root = project_root()
-    return _node_tag(root, flavor, code_files(root))
+    return _node_tag(flavor, code_files())
 
 
-def _node_tag(root: Path, flavor: Flavor, code: Mapping[str, bytes]) -> str:
+def _node_tag(flavor: Flavor, code: Mapping[str, bytes]) -> str:
     parts = {
         **code,
-        "Dockerfile": (root / "images/node.Dockerfile").read_bytes(),
-        "packages": packages_tag(root, flavor).encode(),
+        "Dockerfile": shipped("images", "node.Dockerfile").read_bytes(),
+        "packages": packages_tag(flavor).encode(),
     }
     return f"testbed/node:{content_hash(parts)}"
 
 
 def prometheus_tag() -> str:
     parts = {
-        "Dockerfile": (project_root() / "images/prometheus.Dockerfile").read_bytes(),
+        "Dockerfile": shipped("images", "prometheus.Dockerfile").read_bytes(),
         "reference": PROMETHEUS_REFERENCE.encode(),
     }
     return f"testbed/prometheus:{content_hash(parts)}"
@@ -94,16 +92,15 @@ def ensure_node_image(client: docker.DockerClient, flavor: Flavor, progress: Pro
 
     Raises HostError when base or wheels cannot be had, TestbedError when a build step fails.
     """
-    root = project_root()
-    code = code_files(root)  # read once: the tag must name what is built
-    tag = _node_tag(root, flavor, code)
+    code = code_files()  # read once: the tag must name what is built
+    tag = _node_tag(flavor, code)
     if has_image(client, tag):
         return tag
-    packages = _ensure_packages(client, root, flavor, progress)
+    packages = _ensure_packages(client, flavor, progress)
     build(
         client,
         tag=tag,
-        dockerfile=root / "images/node.Dockerfile",
+        dockerfile=shipped("images", "node.Dockerfile"),
         base=packages,
         labels={"testbed.image": "node", "testbed.flavor": flavor},
         files={f"code/{name}": content for name, content in code.items()},
@@ -123,7 +120,7 @@ def ensure_prometheus_image(client: docker.DockerClient, progress: Progress) -> 
     build(
         client,
         tag=tag,
-        dockerfile=project_root() / "images/prometheus.Dockerfile",
+        dockerfile=shipped("images", "prometheus.Dockerfile"),
         base=base,
         labels={"testbed.image": "prometheus"},
         progress=progress,
@@ -143,8 +140,7 @@ def ensure_grafana_image(client: docker.DockerClient) -> str:
 
 def list_images(client: docker.DockerClient) -> list[Image]:
     """Every image of ours on this engine, the current ones marked."""
-    root = project_root()
-    current = {node_tag(flavor) for flavor in ("cpu", "cuda")} | {packages_tag(root, "cpu"), packages_tag(root, "cuda")}
+    current = {node_tag(flavor) for flavor in ("cpu", "cuda")} | {packages_tag("cpu"), packages_tag("cuda")}
     current |= {prometheus_tag(), _node_base_tag(), base_tag(("prometheus",), "")}
     with engine_errors("listing images"):
         return _listed(client, current)
@@ -184,8 +180,8 @@ def _node_base_tag() -> str:
     return base_tag(NODE_PACKAGES, PYTHON_REFERENCE)
 
 
-def _ensure_packages(client: docker.DockerClient, root: Path, flavor: Flavor, progress: Progress) -> str:
-    tag = packages_tag(root, flavor)
+def _ensure_packages(client: docker.DockerClient, flavor: Flavor, progress: Progress) -> str:
+    tag = packages_tag(flavor)
     if has_image(client, tag):
         return tag
     base = _node_base_tag()
@@ -193,7 +189,7 @@ def _ensure_packages(client: docker.DockerClient, root: Path, flavor: Flavor, pr
         import_debian(client, NODE_PACKAGES, base, progress)
     wheels = cache_file("wheels", tag.partition(":")[2])
     partial = wheels.with_suffix(".partial")
-    requirements, constraints = root / "images/requirements.txt", root / "constraints.txt"
+    requirements, constraints = shipped("images", "requirements.txt"), shipped("constraints.txt")
     if not wheels.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
         download_wheels(requirements, constraints, partial, flavor, progress)
@@ -201,7 +197,7 @@ def _ensure_packages(client: docker.DockerClient, root: Path, flavor: Flavor, pr
     build(
         client,
         tag=tag,
-        dockerfile=root / "images/packages.Dockerfile",
+        dockerfile=shipped("images", "packages.Dockerfile"),
         base=base,
         labels={"testbed.image": "packages", "testbed.flavor": flavor},
         files={"requirements.txt": requirements.read_bytes(), "constraints.txt": constraints.read_bytes()},

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from testbed.errors import InputError
-from testbed.runtime.docker.docker_build import project_root
+from testbed.installed import CODE
 
 
 def weights_caches() -> dict[str, Path]:
@@ -36,7 +36,7 @@ def user_paths() -> list[str]:
     found: list[str] = []
     for entry in sys.path:
         path = Path(entry or ".").resolve()
-        if path == project_root():  # it is in the image
+        if path == CODE:  # it is in the image
             continue
         if str(path) in found or any(path.is_relative_to(prefix) for prefix in known) or not _has_modules(path):
             continue
