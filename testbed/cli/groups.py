@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "Study": {
         "report": "report.md",
         "compare": "compare.md",
+        "campaign": "campaigns.md",
         "sweep": "sweep.md",
         "train": "train.md",
         "profile": "profile.md",

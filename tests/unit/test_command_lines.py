@@ -24,6 +24,7 @@ ONLY_PARSED = {
     "doctor": "what it says is the host's; with --calibrate it times it: tests/emulation/test_calibrate.py",
     "images": "changes what the engine holds: tests/docker",
     "train": "a minute of CPU: tests/unit/runs/test_train.py",
+    "campaign": "many simulations or runs: tests/unit/campaign and tests/emulation",
     "sweep": "several runs: tests/unit/runs/test_sweep.py",
     "profile": "a minute, on models of the reader's own: tests/unit/inference",
     "report": "of a run that the page has not: tests/unit/runs/test_run_report.py",

@@ -31,7 +31,7 @@ def test_a_starter_is_a_lab_that_loads(
     monkeypatch.syspath_prepend(folder)
     CliRunner().invoke(init, [str(folder), "--example", name], catch_exceptions=False)
     lab = load(folder / "lab.yaml")
-    assert (lab.policy.name, lab.ues[0].model or lab.model) == (policy, model)
+    assert (lab.policy.name, lab.expand()[0].model) == (policy, model)
     assert (folder / "lab.yaml").read_text().startswith("# yaml-language-server: $schema=lab.schema.json\n")
     assert "ues" in json.loads((folder / "lab.schema.json").read_text())["properties"]
     for wanted in (lab.profile, f"{policy.partition(':')[0]}.py" if ":" in policy else None):
