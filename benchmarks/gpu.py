@@ -16,13 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import click
 import numpy as np
 import torch
 
-from controller.contract import Codec, Cut
+from controller.contract import PLAIN_CODECS, Codec, Cut
 from testbed.inference import tensors
 from testbed.inference.profiles import read_profile
 from testbed.node.backend import CpuBackend
@@ -97,7 +96,7 @@ def main(model: str, profile: Path | None, cuts: int, repeat: int, device: str) 
     rows = [
         row(cpu, there, cut, codec, repeat)
         for cut in picked
-        for codec in get_args(Codec)
+        for codec in PLAIN_CODECS
         if cut != ("input",) or codec == "uint8"
     ]
     result = {"device": stream.name, "torch": torch.__version__, "model": model, "prepare_seconds": prepared}

@@ -16,13 +16,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from controller.contract import ALL_ON_DEVICE, Codec
+from controller.contract import ALL_ON_DEVICE, PLAIN_CODECS
 from testbed.inference import tensors
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.profiling import Effort, profile_split
 
 MODELS = ("torchvision:mobilenet_v2", "torchvision:resnet18")
-CODECS: tuple[Codec, ...] = ("fp32", "fp16", "uint8")
 
 
 def medians(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
@@ -82,7 +81,7 @@ def packing(sizes: tuple[int, ...] = (65_536, 802_816, 3_211_264)) -> list[dict[
     rows: list[dict[str, object]] = []
     for size in sizes:
         tensor = torch.randn(1, size // 4)
-        for codec in CODECS:
+        for codec in PLAIN_CODECS:
             header, buffers = tensors.pack(0, ("x",), [tensor], codec)
             seconds = medians(
                 {

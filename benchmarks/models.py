@@ -17,9 +17,9 @@ from typing import Any
 
 from benchmarks import _zoo
 from testbed.errors import InputError
+from testbed.inference.codec import raw
 from testbed.inference.models import load_model
 from testbed.inference.partition import SplitModel
-from testbed.inference.tensors import raw
 from testbed.inference.torchvision_zoo import torchvision_models
 from testbed.inference.tracing import trace
 

@@ -81,9 +81,9 @@ PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
 )
 
 
-def written(page: str, name: str, text: str) -> str:
+def written(page: str, name: str, text: str, command: str = "python -m benchmarks.pages") -> str:
     """A page with one part as it is today."""
-    begin, end = f"<!-- {name}: written by python -m benchmarks.pages -->", f"<!-- end of {name} -->"
+    begin, end = f"<!-- {name}: written by {command} -->", f"<!-- end of {name} -->"
     before, rest = page.split(begin)
     return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
 

@@ -7,22 +7,24 @@ Li-GD and MJOA-MU. Fields that only some of them use have defaults.
 """
 
 from controller.contract.base import Codec, Struct, UeName
+from controller.contract.codec import PLAIN_CODECS
 from controller.contract.cut import ALL_ON_DEVICE, ALL_ON_EDGE, Cut, cut_from_label, cut_label
 from controller.contract.decision import Decision, UeDecision, UploadPlan
 from controller.contract.observation import Observation, UeObservation
 from controller.contract.outcome import STAGES, SlotOutcome, UeOutcome
 from controller.contract.policy import AskUe, DecentralisedPolicy, LocalPolicy, Policy, checkpoint_info, watched_state
-from controller.contract.profile import LOSSY_TYPES, CodecTimes, GraphNode, MeasuredCut, ModelProfile, ReferenceCore
+from controller.contract.profile import CodecSizes, CodecTimes, GraphNode, MeasuredCut, ModelProfile, ReferenceCore
 from controller.contract.scenario import Arrivals, Edge, Knowledge, Radio, Scenario, ShadowingLaw, UeScenario, Uploading
 
 __all__ = [
     "ALL_ON_DEVICE",
     "ALL_ON_EDGE",
-    "LOSSY_TYPES",
+    "PLAIN_CODECS",
     "STAGES",
     "Arrivals",
     "AskUe",
     "Codec",
+    "CodecSizes",
     "CodecTimes",
     "Cut",
     "DecentralisedPolicy",

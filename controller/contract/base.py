@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NewType
+from typing import NewType
 
 import msgspec
 
 UeName = NewType("UeName", str)
-Codec = Literal["fp32", "fp16", "uint8"]
+#: A name of :mod:`controller.contract.codec`.
+Codec = str
 
 
 class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

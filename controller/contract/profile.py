@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from controller.contract.base import Codec, Struct
+from controller.contract.codec import code_bytes, is_lossless
 from controller.contract.cut import ALL_ON_DEVICE, ALL_ON_EDGE, Cut
-
-#: Bytes of an element of the types that a lossy codec makes smaller; all others cross as they are.
-LOSSY_TYPES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2}
-
-
-_CODE_BYTES: dict[str, int] = {"fp16": 2, "uint8": 1}
 
 
 class GraphNode(Struct, frozen=True, omit_defaults=True):
@@ -26,11 +23,11 @@ class GraphNode(Struct, frozen=True, omit_defaults=True):
     varies: bool = False  # its size may differ from task to task; what is said here is the probe's
 
     def encoded_bytes(self, codec: Codec) -> int:
-        """Bytes of the value on the wire, without headers. The raw input always crosses as it is."""
-        element, code = LOSSY_TYPES.get(self.dtype, 0), _CODE_BYTES.get(codec, 8)
-        if self.name == "input" or code >= element:
+        """Bytes of the value on the wire, without headers and before any lossless stage. The raw input, and what a
+        user's codec makes, count as they are: :meth:`ModelProfile.boundary_bytes` knows what was measured."""
+        if self.name == "input":
             return self.output_bytes
-        return self.output_bytes // element * code
+        return code_bytes(self.dtype, codec, self.output_shape, self.output_bytes)
 
 
 class CodecTimes(Struct, frozen=True):
@@ -38,6 +35,18 @@ class CodecTimes(Struct, frozen=True):
 
     encode_seconds: tuple[float, ...]
     decode_seconds: tuple[float, ...]
+
+
+class CodecSizes(Struct, frozen=True):
+    """Bytes of what a codec makes of the tensor of each chain cut, over the inputs that were tried: mean and quantiles.
+
+    Of codecs whose size depends on the content. Aligned with ``ModelProfile.chain_cuts``; 0 at the local cut.
+    """
+
+    mean_bytes: tuple[float, ...]
+    p10_bytes: tuple[float, ...]
+    p50_bytes: tuple[float, ...]
+    p90_bytes: tuple[float, ...]
 
 
 class ReferenceCore(Struct, frozen=True):
@@ -79,6 +88,10 @@ class ModelProfile(Struct, frozen=True):
     #: the device's own, where the device is not the reference core; (): it is, and ``node_seconds`` holds for both
     device_node_seconds: tuple[float, ...] = ()
     measured_cuts: tuple[MeasuredCut, ...] = ()  # of several tensors, where somebody asked for them
+    #: of codecs whose size depends on the content, where they were measured
+    sizes: dict[Codec, CodecSizes] = msgspec.field(default_factory=dict)
+    #: by codec and chain cut: share of the inputs tried on which the split model answers as the unsplit fp32 model
+    agreement: dict[Codec, tuple[float, ...]] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cuts = len(self.chain_cuts)
@@ -90,6 +103,9 @@ class ModelProfile(Struct, frozen=True):
             raise ValueError("device_node_seconds needs one entry per node, or none")
         if self.chain_cuts[0] != ALL_ON_EDGE or self.chain_cuts[-1] != ALL_ON_DEVICE:
             raise ValueError('chain_cuts must start with ("input",) and end with ()')
+        columns = [*self.agreement.values(), *(sizes.mean_bytes for sizes in self.sizes.values())]
+        if any(len(column) != cuts for column in columns):
+            raise ValueError("sizes and agreement need one entry per chain cut")
 
     @property
     def known_cuts(self) -> tuple[Cut, ...]:
@@ -101,6 +117,38 @@ class ModelProfile(Struct, frozen=True):
         return self.chain_cuts.index(cut)
 
     def boundary_bytes(self, cut: Cut, codec: Codec) -> int:
-        """Bytes of the tensors of ``cut`` once encoded, without headers. The raw input is always uint8."""
+        """Bytes of the tensors of ``cut`` once encoded, without headers: the mean where the content makes a difference.
+
+        A tensor that was not measured by itself shrinks as the measured ones do in the mean.
+        """
+        sizes = self.sizes.get(codec)
+        if sizes is not None and cut in self.chain_cuts:
+            return round(sizes.mean_bytes[self.chain_index(cut)])
         nodes = {node.name: node for node in self.nodes}
-        return sum(nodes[name].encoded_bytes(codec) for name in cut)
+        code = sum(nodes[name].encoded_bytes(codec) for name in cut)
+        return code if sizes is None else round(code * self._shrinkage(sizes, codec))
+
+    def agreement_of(self, cut: Cut, codec: Codec) -> float | None:
+        """Share of inputs on which the model split there by that codec answers as the unsplit one; None: not known.
+
+        1 on the device, and where nothing is lost. A cut of several tensors is not known.
+        """
+        if cut == ALL_ON_DEVICE or is_lossless(codec, raw_input=cut == ALL_ON_EDGE):
+            return 1.0
+        measured = self.agreement.get(codec)
+        return None if measured is None or cut not in self.chain_cuts else measured[self.chain_index(cut)]
+
+    def value_bytes(self, codec: Codec) -> tuple[int, ...]:
+        """:meth:`boundary_bytes` of each node's value by itself, aligned with ``nodes``."""
+        sizes = self.sizes.get(codec)
+        if sizes is None:
+            return tuple(node.encoded_bytes(codec) for node in self.nodes)
+        shrinkage = self._shrinkage(sizes, codec)
+        measured = dict(zip(self.chain_cuts, sizes.mean_bytes, strict=True))
+        return tuple(round(measured.get((node.name,), node.encoded_bytes(codec) * shrinkage)) for node in self.nodes)
+
+    def _shrinkage(self, sizes: CodecSizes, codec: Codec) -> float:
+        """What is left of a value, in the mean over the chain cuts between nodes."""
+        between = {cut[0]: mean for cut, mean in zip(self.chain_cuts[1:-1], sizes.mean_bytes[1:-1], strict=True)}
+        code = sum(node.encoded_bytes(codec) for node in self.nodes if node.name in between)
+        return sum(between.values()) / code if code else 1.0

@@ -85,7 +85,7 @@ class UeScenario(Struct, frozen=True):
     energy_budget_joules: float  # per slot, long-term mean; inf: none
     weight: float  # of its delay
     input_codec: Codec  # of the raw input
-    boundary_codec: Codec  # of every other tensor that crosses
+    boundary_codec: Codec  # of every other tensor that crosses, unless a decision says another
     #: "gain": the channel state is a linear power gain. "rate": it is bit/s at the radio's whole spectrum.
     channel_kind: Literal["gain", "rate"] = "gain"
     mean_gain: float = 0.0  # long-term mean of the channel state (same unit as the state)
@@ -104,6 +104,7 @@ class UeScenario(Struct, frozen=True):
     uplink_delay_seconds: float = 0.0  # of the wire, one way
     downlink_delay_seconds: float = 0.0  # of the wire, one way
     inferences_per_version: float = float("inf")  # mean number between two new versions of its model
+    codec_choices: tuple[Codec, ...] = ()  # that decisions may say; (): all that the profile has for boundaries
     #: A rate under this is an outage of the wire.
     outage_floor_bits_per_second: float = 100e3
 

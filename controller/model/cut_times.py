@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.contract import ALL_ON_EDGE, Codec, Cut, ModelProfile
+from controller.contract.codec import has_fixed_size
 from controller.model.cuts import device_set
 
 Floats = NDArray[np.float64]
@@ -26,7 +27,7 @@ class NodeWork:
 
     device_seconds: Floats  # prefix sums at single-tensor cuts are the profile's head times
     edge_seconds: Floats  # suffix sums are its tail times
-    encode_seconds: Floats  # of the node's value, should it cross; 0 for the raw input
+    encode_seconds: Floats  # of the node's value, should it cross
     decode_seconds: Floats
     boundary_bytes: Floats  # encoded
 
@@ -35,9 +36,11 @@ class NodeWork:
         """The raw input travels by ``input_codec``, every other value by ``codec``. Raises KeyError for a codec
         without times."""
         boundary = np.array([node.output_bytes for node in profile.nodes], dtype=np.float64)
-        encoded = np.array([node.encoded_bytes(codec) for node in profile.nodes], dtype=np.float64)
+        encoded = np.array(profile.value_bytes(codec), dtype=np.float64)
+        encoded[0] = profile.boundary_bytes(ALL_ON_EDGE, input_codec)
         encode, decode = _codec_seconds(profile, boundary, codec)
-        encode[0], decode[0] = 0.0, profile.codecs[input_codec].decode_seconds[0]
+        encode[0] = input_encode_seconds(profile, input_codec)
+        decode[0] = profile.codecs[input_codec].decode_seconds[0]
         device = np.array(profile.device_node_seconds or profile.node_seconds)
         return cls(device, _edge_seconds(profile), encode, decode, encoded)
 
@@ -49,6 +52,13 @@ class NodeWork:
         head = float(self.device_seconds[inside].sum() + self.encode_seconds[crossing].sum())
         tail = float(self.edge_seconds[~inside].sum() + self.decode_seconds[crossing].sum())
         return head, tail
+
+
+def input_encode_seconds(profile: ModelProfile, codec: Codec) -> float:
+    """Of the raw input, on the reference core: 0 where it goes out as it is. Raises KeyError for a codec without
+    times."""
+    times = profile.codecs[codec]
+    return 0.0 if has_fixed_size(codec) else times.encode_seconds[0]
 
 
 def several_tensor_seconds(profile: ModelProfile, cut: Cut, codec: Codec) -> tuple[float, float]:

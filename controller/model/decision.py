@@ -20,6 +20,7 @@ from controller.contract import (
     UploadPlan,
     cut_label,
 )
+from controller.contract.codec import is_boundary_codec
 from controller.model.cuts import check_cut
 from controller.model.older_tasks import Parts, limited, needs_edge, parts_for_older_tasks
 from controller.model.radio import DIRECTIONS, Direction, by_station, holdings, is_coupled, sharers_of, stations_of
@@ -137,10 +138,9 @@ def _check_ue(ue: UeScenario, choice: UeDecision) -> UeDecision:
         for key, value in needs.items():
             if value == 0:
                 raise InvalidDecisionError(f"{where}: cut {cut_label(choice.cut)!r} needs {key} above 0, got 0")
-    if choice.codec is not None and choice.codec not in ue.profile.codecs:
-        raise InvalidDecisionError(
-            f"{where}: codec {choice.codec!r} is not in the profile; allowed: {', '.join(ue.profile.codecs)}"
-        )
+    known = ue.codec_choices or [codec for codec in ue.profile.codecs if is_boundary_codec(codec)]
+    if choice.codec is not None and choice.codec not in known:
+        raise InvalidDecisionError(f"{where}: codec {choice.codec!r} is not this lab's; allowed: {', '.join(known)}")
     if choice.stop_rule:
         _check_stop_rule(ue, choice)
     watts, down_watts = choice.transmit_watts, choice.downlink_watts

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Codec, Cut, ModelProfile, Scenario, UeScenario
-from controller.model.cut_times import several_tensor_seconds
+from controller.model.cut_times import input_encode_seconds, several_tensor_seconds
 
 Floats = NDArray[np.float64]
 
@@ -21,8 +21,9 @@ def cut_codec(ue: UeScenario, cut: Cut, codec: Codec | None = None) -> Codec:
 def stage_work(profile: ModelProfile, cut: Cut, codec: Codec) -> tuple[float, float]:
     """(head, tail) seconds on the reference core of any canonical cut: what agents pace to and models compute with.
 
-    Encoding is part of the head, decoding of the tail. The raw input goes out as it is: its head is 0; the local cut
-    has no tail. Cuts of several tensors: :mod:`controller.model.cut_times`. Raises KeyError for a codec without times.
+    Encoding is part of the head, decoding of the tail. The raw input has no head but its encoding (none as it is); the
+    local cut has no tail. Cuts of several tensors: :mod:`controller.model.cut_times`. Raises KeyError for a codec
+    without times.
     """
     times = profile.codecs[codec]
     if cut not in profile.chain_cuts:
@@ -32,7 +33,7 @@ def stage_work(profile: ModelProfile, cut: Cut, codec: Codec) -> tuple[float, fl
         return profile.head_seconds[index], 0.0
     tail = profile.tail_seconds[index] + times.decode_seconds[index]
     if cut == ALL_ON_EDGE:
-        return 0.0, tail
+        return input_encode_seconds(profile, codec), tail
     return profile.head_seconds[index] + times.encode_seconds[index], tail
 
 

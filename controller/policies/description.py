@@ -25,7 +25,7 @@ class Family:
 
 
 FAMILIES = (
-    Family("simple", "the cut", "policies.md", ("static", "neurosurgeon")),
+    Family("simple", "the cut, and its codec", "policies.md", ("static", "neurosurgeon", "codec")),
     Family(
         "after LyMDO",
         "cut, speed, spectrum and edge share under an energy budget",

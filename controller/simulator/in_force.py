@@ -81,7 +81,8 @@ class Translation:
     scenario: Scenario
     tables: ChainTables = field(init=False)
     coupled: bool = field(init=False)  # rates come from the radio model for all links together
-    labels: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)  # of cuts; one entry for each codec that was decided with it
+    codecs: list[Codec | None] = field(default_factory=list)  # aligned with labels; None: the lab's
     _work: dict[tuple[int, Cut, Codec | None], tuple[int, _CutWork]] = field(default_factory=dict)
     _chains: dict[tuple[int, Codec | None], ChainWork] = field(default_factory=dict)
 
@@ -90,18 +91,26 @@ class Translation:
         self.coupled = is_coupled(self.scenario.radio)
 
     def work(self, ue: int, choice: UeDecision) -> tuple[int, _CutWork]:
-        """(id of the cut, its work). Raises ValueError for a decision that the simulator does not model."""
+        """(id of cut and codec, their work). Raises ValueError for a decision that the simulator does not model."""
         key = (ue, choice.cut, choice.codec)
         if key not in self._work:
             if choice.uploading is not None or (choice.downlink_watts is not None and not self.coupled):
                 raise ValueError(
                     f"{choice.name}: the simulator models cut, speed, spectrum, power, share and codec only"
                 )
-            label = cut_label(choice.cut)
-            if label not in self.labels:
-                self.labels.append(label)
-            self._work[key] = (self.labels.index(label), self._measure(ue, choice.cut, choice.codec))
+            self._work[key] = (
+                self._number(cut_label(choice.cut), choice.codec),
+                self._measure(ue, choice.cut, choice.codec),
+            )
         return self._work[key]
+
+    def _number(self, label: str, codec: Codec | None) -> int:
+        known = list(zip(self.labels, self.codecs, strict=True))
+        if (label, codec) in known:
+            return known.index((label, codec))
+        self.labels.append(label)
+        self.codecs.append(codec)
+        return len(known)
 
     def _measure(self, ue: int, cut: Cut, codec: Codec | None) -> _CutWork:
         profile = self.scenario.ues[ue].profile

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.contract import STAGES, Scenario
+from controller.contract import STAGES, Codec, Scenario
 from controller.service.engine import Notice
 from controller.simulator import tandem
 from controller.simulator.model_moves import ModelMove
@@ -50,7 +50,8 @@ class SimulationResult:
     mode: Mode
     seed: int
     slots: int
-    cut_labels: tuple[str, ...]
+    cut_labels: tuple[str, ...]  # one for each cut and codec that were decided
+    codecs: tuple[Codec | None, ...]  # aligned with them; None: the lab's
     cuts: IntArray  # index into cut_labels of the decision in force
     arrivals: IntArray
     completions: IntArray
@@ -132,7 +133,11 @@ class SimulationResult:
         used = self.cuts.ravel() if self.tasks is None else self.tasks.cut[self.tasks.cut >= 0]
         counts = np.bincount(used, minlength=len(self.cut_labels))
         total = max(int(counts.sum()), 1)
-        return {label: float(n / total) for label, n in zip(self.cut_labels, counts, strict=True) if n}
+        shares: dict[str, float] = {}
+        for label, n in zip(self.cut_labels, counts, strict=True):
+            if n:
+                shares[label] = shares.get(label, 0.0) + float(n / total)
+        return shares
 
     def summary(self, warmup_slots: int = 0) -> dict[str, Any]:
         """The keys of a run's ``summary.json`` that a simulation can fill."""

@@ -163,7 +163,8 @@ def _result(
         mean_delay = np.divide(mean_delay, done, out=np.full(done.shape, np.nan), where=done > 0)
     return SimulationResult(
         scenario=scenario, policy=policy, mode=mode, seed=seed, slots=len(past.rows),
-        tasks=world.tasks(), updates=world.updates(), cut_labels=tuple(world.labels), cuts=np.array(past.cuts),
+        tasks=world.tasks(), updates=world.updates(), cut_labels=tuple(world.labels),
+        codecs=tuple(world.codecs), cuts=np.array(past.cuts),
         arrivals=rows[..., tandem.ARRIVED].astype(np.int64), completions=rows[..., tandem.COMPLETED].astype(np.int64),
         delay_seconds=mean_delay, stage_seconds=rows[..., tandem.UE_QUEUE : tandem.DOWN + 1],
         compute_joules=rows[..., tandem.COMPUTE], transmit_joules=rows[..., tandem.TRANSMIT],

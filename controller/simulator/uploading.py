@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.contract import Decision, Observation, Scenario, UeDecision, cut_label
+from controller.contract import Codec, Decision, Observation, Scenario, UeDecision, cut_label
 from controller.model.older_tasks import tail_share
 from controller.model.outage import OUTAGE_BITS_PER_SECOND
 from controller.model.radio import is_coupled, rates
@@ -144,6 +144,10 @@ class UploadingWorld:
     @property
     def labels(self) -> list[str]:
         return self._labels
+
+    @property
+    def codecs(self) -> list[Codec | None]:
+        return [None] * len(self._labels)
 
     def advance(self, begin: float, end: float) -> FloatArray:
         decision = self._decision

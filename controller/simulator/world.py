@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.contract import Decision, Observation, Scenario
+from controller.contract import Codec, Decision, Observation, Scenario
 from controller.model.outage import FORESIGHT_SECONDS, OUTAGE_BITS_PER_SECOND
 from controller.model.queueing import stage_waits_seconds
 from controller.model.radio import rates_over
@@ -33,13 +33,17 @@ class World(Protocol):
 
     @property
     def labels(self) -> Sequence[str]:
-        """Of all cuts that were decided."""
+        """Of all cuts that were decided, once for each codec."""
+
+    @property
+    def codecs(self) -> Sequence[Codec | None]:
+        """Aligned with :attr:`labels`; None: the lab's own."""
 
     def seen(self, observation: Observation) -> Observation:
         """The observation with what only this world knows."""
 
     def take(self, decision: Decision) -> IntArray:
-        """Put a decision in force. Returns each UE's cut, (ues,), an index into :attr:`labels`.
+        """Put a decision in force. Returns each UE's cut, (ues,), an index into :attr:`labels` and :attr:`codecs`.
 
         Raises ValueError for one that the world does not model.
         """
@@ -84,6 +88,10 @@ class _Cell:
     @property
     def labels(self) -> Sequence[str]:
         return self._translation.labels
+
+    @property
+    def codecs(self) -> Sequence[Codec | None]:
+        return self._translation.codecs
 
     def seen(self, observation: Observation) -> Observation:
         return observation

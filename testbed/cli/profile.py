@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import click
 import msgspec
@@ -12,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from controller.contract import Codec, ModelProfile, cut_label
+from controller.contract import PLAIN_CODECS, ModelProfile, cut_label
+from controller.contract.codec import BOUNDARY_CODECS, is_boundary_codec, is_input_codec
 from testbed.cli import out as out_types
 from testbed.cli import tables
-from testbed.inference.profiles import REFERENCE_CORE_FRACTION, profile_cache_path, read_profile, write_profile
-
-CODECS: tuple[Codec, ...] = get_args(Codec)
+from testbed.errors import InputError
+from testbed.inference.profiles import REFERENCE_CORE_FRACTION, Uses, profile_cache_path, read_profile, write_profile
 
 
 @click.command("profile")
@@ -47,6 +46,13 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
     multiple=True,
     help="A cut of several tensors (a+b): measure it and add it to the profile that is there. May be repeated.",
 )
+@click.option(
+    "--codec",
+    "codecs",
+    multiple=True,
+    help="A codec (int4+zstd, jpeg-90, MODULE:CLASS) to measure: time, size, agreement. Added to the file of --out.",
+)
+@click.option("--samples", type=click.IntRange(1, 10_000), default=8, show_default=True, help="Inputs for --codec.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(
     model: str,
@@ -56,6 +62,8 @@ def command(
     reference_fraction: float,
     layer_times: Path | None,
     labels: tuple[str, ...],
+    codecs: tuple[str, ...],
+    samples: int,
     as_json: bool,
 ) -> None:
     """Measure head and tail of MODEL at every single-tensor cut and write a model profile.
@@ -74,6 +82,8 @@ def command(
         times = read_layer_times(layer_times)
         _tell(profile_of_device(load_split_model(model, seed), times, str(layer_times)), out, as_json)
         return
+    if codecs and out is None:
+        raise click.UsageError("--codec needs --out FILE: sizes and answers are those of a lab's inputs and weights")
     path = out or profile_cache_path(model)
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -85,10 +95,14 @@ def command(
 
         if labels:
             profile = _with_cuts(model, seed, path, labels, progress)
+        elif codecs and path.is_file():
+            profile = read_profile(path)
         else:
             from testbed.inference.profiling import profile_model
 
             profile = profile_model(model, seed, reference_fraction=reference_fraction, progress=progress)
+        if codecs:
+            profile = _with_codecs(model, seed, profile, codecs, samples)
     _tell(profile, path, as_json)
 
 
@@ -105,12 +119,33 @@ def _with_cuts(
     return measure_cuts(split, profile, labels, progress=progress)
 
 
+def _with_codecs(model: str, seed: int, profile: ModelProfile, codecs: tuple[str, ...], samples: int) -> ModelProfile:
+    """The profile with these codecs measured too. Raises InputError for one that there is not."""
+    for codec in codecs:
+        if not (is_boundary_codec(codec) or is_input_codec(codec)):
+            raise InputError(
+                "there is no such codec",
+                where="--codec",
+                value=codec,
+                allowed=f"between nodes {BOUNDARY_CODECS}; of the input png and jpeg-QUALITY",
+            )
+    from testbed.labfile.codec_profiles import with_codecs
+
+    uses = Uses(
+        [codec for codec in codecs if not is_boundary_codec(codec)],
+        [codec for codec in codecs if is_boundary_codec(codec)],
+    )
+    return with_codecs(model, seed, Path.cwd(), profile, uses, agreement=True, samples=samples)
+
+
 def _tell(profile: ModelProfile, path: Path, as_json: bool) -> None:
     write_profile(profile, path)
     if as_json:
         click.echo(msgspec.json.encode(profile))
     else:
         tables.show(_table(profile))
+        if profile.agreement:
+            tables.show(_codec_table(profile))
         Console().print(_summary(profile), soft_wrap=True)
     click.echo(f"wrote {path}", err=True)
 
@@ -129,11 +164,11 @@ def _list_cuts(model: str, seed: int, as_json: bool) -> None:
                 rows[-1]["opaque"] = path
         click.echo(msgspec.json.encode(rows))
         return
-    table = Table("cut", *[f"{codec} KiB" for codec in CODECS], title=model)
+    table = Table("cut", *[f"{codec} KiB" for codec in PLAIN_CODECS], title=model)
     for column in table.columns[1:]:
         column.justify = "right"
     for cut in graph.chain_cuts:
-        sizes = (cut_bytes(graph.nodes, cut, codec) for codec in CODECS)
+        sizes = (cut_bytes(graph.nodes, cut, codec) for codec in PLAIN_CODECS)
         table.add_row(cut_label(cut), *[f"{size / 1024:.1f}" for size in sizes])
     tables.show(table)
     for name, path in opaque.items():
@@ -157,10 +192,27 @@ def _table(profile: ModelProfile) -> Table:
     for found in profile.measured_cuts:
         table.add_row(
             cut_label(found.cut),
-            *(f"{profile.boundary_bytes(found.cut, codec) / 1024:.1f}" for codec in CODECS),
+            *(f"{profile.boundary_bytes(found.cut, codec) / 1024:.1f}" for codec in PLAIN_CODECS),
             f"{found.head_seconds * 1e3:.2f}",
             f"{found.tail_seconds * 1e3:.2f}",
         )
+    return table
+
+
+def _codec_table(profile: ModelProfile) -> Table:
+    """What was measured of codecs: mean size and agreement at each cut."""
+    table = Table(title="mean KiB by codec, and how many answers stay those of the unsplit model")
+    table.add_column("cut")
+    codecs = list(profile.agreement)
+    for codec in codecs:
+        table.add_column(codec, justify="right")
+    for index, cut in enumerate(profile.chain_cuts[:-1]):
+        cells = []
+        for codec in codecs:
+            fits = is_input_codec(codec) if cut == ("input",) else is_boundary_codec(codec)
+            size = profile.boundary_bytes(cut, codec) / 1024
+            cells.append(f"{size:.1f}, {profile.agreement[codec][index]:.0%}" if fits else "")
+        table.add_row(cut_label(cut), *cells)
     return table
 
 

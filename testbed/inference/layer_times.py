@@ -13,11 +13,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from controller.contract import CodecTimes, ModelProfile, ReferenceCore
+from controller.contract import PLAIN_CODECS, CodecTimes, ModelProfile, ReferenceCore
 from testbed.errors import InputError
 from testbed.inference.partition import SplitModel
 from testbed.inference.profiles import PROFILE_VERSION
-from testbed.inference.profiling import CODECS
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def profile_of_device(split: SplitModel, times: LayerTimes, where: str) -> Model
         head_seconds=tuple(round(value, 9) for value in heads),
         tail_seconds=tuple(round(sums[-1] - value, 9) for value in heads),
         node_seconds=tuple(round(value, 9) for value in node_seconds),
-        codecs={codec: CodecTimes(free, free) for codec in CODECS},
+        codecs={codec: CodecTimes(free, free) for codec in PLAIN_CODECS},
         result_bytes=split.model.answer.numel() * split.model.answer.element_size(),
         reference_core=ReferenceCore(fraction=1.0, host_cpu=times.device, torch_version="none"),
         holdout_error_ratio=0.0,

@@ -29,10 +29,11 @@ from controller.user_code import UserCodeError, guarded, import_user_module
 from testbed.errors import InputError
 from testbed.folders import reach
 from testbed.inference.bundles import bundle, parts_of
+from testbed.inference.codec import raw
 from testbed.inference.opaque import patterns_of
 from testbed.inference.pytrees import filled, leaves, template
 from testbed.inference.signature import Signature, signature_of
-from testbed.inference.tensors import raw, why_not
+from testbed.inference.tensors import why_not
 from testbed.inference.torchvision_zoo import known_torchvision, torchvision_model
 from testbed.inference.weight_files import Weights, apply
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from controller.contract import CodecTimes, ModelProfile
+from controller.contract import Codec, CodecTimes, ModelProfile
 from testbed.errors import InputError
 from testbed.folders import cache_file
 
@@ -21,6 +23,13 @@ REFERENCE_CORE_FRACTION = 0.5
 
 class _Versioned(msgspec.Struct):
     version: int
+
+
+class Uses(NamedTuple):
+    """Codecs by what they are for. A user's may be for one and not know the other."""
+
+    raw: Sequence[Codec] = ()  # of the raw input
+    boundary: Sequence[Codec] = ()
 
 
 def write_profile(profile: ModelProfile, path: Path) -> None:
@@ -91,10 +100,18 @@ def with_device(profile: ModelProfile, device: ModelProfile) -> ModelProfile:
         head_seconds=device.head_seconds,
         device_node_seconds=device.device_node_seconds or device.node_seconds,
         codecs={
-            codec: CodecTimes(device.codecs[codec].encode_seconds, times.decode_seconds)
+            codec: CodecTimes(_encode_seconds(profile, device, codec), times.decode_seconds)
             for codec, times in profile.codecs.items()
         },
     )
+
+
+def _encode_seconds(profile: ModelProfile, device: ModelProfile, codec: Codec) -> tuple[float, ...]:
+    """Of a codec that the device's profile does not have: as much slower as its whole model is (our choice)."""
+    if codec in device.codecs:
+        return device.codecs[codec].encode_seconds
+    ratio = device.head_seconds[-1] / profile.head_seconds[-1]
+    return tuple(round(ratio * seconds, 9) for seconds in profile.codecs[codec].encode_seconds)
 
 
 def _shape(profile: ModelProfile) -> tuple[object, ...]:

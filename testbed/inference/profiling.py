@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from controller.contract import ALL_ON_EDGE, Codec, CodecTimes, Cut, ModelProfile, ReferenceCore
+from controller.contract import ALL_ON_EDGE, PLAIN_CODECS, Codec, CodecTimes, Cut, ModelProfile, ReferenceCore
 from testbed.inference import calibration, tensors
 from testbed.inference.codec import VALUE_DTYPES
 from testbed.inference.graph import INPUT
@@ -34,8 +34,6 @@ from testbed.inference.profiles import PROFILE_VERSION, REFERENCE_CORE_FRACTION,
 
 Progress = Callable[[str, float], None]
 Floats = NDArray[np.float64]
-
-CODECS: tuple[Codec, ...] = ("fp32", "fp16", "uint8")
 
 
 @dataclass(frozen=True)
@@ -283,7 +281,7 @@ def _codec_times(split: SplitModel, effort: Effort, fraction: float) -> dict[Cod
         counts = [math.prod(node.output_shape) for node in boundary if node.dtype == name]
         known[name] = sorted({int(count) for count in np.quantile(counts, np.linspace(0, 1, 10), method="nearest")})
     result: dict[Codec, CodecTimes] = {}
-    for codec in CODECS:
+    for codec in PLAIN_CODECS:
         measured = {
             name: [_codec_pair(_numbers(count, name), ("boundary",), codec, effort) for count in counts]
             for name, counts in known.items()

@@ -8,7 +8,6 @@ tensor, and a received tensor is a view of the received buffer (which a tail nev
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
@@ -18,18 +17,16 @@ from msgspec import Meta
 from torch import Tensor
 
 from controller.contract import Codec, Cut, cut_from_label, cut_label
+from controller.contract.codec import channel_axis
 from controller.decoding import decode_frame
 from testbed.inference import codec as codecs
+from testbed.inference.coders import Coded, Layout, coder
 
 WIRE_VERSION = 1
 MAX_HEADER_BYTES = 64 * 1024
 MAX_PAYLOAD_BYTES = 1 << 30
 MAX_TENSORS = 64
 MAX_DIMENSIONS = 8
-
-# torch warns, once, that nothing stops a write into a read-only buffer. Nothing here writes: in-place operations are
-# cleared from every tail (testbed.inference.graph), and copying each frame instead would undo the zero-copy.
-warnings.filterwarnings("ignore", message="The given buffer is not writable")
 
 Dimension = Annotated[int, Meta(ge=0, le=MAX_PAYLOAD_BYTES)]
 Axis = Annotated[int, Meta(ge=0, lt=MAX_DIMENSIONS)]
@@ -49,6 +46,25 @@ class TensorHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     order: Axes  # the memory's order of axes; () for the plain one
     scale: float
     offset: float
+    coded_bytes: Annotated[int, Meta(ge=0, le=MAX_PAYLOAD_BYTES)] | None = None  # None: shape and codec say it
+
+    @property
+    def plain_shape(self) -> tuple[int, ...]:
+        """In the plain order of axes. Raises MalformedFrame for an order that is none."""
+        if not self.order:
+            return self.shape
+        if sorted(self.order) != list(range(len(self.shape))):
+            raise MalformedFrame(f"{self.order} is not an order of {len(self.shape)} axes")
+        return tuple(self.shape[self.order.index(axis)] for axis in range(len(self.shape)))
+
+    def layout(self, name: str) -> Layout:
+        """What the value ``name`` is. Raises MalformedFrame for an unknown type, an order that is none, a shape that
+        is over the limit."""
+        dtype = codecs.VALUE_DTYPES.get(self.dtype)
+        if dtype is None:
+            raise MalformedFrame(f"unknown dtype {self.dtype!r}; known: {', '.join(codecs.VALUE_DTYPES)}")
+        elements(self.shape, MAX_PAYLOAD_BYTES)
+        return _layout(name, dtype, self.shape, self.plain_shape, self.order)
 
 
 class FrameHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -57,17 +73,42 @@ class FrameHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     version: int
     task: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     cut: Annotated[str, Meta(max_length=MAX_HEADER_BYTES)]  # cut_label
-    codec: Codec
+    codec: Annotated[Codec, Meta(max_length=128)]
     tensors: Annotated[tuple[TensorHeader, ...], Meta(max_length=MAX_TENSORS)]
     model_version: Annotated[int, Meta(ge=0)] = 0  # of the weights that the head computed with: the tail takes the same
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return cut_from_label(self.cut) or ("answer",)
+
+    @property
     def buffer_bytes(self) -> tuple[int, ...]:
-        """Bytes of each tensor's buffer. Raises MalformedFrame for an unknown dtype or a total over the limit."""
-        sizes = tuple(_buffer_bytes(tensor, self.codec) for tensor in self.tensors)
+        """Bytes of each tensor's buffer. Raises MalformedFrame for an unknown dtype or codec, for more bytes than a
+        tensor of that shape can have, or a total over the limit."""
+        try:
+            how = coder(self.codec)
+            sizes = tuple(
+                how.size(tensor.layout(name), tensor.coded_bytes)
+                for name, tensor in zip(self.names, self.tensors, strict=True)
+            )
+        except ValueError as error:
+            raise MalformedFrame(str(error)) from error
         if sum(sizes) > MAX_PAYLOAD_BYTES:
             raise MalformedFrame(f"a payload of {sum(sizes)} bytes is over the limit of {MAX_PAYLOAD_BYTES}")
         return sizes
+
+    @property
+    def raw_bytes(self) -> int:
+        """Of the tensors themselves, in memory."""
+        return sum(tensor.layout(name).raw_bytes for name, tensor in zip(self.names, self.tensors, strict=True))
+
+    @property
+    def decoded_bytes(self) -> int:
+        """That the tensors have at most before the last step of decoding, which may be a device's."""
+        return sum(
+            max(tensor.layout(name).raw_bytes, size)
+            for name, tensor, size in zip(self.names, self.tensors, self.buffer_bytes, strict=True)
+        )
 
     @property
     def payload_bytes(self) -> int:
@@ -94,27 +135,29 @@ def pack(
     """Encode the tensors of one task: the header, and one buffer of bytes for each tensor (a view where possible).
 
     Axes that are only permuted in memory stay so: the tail then sees the strides that the head made, and computes the
-    same bits. Raises ValueError where :func:`testbed.inference.codec.encode` does. What :func:`why_not` names a reason
-    for cannot be packed.
+    same bits. Raises ValueError for values that the codec has no code for, and for a codec that is unknown. What
+    :func:`why_not` names a reason for cannot be packed.
     """
+    how = coder(codec)
     headers: list[TensorHeader] = []
     buffers: list[memoryview] = []
-    for tensor in tensors:
-        order = _memory_order(tensor)
+    for name, tensor in zip(cut or ("answer",), tensors, strict=True):
+        order = _memory_order(tensor) if how.keeps_order else ()
         laid_out = (tensor.permute(order) if order else tensor).contiguous()
-        coded, scale, offset = codecs.encode(laid_out, codec)
-        headers.append(TensorHeader(codecs.DTYPE_NAMES[tensor.dtype], tuple(laid_out.shape), order, scale, offset))
-        buffers.append(raw(coded))
+        shape = tuple(laid_out.shape)
+        coded = how.encode(_layout(name, tensor.dtype, shape, tuple(tensor.shape), order), laid_out)
+        dtype = codecs.DTYPE_NAMES[tensor.dtype]
+        headers.append(TensorHeader(dtype, shape, order, coded.scale, coded.offset, coded.size))
+        buffers.append(coded.data)
     header = _encoder.encode(FrameHeader(WIRE_VERSION, task, cut_label(cut), codec, tuple(headers), model_version))
     return header, buffers
 
 
-def raw(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor's numbers in the plain order of its axes: a view where they lie so in memory."""
-    if tensor.is_quantized:
-        tensor = tensor.int_repr()
-    # torch conjugates and negates lazily, and refuses to show the bytes of what it has yet to do
-    return tensor.resolve_conj().resolve_neg().cpu().reshape(-1).view(torch.uint8).numpy().data
+def _layout(
+    name: str, dtype: torch.dtype, shape: tuple[int, ...], plain_shape: tuple[int, ...], order: tuple[int, ...]
+) -> Layout:
+    axis = channel_axis(len(shape))
+    return Layout(name, dtype, shape, plain_shape, order.index(axis) if order and axis is not None else axis)
 
 
 def largest(logits: memoryview, dtype: torch.dtype) -> int:
@@ -155,8 +198,7 @@ def decode_header(header: bytes | memoryview) -> FrameHeader:
         raise MalformedFrame(f"the header does not decode: {error}") from error
     if decoded.version != WIRE_VERSION:
         raise MalformedFrame(f"the frame has wire version {decoded.version}, this program speaks {WIRE_VERSION}")
-    names = cut_from_label(decoded.cut) or ("answer",)
-    if len(names) != len(decoded.tensors):
+    if len(decoded.names) != len(decoded.tensors):
         raise MalformedFrame(f"cut {decoded.cut!r} with {len(decoded.tensors)} tensors")
     _ = decoded.buffer_bytes
     return decoded
@@ -190,8 +232,10 @@ def unpack(
     if len(buffers) != len(decoded.tensors):
         raise MalformedFrame(f"{len(buffers)} buffers for {len(decoded.tensors)} tensors")
     tensors = tuple(
-        _tensor(tensor, decoded.codec, memoryview(buffer), size, place)
-        for tensor, buffer, size in zip(decoded.tensors, buffers, decoded.buffer_bytes, strict=True)
+        _tensor(name, tensor, decoded.codec, memoryview(buffer), size, place)
+        for name, tensor, buffer, size in zip(
+            decoded.names, decoded.tensors, buffers, decoded.buffer_bytes, strict=True
+        )
     )
     return Frame(decoded.task, cut_from_label(decoded.cut), decoded.codec, tensors)
 
@@ -212,34 +256,27 @@ def elements(shape: Sequence[int], limit: int) -> int:
     return math.prod(shape)
 
 
-def _buffer_bytes(tensor: TensorHeader, codec: Codec) -> int:
-    dtype = codecs.VALUE_DTYPES.get(tensor.dtype)
-    if dtype is None:
-        raise MalformedFrame(f"unknown dtype {tensor.dtype!r}; known: {', '.join(codecs.VALUE_DTYPES)}")
-    return elements(tensor.shape, MAX_PAYLOAD_BYTES) * codecs.coded_dtype(dtype, codec).itemsize
-
-
 def _tensor(
-    header: TensorHeader, codec: Codec, buffer: memoryview, size: int, place: Callable[[Tensor], Tensor]
+    name: str,
+    header: TensorHeader,
+    codec: Codec,
+    buffer: memoryview,
+    size: int,
+    place: Callable[[Tensor], Tensor],
 ) -> Tensor:
     if buffer.nbytes != size:
         raise MalformedFrame(f"a buffer of {buffer.nbytes} bytes where the header says {size}")
-    if header.order and sorted(header.order) != list(range(len(header.shape))):
-        raise MalformedFrame(f"{header.order} is not an order of {len(header.shape)} axes")
-    dtype = codecs.VALUE_DTYPES[header.dtype]
-    bounds = torch.finfo(dtype if dtype.is_floating_point else torch.float64)
+    layout = header.layout(name)
+    bounds = torch.finfo(layout.dtype if layout.dtype.is_floating_point else torch.float64)
     if not (abs(header.scale) <= bounds.max and abs(header.offset) <= bounds.max):  # also for nan
         raise MalformedFrame(f"scale {header.scale} and offset {header.offset} must be values of {header.dtype}")
     if header.dtype.startswith("q") and not (header.offset.is_integer() and abs(header.offset) < 1 << 31):
         raise MalformedFrame(f"a zero point of {header.offset}")
-    coded_dtype = codecs.coded_dtype(dtype, codec)
-    if size == 0:
-        coded = torch.empty(header.shape, dtype=coded_dtype)
-    else:
-        coded = torch.frombuffer(buffer, dtype=coded_dtype).view(header.shape)
-        if coded.data_ptr() % coded_dtype.itemsize:
-            coded = coded.clone()
-    tensor = codecs.decode(place(coded), dtype, codec, header.scale, header.offset)
+    try:
+        coded = Coded(buffer.cast("B"), header.scale, header.offset, header.coded_bytes)
+        tensor = coder(codec).decode(layout, coded, place)
+    except ValueError as error:
+        raise MalformedFrame(str(error)) from error
     if not header.order:
         return tensor
     inverse = sorted(range(len(header.order)), key=header.order.__getitem__)

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from controller.user_code import told
 from testbed.errors import InputError
 from testbed.inference.bundles import Bundle, Unbundle, bundle, parts_of
+from testbed.inference.codec import raw
 from testbed.inference.described import describe
 from testbed.inference.graph import INPUT, ModelGraph
 from testbed.inference.in_place import clear_in_place
@@ -25,7 +26,6 @@ from testbed.inference.opaque import Part, named_parts
 from testbed.inference.pytrees import Slot, leaves
 from testbed.inference.recording import UnfollowedError, record
 from testbed.inference.signature import Normalise
-from testbed.inference.tensors import raw
 
 NORMALISE = "normalise"
 ANSWER = "answer"

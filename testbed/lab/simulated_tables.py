@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from controller.contract import (
+    Codec,
     Decision,
     Observation,
     Policy,
@@ -101,7 +102,7 @@ def _tasks(result: SimulationResult, tasks: SimulatedTasks, inputs: Mapping[str,
     timeout = f"timeout: {result.task_timeout_seconds:g} s passed "
     number = np.concatenate([np.arange(n) for n in np.bincount(ues, minlength=len(scenario.ues))]).astype(np.int64)
     taken = set(zip(ues[done].tolist(), tasks.cut[done].tolist(), strict=True))
-    sizes = {(ue, cut): _sizes(scenario, ue, result.cut_labels[cut]) for ue, cut in taken}
+    sizes = {(ue, cut): _sizes(scenario, ue, result.cut_labels[cut], result.codecs[cut]) for ue, cut in taken}
     size = [sizes[ue, cut] if ended else None for ue, cut, ended in zip(ues, tasks.cut, done, strict=True)]
     stamps = np.where(done[:, np.newaxis], tasks.stamps, np.nan)
     stamps[:, 0] = tasks.stamps[:, 0]
@@ -156,10 +157,10 @@ def _up(counted: NDArray[np.float64] | None, by_cut: list[int | None]) -> list[i
     return [None if one is None else round(sent) for one, sent in zip(by_cut, counted.tolist(), strict=True)]
 
 
-def _sizes(scenario: Scenario, index: int, label: str) -> tuple[str, int, int, int]:
+def _sizes(scenario: Scenario, index: int, label: str, decided: Codec | None) -> tuple[str, int, int, int]:
     """(codec, payload, uplink, downlink) of a cut, in bytes; nothing is sent for the local cut."""
     ue, cut = scenario.ues[index], cut_from_label(label)
-    codec = cut_codec(ue, cut)
+    codec = cut_codec(ue, cut, decided)
     if not cut:
         return codec, 0, 0, 0
     payload = ue.profile.boundary_bytes(cut, codec)

@@ -11,6 +11,7 @@ from testbed.errors import InputError
 from testbed.inference.profiles import profile_cache_path, read_profile
 from testbed.labfile import arrival_files
 from testbed.labfile.channels import channel_of, channel_trace, link_trace
+from testbed.labfile.codec_profiles import missing
 from testbed.labfile.policy import make_policy, policy_warnings
 from testbed.labfile.scenario import collect_profiles, profile_key, scenario_of
 from testbed.labfile.schema import ExpandedUe, Topology, UeSpec
@@ -60,13 +61,16 @@ def check_policy(topology: Topology, where: str) -> list[str]:
 
 
 def _known_profiles(topology: Topology, where: str) -> dict[str, ModelProfile]:
-    """Those of files and those that this host has measured."""
+    """Those of files and those that this host has measured, where they have what the lab's codecs need."""
 
     def cached(model: str) -> ModelProfile | None:
         path = profile_cache_path(model)
         return read_profile(path) if path.is_file() else None
 
-    return collect_profiles(topology, where, cached)
+    def fit(_ue: ExpandedUe, profile: ModelProfile) -> ModelProfile | None:
+        return None if any(missing(profile, topology.codec)) else profile
+
+    return collect_profiles(topology, where, cached, fit)
 
 
 def _arrivals(spec: UeSpec, key: str) -> list[str]:

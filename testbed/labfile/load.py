@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from controller.contract.codec import is_own
 from testbed.errors import InputError
 from testbed.folders import reach
 from testbed.labfile.paths import resolve_paths
@@ -57,6 +58,8 @@ def parse(raw: Mapping[str, Any], where: str, folder: Path, *, imports: bool = T
     resolved = resolve_paths(topology, where, folder)
     if imports or ":" not in resolved.policy.name:
         _check_policy(resolved, where)
+    if imports:
+        _check_codecs(resolved, where, folder)
     return resolved
 
 
@@ -114,3 +117,15 @@ def _check_policy(topology: Topology, where: str) -> None:
         registry.create(topology.policy.name, topology.policy.options)
     except ValueError as error:
         raise InputError(f"key 'policy': {error}", where=where) from None
+
+
+def _check_codecs(topology: Topology, where: str, folder: Path) -> None:
+    """Those of users are there; they are made when a profile or a node needs them."""
+    for codec in filter(is_own, topology.codec.named):
+        from testbed.inference.own_codec import find_class  # imports torch
+
+        try:
+            find_class(codec, (folder,))
+        except InputError as error:
+            at = f"{where}: {error.where}"
+            raise InputError(error.what, where=at, value=error.value, allowed=error.allowed, fix=error.fix) from None

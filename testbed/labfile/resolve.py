@@ -11,6 +11,7 @@ from testbed.errors import os_error_text
 from testbed.inference.profiles import profile_cache_path, read_profile, write_profile
 from testbed.inputs.source import Inputs
 from testbed.labfile.channels import make_traces, mean_states, peak_states
+from testbed.labfile.codec_profiles import missing, with_codecs
 from testbed.labfile.policy import Notify
 from testbed.labfile.scenario import arrivals_of, collect_profiles, scenario_of
 from testbed.labfile.schema import ExpandedUe, Topology
@@ -47,7 +48,17 @@ def resolve(
 
     Raises InputError for a profile, trace or model that does not fit.
     """
-    profiles = collect_profiles(topology, where, lambda model: _measured(model, folder, topology.seed, notify))
+
+    def fit(ue: ExpandedUe, profile: ModelProfile) -> ModelProfile:
+        lacking = missing(profile, topology.codec)
+        if not any(lacking):
+            return profile
+        names = ", ".join(dict.fromkeys((*lacking.raw, *lacking.boundary)))
+        notify(f"measuring {names} with {ue.model} on this host (docs/codecs.md says how to keep it)")
+        choosing = len(topology.codec.for_boundaries) > 1
+        return with_codecs(ue.model, topology.seed, folder, profile, lacking, agreement=choosing, weights=ue.weights)
+
+    profiles = collect_profiles(topology, where, lambda model: _measured(model, folder, topology.seed, notify), fit)
     inputs = inputs_by_ue(topology, profiles)
     profiles = with_resized_inputs(topology, profiles, inputs)
     traces = make_traces(topology, duration_seconds)

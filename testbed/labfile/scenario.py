@@ -23,10 +23,13 @@ from testbed.inference.profiles import read_profile, with_device
 from testbed.inputs.decode import frame_rate
 from testbed.labfile.arrival_files import mean_rate_per_second, read_arrivals
 from testbed.labfile.channels import subchannel_ratios_of
+from testbed.labfile.codec_profiles import fitted
 from testbed.labfile.schema import ExpandedUe, Topology
 from testbed.labfile.schema_links import ChannelSpec, RadioSpec
 
 ProfileMaker = Callable[[str], ModelProfile | None]
+#: Of a UE and the profile that was found: the same with what the lab's codecs need; None: the UE's is left out.
+ProfileFitter = Callable[[ExpandedUe, ModelProfile], ModelProfile | None]
 
 
 def arrivals_of(ue: ExpandedUe) -> tuple[Arrivals, tuple[float, ...]]:
@@ -51,9 +54,11 @@ def profile_key(ue: ExpandedUe) -> str:
     return " on ".join(filter(None, (ue.profile or ue.model, ue.device, str(ue.input.source) if ue.input else "")))
 
 
-def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> dict[str, ModelProfile]:
+def collect_profiles(
+    topology: Topology, where: str, measure: ProfileMaker, fit: ProfileFitter
+) -> dict[str, ModelProfile]:
     """Profiles by :func:`profile_key`; ``measure(model)`` gives that of a UE that names no file (None: it
-    is left out).
+    is left out), ``fit`` adds what the lab's codecs need.
 
     Raises InputError for a file that is no profile, or one of another model.
     """
@@ -63,6 +68,7 @@ def collect_profiles(topology: Topology, where: str, measure: ProfileMaker) -> d
         if key in profiles:
             continue
         profile = measure(ue.model) if ue.profile is None else profile_for(ue, ue.profile, where)
+        profile = None if profile is None else fit(ue, fitted(profile, topology.codec.named))
         if profile is None:
             continue
         profiles[key] = profile if ue.device is None else with_device(profile, profile_for(ue, ue.device, where))
@@ -127,6 +133,7 @@ def _ue_of(topology: Topology, ue: ExpandedUe, profile: ModelProfile, mean_gain:
         weight=spec.weight,
         input_codec=topology.codec.input,
         boundary_codec=topology.codec.boundary,
+        codec_choices=topology.codec.for_boundaries if topology.codec.choices else (),
         channel_kind=spec.channel.kind,
         mean_gain=mean_gain,
         fading=spec.channel.fading or "trace",

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from controller.contract import Codec
 from testbed.labfile.arrival_keys import ArrivalsSpec
+from testbed.labfile.codecs import CodecSpec
 from testbed.labfile.input_keys import InputKey, InputSpec, check_inputs
 from testbed.labfile.model_keys import ModelKey
 from testbed.labfile.schema_base import Model, Name, Wanted, WholeName, bare_off
@@ -33,13 +33,6 @@ from testbed.units import (
     PositiveWatts,
     Watts,
 )
-
-
-class CodecSpec(Model):
-    """How tensors travel: the raw input is always a uint8 image; boundaries as chosen."""
-
-    input: Literal["uint8"] = "uint8"
-    boundary: Codec = "fp32"
 
 
 class EdgeSpec(Model):
@@ -201,8 +194,10 @@ class Topology(Model):
                 raise ValueError("'uploading' sends the first weights, 'retraining' replaces them: give one of the two")
             if self.edge.gpu == "required":
                 raise ValueError("'uploading' runs on the CPU: set edge.gpu to off (or auto, which then is off)")
-            if self.codec.boundary != "fp32":
-                raise ValueError("'uploading' sends values as fp32: set codec.boundary to fp32")
+            if self.codec != CodecSpec():
+                raise ValueError(
+                    "'uploading' sends values as they are: set codec.boundary to fp32, codec.input to uint8"
+                )
             if any(spec.channel.refresh == "per_task_stage" for spec in self.ues):
                 raise ValueError(
                     "'uploading' sends all the time: a channel with refresh 'per_task_stage' has no gain then"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE, Codec, Cut, GraphNode, ModelProfile
+from controller.contract import ALL_ON_EDGE, PLAIN_CODECS, Codec, Cut, GraphNode, ModelProfile
+from controller.contract.codec import has_fixed_size, is_boundary_codec, is_input_codec, is_own
 from testbed.inference import bundles, tensors
-from testbed.inference.codec import DTYPE_NAMES
+from testbed.inference.codec import DTYPE_NAMES, raw
+from testbed.inference.coders import load_own
 from testbed.inference.graph import INPUT
 from testbed.inference.partition import SplitModel
 from testbed.inference.pytrees import Slot, leaves
@@ -22,6 +25,8 @@ from testbed.node.preload import split_model
 
 #: On the host. A tail gives way to one with an earlier target at the end of each segment.
 SEGMENT_SECONDS = 2e-3
+#: Of a value whose size differs from task to task, over what the profile says of it.
+MOST_VARIATION = 4
 
 
 def task_input(signature: Signature, seed: int, ue_index: int, task: int) -> Tensor:
@@ -47,7 +52,7 @@ class Tail:
 
     def logits(self) -> memoryview:
         """Bytes of the answer, in the model's own type."""
-        return tensors.raw(self._answer())
+        return raw(self._answer())
 
 
 class CpuBackend:
@@ -63,6 +68,9 @@ class CpuBackend:
     ) -> None:
         self.split: SplitModel = split_model(model, seed, lab_folder, weights)
         self.profile = profile
+        for codec in profile.codecs:
+            if is_own(codec):
+                load_own(codec, seed, (Path(lab_folder),) if lab_folder else ())
         self._nodes: dict[str, GraphNode] | None = None
         self._segment_seconds = SEGMENT_SECONDS / profile.reference_core.fraction
         if tuple(node.name for node in self.split.graph.nodes) != tuple(node.name for node in profile.nodes):
@@ -72,21 +80,29 @@ class CpuBackend:
         """Raises ValueError for a cut that is not canonical."""
         self.split.partition(cut)
 
+    def check_codec(self, cut: Cut, header: tensors.FrameHeader) -> None:
+        """Raises ValueError for a codec that this lab does not have there, and for a size that is not the codec's."""
+        codec, fits = header.codec, is_input_codec if cut == ALL_ON_EDGE else is_boundary_codec
+        if codec not in self.profile.codecs or not (fits(codec) or codec in PLAIN_CODECS):
+            raise ValueError(f"codec {codec!r} is not for cut {header.cut}")
+        if header.raw_bytes > MOST_VARIATION * self.profile.boundary_bytes(cut, "fp32"):
+            raise ValueError(f"cut {header.cut} with {header.raw_bytes} bytes before encoding")
+        if has_fixed_size(codec):  # others are bounded by their headers
+            expected = self.profile.boundary_bytes(cut, codec)
+            if header.payload_bytes != expected:
+                raise ValueError(f"cut {header.cut} has {expected} bytes, not {header.payload_bytes}")
+
     def check_tensors(self, cut: Cut, headers: Sequence[tensors.TensorHeader]) -> None:
         """Raises ValueError where what comes is not of the values of ``cut``: another shape, another type."""
         if self._nodes is None:
             self._nodes = {node.name: node for node in self.split.graph.nodes}
         for name, header in zip(cut, headers, strict=True):
             node = self._nodes[name]
-            shape, order = list(header.shape), header.order
-            if order and sorted(order) == list(range(len(shape))):
-                shape = [shape[order.index(axis)] for axis in range(len(shape))]
+            shape = header.plain_shape
             dtype = DTYPE_NAMES[self.split.model.probe.dtype] if name == INPUT else node.dtype
-            fits = len(shape) == len(node.output_shape) if node.varies else tuple(shape) == node.output_shape
+            fits = len(shape) == len(node.output_shape) if node.varies else shape == node.output_shape
             if not fits or header.dtype != dtype:
-                raise ValueError(
-                    f"{name} is {dtype} of shape {node.output_shape}, not {header.dtype[:16]} of {tuple(shape)}"
-                )
+                raise ValueError(f"{name} is {dtype} of shape {node.output_shape}, not {header.dtype[:16]} of {shape}")
 
     def prepare_heads(self, cuts: Sequence[Cut]) -> None:
         """Build now, and run once: a first use costs 3-30 ms more than the next."""
@@ -112,8 +128,7 @@ class CpuBackend:
     def pack(self, task: int, cut: Cut, values: Sequence[Tensor], codec: Codec) -> tuple[bytes, list[memoryview]]:
         """The tensors of a cut, encoded."""
         with torch.inference_mode():
-            as_it_is = cut == ALL_ON_DEVICE or (cut == ALL_ON_EDGE and values[0].is_floating_point())
-            return tensors.pack(task, cut, values, "fp32" if as_it_is else codec, self.split.weights.active)
+            return tensors.pack(task, cut, values, codec if cut else "fp32", self.split.weights.active)
 
     def answer_of(self, answer: memoryview) -> tuple[int, int]:
         """(class, checksum) of an answer's bytes; the class of what is no classifier's is -1.

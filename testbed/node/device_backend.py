@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from controller.contract import ALL_ON_EDGE, Codec, Cut, ModelProfile, cut_from_label
+from controller.contract import ALL_ON_EDGE, PLAIN_CODECS, Cut, ModelProfile, cut_from_label
+from controller.contract.codec import is_boundary_codec, is_input_codec
 from testbed.inference import tensors
 from testbed.inference.codec import VALUE_DTYPES
 from testbed.inference.graph import INPUT
@@ -21,9 +22,6 @@ from testbed.node.devices import Mark, Stream
 #: Largest difference between the device's answer and the CPU's, of the largest logit. Both compute in fp32, but add in
 #: another order; seen 2e-6 between CPU libraries, and TF32 (which is off) would be 1e-3.
 ANSWER_TOLERANCE = 1e-3
-
-
-CODECS: tuple[Codec, ...] = ("uint8", "fp16", "fp32")
 
 
 class UnfitDeviceError(RuntimeError):
@@ -88,7 +86,9 @@ class DeviceBackend(CpuBackend):
     def _run(self, cut: Cut, values: tuple[Tensor, ...]) -> memoryview:
         """The answer, without a loss from coding: the last of the codecs is fp32."""
         answer = memoryview(b"")
-        for codec in CODECS:
+        fits = is_input_codec if cut == ALL_ON_EDGE else is_boundary_codec
+        more = [codec for codec in self.profile.codecs if codec not in PLAIN_CODECS and fits(codec)]
+        for codec in (*more, *reversed(PLAIN_CODECS)):
             header, buffers = self.pack(0, cut, values, codec)
             tail = self.tail(tensors.decode_header(header), buffers)
             while not tail.finished:
@@ -122,14 +122,14 @@ class DeviceBackend(CpuBackend):
         partition = self._moved.partition(cut_from_label(header.cut))
         spans = _Spans(stream)
         with stream.issue(), torch.inference_mode():
-            arrival = _Arrival(self._room(header.payload_bytes), spans)
+            arrival = _Arrival(self._room(header.decoded_bytes), spans)
             frame = tensors.unpack(header, buffers, arrival.move)
             self._staged = arrival.decoded()
             state = partition.start(frame.tensors)
         segments = partition.tail_segments(self._segment_seconds, self.profile.node_seconds)
         run = [functools.partial(self._segment, segment, state, spans) for segment in segments]
         logits: list[Tensor] = []
-        fetch = functools.partial(self._fetch, state, spans, header.payload_bytes, logits)
+        fetch = functools.partial(self._fetch, state, spans, arrival.moved_bytes, logits)
         return Tail([*run, fetch], lambda: logits[0])
 
     def _room(self, size_bytes: int) -> Tensor:
@@ -197,7 +197,7 @@ class _Arrival:
     def __init__(self, staging: Tensor, spans: _Spans) -> None:
         self._staging = staging
         self._spans = spans
-        self._offset = 0
+        self.moved_bytes = 0
         self._decoding: Mark | None = None
 
     def move(self, coded: Tensor) -> Tensor:
@@ -205,8 +205,8 @@ class _Arrival:
         self.decoded()
         stream = self._spans.stream
         flat = coded.reshape(-1).view(torch.uint8)
-        room = self._staging[self._offset : self._offset + flat.numel()]
-        self._offset += flat.numel()
+        room = self._staging[self.moved_bytes : self.moved_bytes + flat.numel()]
+        self.moved_bytes += flat.numel()
         room.copy_(flat)
         moved = torch.empty(flat.numel(), dtype=torch.uint8, device=stream.device)
         start = stream.mark()

@@ -36,7 +36,7 @@ DROPPED = "the device was busy"
 @recorded(
     "tasks",
     by=["ue"],
-    values={"status": ["completed", "failed", "dropped"], "codec": ["", "fp32", "fp16", "uint8"]},
+    values={"status": ["completed", "failed", "dropped"]},
 )
 class TaskRecord(Record, frozen=True):
     """One finished (or failed) task. Stamps are monotonic seconds; nan where the task never got there.

@@ -12,6 +12,7 @@ from typing import get_args
 
 import msgspec
 
+from controller.contract.codec import is_boundary_codec, is_input_codec
 from controller.decoding import decode_frame
 from controller.service.admission import LARGEST, OWN_LIMITS
 from controller.service.node_listener import Limits
@@ -69,6 +70,10 @@ def _check_record(record: Record) -> None:
     for name, allowed in KINDS[type(record)].values.items():
         if getattr(record, name) not in allowed:
             raise msgspec.DecodeError(f"{name} {getattr(record, name)[:64]!r} in a {type(record).__name__}")
+    if isinstance(record, TaskRecord) and not (
+        record.codec == "" or is_boundary_codec(record.codec) or is_input_codec(record.codec)
+    ):
+        raise msgspec.DecodeError(f"codec {record.codec[:64]!r} in a TaskRecord")
     # where a failed task never got there its stamps are nan
     finite = isinstance(record, TaskRecord) and record.status == "completed"
     for name in record.__struct_fields__:

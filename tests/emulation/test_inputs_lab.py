@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from testbed.inference.codec import raw
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.published_weights import weights_of
 from testbed.inference.resizing import resize
-from testbed.inference.tensors import raw
 from testbed.inputs.decode import frames_of
 from testbed.inputs.source import Source
 from tests import made_inputs as made

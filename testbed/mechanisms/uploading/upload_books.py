@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from controller.contract import STAGES
-from testbed.inference import tensors
+from testbed.inference.codec import raw
 from testbed.mechanisms.uploading.upload_frames import Segment
 from testbed.mechanisms.uploading.upload_run import Run
 from testbed.mechanisms.uploading.upload_sender import Transfer
@@ -130,7 +130,7 @@ def settle(node: UeNode, run: Run, values: Mapping[str, Transfer], wire_bytes: i
         node.control.record(record)
     if not run.failure:
         try:
-            task.answer, task.answer_checksum = node.backend.answer_of(tensors.raw(run.values[run.flow.answer]))
+            task.answer, task.answer_checksum = node.backend.answer_of(raw(run.values[run.flow.answer]))
         except Exception as error:  # noqa: BLE001 - of values that are no logits
             run.failure = reason_of("answer", error)
     acked_bytes = sum(value.acknowledged_bytes for value in values.values())

@@ -89,13 +89,11 @@ class TailService:
             self._check_known(ue, cut)
             backend.check(cut)
             backend.check_tensors(cut, header.tensors)
+            backend.check_codec(cut, header)
         except ValueError as error:
             raise RefusedTaskError(f"edge: {error}"[:500]) from error
-        expected = backend.profile.boundary_bytes(cut, header.codec)
         if header.model_version not in backend.split.weights:
             raise RefusedTaskError(f"edge: model version {header.model_version} is not here any more")
-        if header.payload_bytes != expected:
-            raise RefusedTaskError(f"edge: cut {header.cut} has {expected} bytes, not {header.payload_bytes}")
         if self.compute.full(ue, header.payload_bytes):
             waiting, _ = self.compute.state(ue, time.monotonic())
             raise RefusedTaskError(f"edge: its queue is full: {waiting} tasks of {ue} wait")

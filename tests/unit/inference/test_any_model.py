@@ -19,11 +19,11 @@ from testbed.cli.profile import command
 from testbed.errors import InputError
 from testbed.inference import tensors
 from testbed.inference.bundles import MalformedBundle, bundle, parts_of
+from testbed.inference.codec import raw
 from testbed.inference.layer_times import LayerTimes, profile_of_device
 from testbed.inference.models import answer_to, load_model
 from testbed.inference.partition import SplitModel, load_split_model
 from testbed.inference.pytrees import leaves
-from testbed.inference.tensors import raw
 from testbed.node.backend import CpuBackend, task_input
 from testbed.node.device_backend import DeviceBackend
 from testbed.node.devices import HostStream

@@ -36,7 +36,7 @@ def a_tensor(dtype: torch.dtype) -> torch.Tensor | None:
 
 
 def memory(tensor: torch.Tensor) -> bytes:
-    return bytes(tensors.raw(tensor))
+    return bytes(codecs.raw(tensor))
 
 
 @pytest.mark.parametrize("codec", CODECS)

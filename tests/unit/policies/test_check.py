@@ -52,7 +52,7 @@ class _Changed(EdgeOnly):
         ({"cut": ("block1", "block2")}, None),
         ({"cut": ("block2", "block1")}, "not canonical"),
         ({"cut": ("stem", "block1")}, "not canonical"),
-        ({"codec": "zip"}, "codec 'zip' is not in the profile; allowed: fp32, fp16, uint8"),
+        ({"codec": "zip"}, "codec 'zip' is not this lab's; allowed: fp32, fp16, uint8"),
         ({"uploading": 3}, "needs a lab with 'uploading'"),
         ({"stop_rule": 3}, "wrong type"),
         ({"name": "ue9"}, "decided UEs are ue9"),
