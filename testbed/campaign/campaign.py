@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.campaign.executor import Executor
-from testbed.campaign.points import Campaign
+from testbed.campaign.points import Campaign, points_of
 from testbed.campaign.prepare import Task, prepare
 from testbed.campaign.results import Cell, Contrast, cells_of, contrasts_of, results_of
 from testbed.campaign.run import Progress, Standing, compute, standings
@@ -48,7 +48,12 @@ def run_campaign(
     Raises InputError, before anything is computed, for a lab that is refused.
     """
     store = Store(folder)
-    tasks = prepare(campaign, store, notify, measure=True)
+    try:
+        executor.expect(sum(point.where == "simulator" for point in points_of(campaign)))
+        tasks = prepare(campaign, store, notify, measure=True)
+    except BaseException:
+        executor.close()
+        raise
     compute(tasks, store, executor, campaign.spec.retries, progress)
     return conclude_campaign(campaign, tasks, store)
 

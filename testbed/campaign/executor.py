@@ -34,6 +34,9 @@ INVALID = 4
 
 
 class Executor(Protocol):
+    def expect(self, jobs: int) -> None:
+        """So many simulations are about to be submitted: what takes time to start may do so."""
+
     def submit(self, job: Job) -> None: ...
 
     def results(self) -> Iterator[Outcome]:
@@ -56,6 +59,10 @@ class Here:
         self._labs: deque[LabRun] = deque()
         self._lab: LabRun | None = None
         self._workers: list[Worker] = []
+
+    def expect(self, jobs: int) -> None:
+        while len(self._workers) < min(self._processes, jobs):
+            self._workers.append(Worker())
 
     def submit(self, job: Job) -> None:
         if isinstance(job, LabRun):
@@ -86,9 +93,7 @@ class Here:
                 return
 
     def _hand_out(self) -> None:
-        wanted = min(self._processes, len(self._jobs) + sum(worker.job is not None for worker in self._workers))
-        while len(self._workers) < wanted:
-            self._workers.append(Worker())
+        self.expect(len(self._jobs) + sum(worker.job is not None for worker in self._workers))
         for worker in self._workers:
             if worker.job is None and self._jobs:
                 worker.begin(self._jobs.popleft())

@@ -18,6 +18,7 @@ from testbed.campaign.measures import MEASURES, delays_of
 from testbed.campaign.points import Campaign
 from testbed.campaign.results import Cell
 from testbed.campaign.schema import POLICY, FigureSpec
+from testbed.campaign.statistics import Estimate
 from testbed.campaign.store import Store
 from testbed.campaign.tables import write_csv
 from testbed.report.figures import colour, styled
@@ -111,6 +112,7 @@ def _lines(name: str, over: str, cells: Sequence[Cell], stem: Path, title: str) 
             _line(axes, index, line, [places[cell.setting(over)] for cell in group], group, name)
         axes.set(xlabel=_axis_of(over, labels), ylabel=measure.axis)
         _x_axis(axes, labels, None if numbers is None else np.array(numbers))
+        _y_axis(axes, [cell.estimates[name] for group in by_line.values() for cell in group])
         _legend(axes, len(by_line))
         _save(figure, stem)
     write_csv(
@@ -170,6 +172,13 @@ def _x_axis(axes: Axes, labels: Sequence[str], numbers: NDArray[np.float64] | No
         axes.set_xscale("log")
         axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
         axes.minorticks_off()
+
+
+def _y_axis(axes: Axes, found: Sequence[Estimate]) -> None:
+    """Logarithmic for means of a decade or more, where no interval reaches zero: the small ones are seen, too."""
+    means = [one.mean for one in found]
+    if min(one.mean if one.t is None else one.t[0] for one in found) > 0 and max(means) >= 10 * min(means):
+        axes.set_yscale("log")
 
 
 # --------------------------------------------------------------------------------------------------------------- CDF

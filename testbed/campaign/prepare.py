@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from testbed.campaign.jobs import LabRun, Simulation, Training, checkpoint_in
 from testbed.campaign.keys import key_of
@@ -36,18 +38,12 @@ def prepare(campaign: Campaign, store: Store, warn: Callable[[str], None], *, me
 
     Raises InputError for a point whose lab is refused, naming the point.
     """
-    told: set[str] = set()
-
-    def once(text: str) -> None:
-        if text not in told:
-            told.add(text)
-            warn(text)
-
-    labs: set[str] = set()
+    labs = _Labs(warn)
+    profiled: set[str] = set()
     tasks = []
     for point in points_of(campaign):
         try:
-            tasks.append(_task(campaign, point, store, once, labs if measure else None))
+            tasks.append(_task(campaign, point, store, labs, profiled if measure else None))
         except InputError as error:
             raise InputError(
                 error.what,
@@ -61,24 +57,47 @@ def prepare(campaign: Campaign, store: Store, warn: Callable[[str], None], *, me
     return tuple(tasks)
 
 
-def _task(
-    campaign: Campaign, point: Point, store: Store, warn: Callable[[str], None], measured: set[str] | None
-) -> Task:
+class _Labs:
+    """Labs as they are read and checked; points that differ in their seed have one check."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._told: set[str] = set()
+        self._read: dict[tuple[Path, tuple[str, ...], bool], Topology] = {}
+
+    def warn(self, text: str) -> None:
+        """Once each: points are alike."""
+        if text not in self._told:
+            self._told.add(text)
+            self._warn(text)
+
+    def read(self, file: Path, overrides: tuple[str, ...], *, traced: bool = False) -> Topology:
+        """Raises InputError."""
+        seeds = [text for text in overrides if re.fullmatch(r"seed=\d{1,9}", text)]
+        others = tuple(text for text in overrides if text not in seeds)
+        key = (file, others, traced)
+        if len(seeds) != 1 or key not in self._read:
+            self._read[key] = LabChoice(file, overrides, warn=self.warn).read(traced=traced)
+        topology = self._read[key]
+        return topology.model_copy(update={"seed": int(seeds[0].removeprefix("seed="))}) if seeds else topology
+
+
+def _task(campaign: Campaign, point: Point, store: Store, labs: _Labs, profiled: set[str] | None) -> Task:
     spec = campaign.spec
     overrides, training = point.overrides, None
-    choice = LabChoice(point.file, overrides, warn=warn)
-    topology = choice.read(traced=point.where == "lab")
+    folder = point.file.parent.absolute()
+    topology = labs.read(point.file, overrides, traced=point.where == "lab")
     if spec.train is not None and _learns(topology.policy.name):
-        training = _training(spec.train, campaign, point, store, warn)
-        topology = LabChoice(point.file, (*overrides, *_NO_CHECKPOINT), warn=warn).read()
-    if measured is not None:
-        _measure_profiles(topology, choice, warn, measured)
+        training = _training(spec.train, campaign, point, store, labs)
+        topology = labs.read(point.file, (*overrides, *_NO_CHECKPOINT))
+    if profiled is not None:
+        _measure_profiles(topology, point.file, labs.warn, profiled)
     order: dict[str, object] = {"where": point.where, "training": None if training is None else training.key}
     if point.where == "simulator":
         order["slots"] = slots_of(campaign, topology)
     else:
         order |= {"seconds": seconds_of(campaign, topology), "runtime": spec.runtime}
-    key = key_of(topology, choice.folder, order)
+    key = key_of(topology, folder, order)
     if training is not None:
         overrides = (*point.overrides, *overrides_of({"policy.checkpoint": str(checkpoint_in(training.directory))}))
     directory = str(store.directory(key))
@@ -112,23 +131,22 @@ def _learns(policy: str) -> bool:
     return policy in TRAINABLE
 
 
-def _training(spec: TrainSpec, campaign: Campaign, point: Point, store: Store, warn: Callable[[str], None]) -> Training:
+def _training(spec: TrainSpec, campaign: Campaign, point: Point, store: Store, labs: _Labs) -> Training:
     """Of a point whose policy learns; the same for all points that differ in what they are paired by."""
     from testbed.lab.train import defaults_of
 
     own = f"{campaign.spec.pair}="
     shared = (*(text for text in point.overrides if not text.startswith(own)), *_NO_CHECKPOINT)
-    choice = LabChoice(point.file, shared, warn=warn)
-    topology = choice.read()
+    topology = labs.read(point.file, shared)
     learner, updates = defaults_of(topology.policy.name, spec.learner, spec.updates)
     order = {"learner": learner, "updates": updates, "seed": spec.seed}
-    key = key_of(topology, choice.folder, order)
+    key = key_of(topology, point.file.parent.absolute(), order)
     return Training(key, str(point.file), shared, str(store.trained(key)), learner, updates, spec.seed)
 
 
-def _measure_profiles(topology: Topology, choice: LabChoice, notify: Callable[[str], None], done: set[str]) -> None:
+def _measure_profiles(topology: Topology, file: Path, notify: Callable[[str], None], done: set[str]) -> None:
     """They are part of the key, so they are measured before it is made."""
     models = {ue.model for ue in topology.expand() if ue.profile is None} - done
     if models:
-        resolve(topology, str(choice.file), choice.folder, topology.slot, notify)
+        resolve(topology, str(file), file.parent, topology.slot, notify)
         done |= models
