@@ -66,13 +66,17 @@ def code_digest() -> str:
 
 
 def _with_content(value: Any) -> Any:
-    """Files that a lab names (their paths are absolute by now) by what is in them."""
+    """Files and folders that a lab names (their paths are absolute by now) by what is in them."""
     if isinstance(value, dict):
         return {key: _with_content(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_with_content(part) for part in value]
-    if isinstance(value, str) and value.startswith("/") and Path(value).is_file():
-        return {"sha256": _file_digest(value), "suffix": Path(value).suffix}
+    path = Path(value) if isinstance(value, str) and value.startswith("/") else None
+    if path is not None and path.is_file():
+        return {"sha256": _file_digest(str(path)), "suffix": path.suffix}
+    if path is not None and path.is_dir():
+        files = (file for file in sorted(path.rglob("*")) if file.is_file())
+        return {str(file.relative_to(path)): _file_digest(str(file)) for file in files}
     return value
 
 

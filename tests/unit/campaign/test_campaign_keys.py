@@ -51,6 +51,15 @@ def test_the_content_of_files_counts(folder: Path, name: str) -> None:
     assert key(folder) != before
 
 
+def test_the_content_of_folders_counts(folder: Path) -> None:
+    (folder / "images").mkdir()
+    shutil.copy(ROOT / "docs" / "figures" / "lymdo-sweep.png", folder / "images" / "1.png")
+    images = "input={images: images, size: [32, 32]}"
+    before = key(folder, images)
+    shutil.copy(ROOT / "docs" / "figures" / "lymdo-v-sweep.png", folder / "images" / "2.png")
+    assert key(folder, images) != before
+
+
 def test_code_beside_the_lab_counts_where_it_is_used(folder: Path) -> None:
     (folder / "mine.py").write_text("from controller.policies.static import EdgeOnly as Mine\n")
     without, with_it = key(folder), key(folder, "policy=mine:Mine")
