@@ -172,7 +172,7 @@ def protocols() -> dict[str, Protocol]:
         "tensors": Protocol(_tensor_frames(), _decode_tensors, (MalformedFrame,)),
         "results": Protocol(_corpus(down), _decode_result, (MalformedFrame,)),
         "control": Protocol(_corpus(protocol.Control), protocol.decode_control, (msgspec.DecodeError,)),
-        "records": Protocol(_corpus(records.Record), records.decode_record, (msgspec.DecodeError,)),
+        "records": Protocol(_corpus(*records.KINDS), records.decode_record, (msgspec.DecodeError,)),
         "uploads": Protocol(
             _corpus(upload_frames.Up, upload_frames.Down, upload_frames.Start), _decode_upload, (MalformedFrame,)
         ),

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
         ("all_bfloat16", ["computes in bfloat16", "image.to(torch.bfloat16)"]),
         ("Exits", ["SystemExit", "forward leaves", "odd.py"]),
         ("leaves", ["SystemExit", "the factory leaves", "odd.py"]),
-        ("fetched", ["URLError", "TORCH_HOME", "beside the lab file"]),
+        ("fetched", ["URLError", "TORCH_HOME", "weights: FILE"]),
         ("beside", ["beside.pt", "start in the lab file's folder"]),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -39,9 +40,9 @@ class Folder:
         monkeypatch.setattr(partition, "load_split_model", self._load)
         shutil.copy(HERE / "odd.py", path / "own_odd.py")
 
-    def _load(self, name: str, seed: int, python_path: tuple[Path, ...]) -> partition.SplitModel:
+    def _load(self, *args: Any) -> partition.SplitModel:
         self.traced += 1
-        return self._real(name, seed, python_path)
+        return self._real(*args)
 
     def lab(self, factory: str = "plain", more: str = "", module: str = "own_odd") -> Topology:
         (self.path / "lab.yaml").write_text(LAB.format(model=f"{module}:{factory}", more=more))

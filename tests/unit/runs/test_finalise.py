@@ -178,7 +178,7 @@ def test_the_summary_has_the_documented_names(finished_run: Path, tmp_path: Path
         "placement",
         "settled_ratio",
     ]
-    assert list(summary["tasks"]) == ["arrived", "completed", "failed", "in_flight"]
+    assert list(summary["tasks"]) == ["arrived", "completed", "failed", "in_flight", "dropped"]
     assert list(summary["e2e_delay_seconds"]) == ["mean", "p50", "p95", "p99"]
     assert tuple(summary["stages_seconds"]) == STAGES
     assert list(summary["fidelity"]) == [
