@@ -13,8 +13,10 @@ from testbed.units import PerSecond, Ratio
 class ArrivalsSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    process: Literal["poisson", "periodic", "switching", "file", "video"] = "poisson"
-    rate: PerSecond | None = None
+    process: Literal["poisson", "periodic", "switching", "file", "video"] = Field(
+        default="poisson", description="periodic: with a phase from the seed; video: at the clip's frame rate"
+    )
+    rate: PerSecond | None = Field(default=None, description="mean, of 'poisson' and 'periodic'")
     rates: tuple[PerSecond, PerSecond] | None = Field(default=None, description="the two rates of 'switching'")
     switch: Ratio = Field(default=0.0, description="probability per slot that 'switching' changes its rate")
     file: str | None = Field(default=None, description="one arrival time in seconds per line")

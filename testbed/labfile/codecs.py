@@ -49,8 +49,11 @@ class CodecSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: InputCodec = "uint8"
-    boundary: BoundaryCodec = "fp32"
+    input: InputCodec = Field(default="uint8", description="uint8, png, {jpeg: QUALITY}, or MODULE:CLASS")
+    boundary: BoundaryCodec = Field(
+        default="fp32",
+        description="fp32, fp16, uint8, int4, the last two -per-channel, each +zstd or +lz4; or MODULE:CLASS",
+    )
     choices: tuple[BoundaryCodec, ...] = Field(
         default=(), description="that a policy may decide for a boundary, beside 'boundary'"
     )

@@ -14,7 +14,7 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(description="torchvision:NAME, or package.module:factory beside the lab file")
     weights: str = Field(
         default=RANDOM,
         description="random (drawn from the seed), default (what torchvision or timm publish), or a file beside the "

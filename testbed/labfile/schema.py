@@ -77,13 +77,13 @@ class UeSpec(Model):
     receive_power: Watts = Field(default=0.0, description="while it receives")
     energy_budget: Joules | None = Field(default=None, description="per slot, long-term mean; none: not limited")
     weight: float = Field(default=1.0, gt=0, le=1e6, description="of its delay in a policy's objective")
-    arrivals: ArrivalsSpec
+    arrivals: ArrivalsSpec = Field(description="of tasks, whatever the device is busy with")
     channel: ChannelSpec
     link: LinkSpec = LinkSpec()
     memory: Bytes = Field(default=0.0, description="of its processes; 0: 2 GiB, where the host can limit it")
     model: ModelKey | None = None
     input: InputKey = None
-    profile: str | None = None
+    profile: str | None = Field(default=None, description="a ModelProfile file; none: the lab's")
     device: str | None = Field(default=None, description="a ModelProfile of another device: heads take its times")
 
 
@@ -91,7 +91,7 @@ class PolicySpec(BaseModel):
     """A policy's name; every other key is one of its options."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    name: str
+    name: str = Field(description="one of `testbed policy list`, or MODULE:CLASS beside the lab file")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -117,8 +117,8 @@ class UploadingSpec(Model):
 class MonitoringSpec(Model):
     """What watches the lab: auto where there is an engine, required, or off."""
 
-    prometheus: Wanted = "auto"
-    grafana: Wanted = "auto"
+    prometheus: Wanted = Field(default="auto", description="which scrapes the lab's exporter")
+    grafana: Wanted = Field(default="auto", description="with the lab's dashboards")
 
 
 class HostSpec(Model):
@@ -148,12 +148,15 @@ class Topology(Model):
     # what editors are told: keys with x- are for anchors (parse drops them)
     model_config = ConfigDict(json_schema_extra={"patternProperties": {"^x-": {}}})
 
-    name: WholeName
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    slot: PositiveSeconds = 0.5
+    name: WholeName = Field(description="two labs of different names run side by side")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="root of all randomness, a stream per UE and purpose")
+    slot: PositiveSeconds = Field(default=0.5, description="from one decision to the next, at least 50 ms")
     model: ModelKey | None = None
     input: InputKey = Field(default=None, description="what tasks are about; none: random images")
-    profile: str | None = Field(default=None, description="a ModelProfile file, so that two hosts emulate one device")
+    profile: str | None = Field(
+        default=None,
+        description="a ModelProfile file, so that two hosts emulate one device; none: measured on this host, once",
+    )
     device: str | None = Field(default=None, description="a ModelProfile of another device, for all UEs of the model")
     codec: CodecSpec = CodecSpec()
     edge: EdgeSpec = EdgeSpec()
