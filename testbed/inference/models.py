@@ -140,9 +140,11 @@ def settle() -> None:
 
     A second thread would time-share the node's quota, and a pool started before a fork hangs the child's first
     convolution. Fused attention lays its results out in another way: a graph that was exported with the one does not
-    run with the other, and its operations could not be counted.
+    run with the other, and its operations could not be counted. Where tqdm is installed, torch.fx makes a bar of it
+    whenever it runs a graph, and the first bar starts a thread that watches bars.
     """
     torch.set_num_threads(1)
+    torch.hub.tqdm.monitor_interval = 0  # type: ignore[attr-defined]
     torch.backends.cuda.enable_math_sdp(True)
     for fused in ("flash", "mem_efficient", "cudnn"):
         getattr(torch.backends.cuda, f"enable_{fused}_sdp")(False)

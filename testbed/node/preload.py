@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import torch
@@ -28,10 +27,6 @@ def split_model(model: str, seed: int, lab_folder: str, weights: Weights = RANDO
 def preload(model: str, seed: int, lab_folder: str, weights_path: str, weights_sha256: str) -> None:
     """Load a model and build all its heads. Starts no thread: a child of a process with some hangs."""
     torch.set_num_threads(1)
-    with contextlib.suppress(ImportError):  # where it is installed, tracing makes a bar of it, which starts a thread
-        from tqdm import tqdm
-
-        tqdm.monitor_interval = 0
     split = split_model(model, seed, lab_folder, Weights(weights_path, weights_sha256))
     for cut in split.graph.chain_cuts:
         _ = split.partition(cut).head_module
