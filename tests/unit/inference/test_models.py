@@ -64,7 +64,8 @@ def test_a_model_is_made_and_cut_without_torchs_compiler_and_without_a_thread() 
     Bars of progress (tqdm, installed with timm, and made by torch.fx) have one.
     """
     code = (
-        "import os, sys; from testbed.node.preload import preload; preload('branching:Branching', 3, sys.argv[1], '', ''); "
+        "import os, sys; from testbed.node.preload import preload; "
+        "preload('branching:Branching', 3, sys.argv[1], '', ''); "
         "found = [name for name in ('torch._dynamo', 'torch._inductor') if name in sys.modules]; "
         "sys.exit(str(found) if found or len(os.listdir('/proc/self/task')) > 1 else 0)"
     )
