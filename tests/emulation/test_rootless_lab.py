@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,12 +107,26 @@ def test_verify_without_root_tries_every_wire_and_node_and_leaves_nothing(folder
     assert not (STATE / NAME).exists()
 
 
+def _zygotes() -> list[int]:
+    """Processes that fork the lab's agents."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if b"testbed.runtime.processes.zygote" in words and any(
+                Path(os.fsdecode(word)).name == NAME for word in words
+            ):
+                found.append(int(path.parent.name))
+    return found
+
+
 def test_a_signal_takes_down_what_comes_up_and_others_wait(folder: Path) -> None:
     up = ("up", str(LABS / "tiny.yaml"), "--name", NAME, "--runtime", "netns", "--out", str(folder / "up"))
     with start_as_user(folder, *up) as first:
-        while not (STATE / NAME / "config").exists():
+        while not (zygotes := _zygotes()):
             assert first.poll() is None, first.communicate()[1]
             time.sleep(0.01)
+        os.kill(zygotes[0], signal.SIGSTOP)  # it comes up for as long as the other command takes to begin
         other = verb_as_user(folder, "down", NAME)
         assert other.returncode == 1
         # setpriv has become the command: the pid is the same
@@ -119,7 +134,7 @@ def test_a_signal_takes_down_what_comes_up_and_others_wait(folder: Path) -> None
         first.send_signal(signal.SIGTERM)
         _, error = first.communicate(timeout=60)
         assert first.returncode == 143, error
-    assert not (STATE / NAME).exists()
+    assert not (STATE / NAME).exists(), (error, sorted((STATE / NAME).rglob("*")))
     deadline = time.monotonic() + 10
     while json.loads(verb_as_user(folder, "ps", "--json").stdout):  # the holder looks a few times a second
         assert time.monotonic() < deadline
