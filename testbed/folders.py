@@ -53,6 +53,13 @@ def make_own(folder: Path, mode: int) -> Path:
     return folder
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is whole at any moment: whoever reads it has the one before, or this one."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
 def open_to_others(path: Path) -> None:
     """Let others (the containers' user) read what is here, whatever the umask; the lab's own folder keeps users out."""
     for entry in (path, *path.rglob("*")):

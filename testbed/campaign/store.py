@@ -21,6 +21,7 @@ import msgspec
 from testbed.campaign.jobs import Outcome
 from testbed.campaign.measures import Measured
 from testbed.errors import InputError, TestbedError
+from testbed.folders import write_whole
 
 
 class PointRecord(msgspec.Struct, frozen=True):
@@ -103,9 +104,7 @@ class Store:
             seconds=outcome.seconds,
             host=outcome.host,
         )
-        partial = directory / "point.json.partial"
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-        partial.replace(directory / "point.json")
+        write_whole(directory / "point.json", msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
 
     def note(self, line: JournalLine) -> None:
         with (self.folder / "journal.jsonl").open("ab") as file:

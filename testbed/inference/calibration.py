@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from testbed.errors import InputError
-from testbed.folders import state_file
+from testbed.folders import state_file, write_whole
 from testbed.inference.profiles import REFERENCE_CORE_FRACTION
 
 if TYPE_CHECKING:
@@ -189,9 +189,7 @@ def calibration_path() -> Path:
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")
-    partial.replace(path)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(calibration), indent=1) + b"\n")
 
 
 def read_calibration(path: Path) -> Calibration:

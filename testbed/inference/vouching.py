@@ -20,7 +20,7 @@ import msgspec
 import controller
 import testbed
 from controller.contract import ModelProfile
-from testbed.folders import cache_file
+from testbed.folders import cache_file, write_whole
 
 _DIGEST_BYTES = 16
 
@@ -65,9 +65,7 @@ class Voucher:
         vouched = _Vouched(self._modules(), self._beside())
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._path.with_suffix(f".{os.getpid()}.partial")
-            partial.write_bytes(msgspec.json.encode(vouched))
-            partial.replace(self._path)
+            write_whole(self._path, msgspec.json.encode(vouched))
 
     def _modules(self) -> dict[str, str]:
         if self._folder is None:

@@ -67,12 +67,8 @@ def read_labels(path: Path, names: Sequence[str], count: int) -> Labels:
     return labels
 
 
-def write_labels(labels: Labels, path: Path) -> None:
-    path.write_bytes(msgspec.json.encode(labels))
-
-
 def stored_labels(path: Path) -> Labels:
-    """Inverse of :func:`write_labels`."""
+    """Labels as a run's directory has them."""
     return msgspec.json.decode(path.read_bytes(), type=Labels)
 
 

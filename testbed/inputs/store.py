@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 
 from testbed.errors import InputError, os_error_text
-from testbed.folders import cache_file
+from testbed.folders import cache_file, write_whole
 from testbed.inputs.decode import Pixels, frame_rate, frames_of, image_files
-from testbed.inputs.labels import Labels, read_labels, write_labels
+from testbed.inputs.labels import read_labels
 from testbed.inputs.source import Inputs, Source
 
 #: Of one array: a lab's nodes share it in memory.
@@ -37,7 +37,7 @@ def inputs_of(source: Source, channels: int) -> Inputs:
             path.touch()
         else:
             found = _decode(source, channels, path)
-            _replace(facts, msgspec.json.encode(found))
+            write_whole(facts, msgspec.json.encode(found))
             _trim(path.parent, path)
         return msgspec.structs.replace(found, path=str(path), labels_path=_labels(source, files, found, path))
     except OSError as error:
@@ -108,19 +108,12 @@ def _labels(source: Source, files: Sequence[Path], inputs: Inputs, path: Path) -
         return ""
     of_images = source.kind == "images"
     names = [file.relative_to(source.path).as_posix() for file in files] if of_images else []
-    labels: Labels = read_labels(Path(source.labels), names, inputs.count)
+    labels = read_labels(Path(source.labels), names, inputs.count)
     content = msgspec.json.encode(labels)
     kept = path.with_name(f"{path.stem}-{hashlib.sha256(content).hexdigest()[:16]}.labels.json")
     if not kept.is_file():
-        write_labels(labels, partial := kept.with_suffix(f".{os.getpid()}.partial"))
-        partial.replace(kept)
+        write_whole(kept, content)
     return str(kept)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
 
 
 def _trim(folder: Path, new: Path) -> None:

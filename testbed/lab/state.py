@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from testbed.errors import InputError, TestbedError, first_line
+from testbed.folders import write_whole
 from testbed.lab.plan import RuntimeName
 from testbed.labfile.schema_base import Wanted
 from testbed.runtime.base import NodeSpec
@@ -43,9 +44,7 @@ class LabUnreadableError(TestbedError):
 
 def write_state(state: LabState) -> None:
     path = state_root() / state.name / STATE_FILE
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(state), indent=1))
-    partial.replace(path)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(state), indent=1))
 
 
 def read_state(name: str) -> tuple[LabState, Wanted]:

@@ -14,6 +14,7 @@ import msgspec
 
 from controller.contract import Arrivals, Codec, Scenario, Uploading
 from testbed.errors import TestbedError, first_line
+from testbed.folders import write_whole
 from testbed.inference.weight_files import RANDOM_WEIGHTS, Weights
 from testbed.inputs.source import Inputs
 from testbed.wires.impairment import UNIMPAIRED, Impairment
@@ -126,9 +127,7 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 def write_config(config: Config, path: Path) -> None:
     """Whole at any moment: a program may be reading the one before."""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1))
-    partial.rename(path)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(config), indent=1))
 
 
 def read_config(path: Path, kind: type[AnyConfig]) -> AnyConfig:

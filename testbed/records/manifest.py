@@ -20,6 +20,7 @@ import msgspec
 from controller.contract import Scenario, UeScenario
 from controller.service.protocol import TaskTotals
 from testbed.errors import InputError
+from testbed.folders import write_whole
 from testbed.inference.calibration import Calibration
 from testbed.inference.profiles import host_cpu
 from testbed.records.run_format import RUN_FORMAT, require_known
@@ -167,10 +168,8 @@ def require_unused(run_directory: Path) -> None:
 
 def write_manifest(manifest: Manifest, run_directory: Path) -> None:
     run_directory.mkdir(parents=True, exist_ok=True)
-    path = run_directory / "manifest.json"
-    partial = path.with_suffix(".json.partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
-    partial.replace(path)
+    content = msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
+    write_whole(run_directory / "manifest.json", content)
 
 
 def close_manifest(run_directory: Path, totals: Mapping[str, TaskTotals] = MappingProxyType({})) -> Manifest:
