@@ -61,6 +61,11 @@ def is_input_codec(codec: Codec) -> bool:
     )
 
 
+def is_codec_of(codec: Codec, *, raw_input: bool) -> bool:
+    """Whether it is for the raw input, or else for values between nodes."""
+    return is_input_codec(codec) if raw_input else is_boundary_codec(codec)
+
+
 def has_fixed_size(codec: Codec) -> bool:
     """Whether type and shape of a value say how many bytes it has."""
     return codec in CODE_BITS

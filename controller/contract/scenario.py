@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from controller.contract.base import Codec, Struct, UeName
+from controller.contract.codec import is_boundary_codec
 from controller.contract.profile import ModelProfile
 from controller.frames import FRAMING_RATIO
 
@@ -107,6 +108,11 @@ class UeScenario(Struct, frozen=True):
     codec_choices: tuple[Codec, ...] = ()  # that decisions may say; (): all that the profile has for boundaries
     #: A rate under this is an outage of the wire.
     outage_floor_bits_per_second: float = 100e3
+
+    @property
+    def boundary_codecs(self) -> tuple[Codec, ...]:
+        """All that a decision may say, in their order."""
+        return self.codec_choices or tuple(codec for codec in self.profile.codecs if is_boundary_codec(codec))
 
 
 class Scenario(Struct, frozen=True):

@@ -20,7 +20,6 @@ from controller.contract import (
     UploadPlan,
     cut_label,
 )
-from controller.contract.codec import is_boundary_codec
 from controller.model.cuts import check_cut
 from controller.model.older_tasks import Parts, limited, needs_edge, parts_for_older_tasks
 from controller.model.radio import DIRECTIONS, Direction, by_station, holdings, is_coupled, sharers_of, stations_of
@@ -138,7 +137,7 @@ def _check_ue(ue: UeScenario, choice: UeDecision) -> UeDecision:
         for key, value in needs.items():
             if value == 0:
                 raise InvalidDecisionError(f"{where}: cut {cut_label(choice.cut)!r} needs {key} above 0, got 0")
-    known = ue.codec_choices or [codec for codec in ue.profile.codecs if is_boundary_codec(codec)]
+    known = ue.boundary_codecs
     if choice.codec is not None and choice.codec not in known:
         raise InvalidDecisionError(f"{where}: codec {choice.codec!r} is not this lab's; allowed: {', '.join(known)}")
     if choice.stop_rule:

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 
 from controller.contract import Codec, Cut, Decision, Observation, Scenario
-from controller.contract.codec import is_boundary_codec
 from controller.model.delay import ChainWork, chain_work, cut_codec
 from controller.model.radio import rates
 from controller.policies.base import BasicPolicy
@@ -52,7 +51,7 @@ class NeurosurgeonCodec(BasicPolicy):
     def _options_of(self, index: int) -> list[_Option]:
         ue = self.scenario.ues[index]
         profile, found = ue.profile, []
-        for codec in ue.codec_choices or [codec for codec in profile.codecs if is_boundary_codec(codec)]:
+        for codec in ue.boundary_codecs:
             known = [profile.agreement_of(cut, cut_codec(ue, cut, codec)) for cut in profile.chain_cuts]
             allowed = np.array([ratio is not None and ratio >= self._accuracy for ratio in known])
             found.append(_Option(codec, chain_work(self.scenario, index, codec), allowed))

@@ -21,35 +21,32 @@ from testbed.report.summary import read_summary
 Status = Literal["done", "invalid", "failed"]
 
 
-class Simulation(msgspec.Struct, frozen=True, tag="simulation"):
-    """One point in the simulator. Takes a core."""
+class _LabJob(msgspec.Struct, frozen=True):
+    """A lab, and where what comes of it goes."""
 
     key: str
     file: str
     overrides: tuple[str, ...]
     directory: str
+
+
+class Simulation(_LabJob, frozen=True, tag="simulation"):
+    """One point in the simulator. Takes a core."""
+
     slots: int
 
 
-class Training(msgspec.Struct, frozen=True, tag="training"):
+class Training(_LabJob, frozen=True, tag="training"):
     """A checkpoint for a lab. Takes a core."""
 
-    key: str
-    file: str
-    overrides: tuple[str, ...]
-    directory: str
     learner: Literal["imitation", "ppo"]
     updates: int
     seed: int
 
 
-class LabRun(msgspec.Struct, frozen=True, tag="lab"):
+class LabRun(_LabJob, frozen=True, tag="lab"):
     """One point in the testbed. Takes a host."""
 
-    key: str
-    file: str
-    overrides: tuple[str, ...]
-    directory: str
     duration_seconds: float
     runtime: str
 

@@ -20,6 +20,7 @@ import controller
 import testbed
 from testbed.folders import reach
 from testbed.inference.profiles import profile_cache_path
+from testbed.inference.weight_files import sha256_of
 from testbed.labfile.schema import Topology
 
 #: Libraries that compute what is measured.
@@ -82,7 +83,7 @@ def _with_content(value: Any) -> Any:
 
 @cache
 def _file_digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return sha256_of(Path(path))
 
 
 def _measured_profiles(topology: Topology) -> dict[str, str | None]:

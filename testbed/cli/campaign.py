@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -54,7 +53,7 @@ def run(file: Path, out: Path | None, as_json: bool) -> None:
 
 def run_and_show(campaign: Campaign, folder: Path, *, as_json: bool) -> None:
     """Raises TestbedError where a point has failed, InvalidRunError where one is invalid; the others have results."""
-    conclusion = run_campaign(campaign, folder, Here(options.notify), _once(), Teller())
+    conclusion = run_campaign(campaign, folder, Here(options.notify), options.notify, Teller())
     _show(conclusion, folder, as_json=as_json)
     if failed := conclusion.of("failed"):
         first = failed[0]
@@ -87,7 +86,7 @@ def plan(file: Path, out: Path | None, as_json: bool) -> None:
     if as_json:
         rows = [{"point": task.point.title, "key": task.key, "state": states[task.key]} for task in tasks]
         found = {"points": rows, "trainings": len(trainings), "seconds": seconds, "folder": str(store.folder)}
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        options.print_json(found)
         return
     for task in tasks:
         click.echo(f"{states[task.key]:8} {task.key}  {task.point.title}")
@@ -108,7 +107,7 @@ def status(file: Path, out: Path | None, as_json: bool) -> None:
     counts = Counter(one.state for one in found)
     if as_json:
         rows = [{"point": one.task.point.title, "state": one.state, "reason": one.text} for one in found]
-        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=1).decode())
+        options.print_json(rows)
         return
     for state in ("failed", "invalid"):
         for one in found:
@@ -134,18 +133,6 @@ def figures(file: Path, out: Path | None, as_json: bool) -> None:
 def _prepared(campaign: Campaign, out: Path | None) -> tuple[tuple[Task, ...], Store]:
     store = Store(out or default_folder(campaign))
     return prepare(campaign, store, options.warn, measure=False), store
-
-
-def _once() -> Callable[[str], None]:
-    """Each line once: points say alike."""
-    told: set[str] = set()
-
-    def tell(text: str) -> None:
-        if text not in told:
-            told.add(text)
-            options.notify(text)
-
-    return tell
 
 
 class Teller:
@@ -183,7 +170,7 @@ def _show(conclusion: Conclusion, folder: Path, *, as_json: bool) -> None:
             for cell in conclusion.cells
         ]
         found = {"folder": str(folder.absolute()), "means": rows, "differences": list(conclusion.contrasts)}
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+        options.print_json(found)
         return
     console = Console(width=None if Console().is_terminal else 160)
     if conclusion.cells:

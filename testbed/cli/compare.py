@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from testbed.cli import options
 from testbed.cli import out as out_types
 from testbed.errors import InputError
 from testbed.records.manifest import SIMULATOR
@@ -107,7 +107,7 @@ def command(runs: tuple[Path, ...], as_json: bool, out: Path | None) -> None:
         draw(rows, out)
         click.echo(out, err=True)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=1).decode())
+        options.print_json(rows)
         return
     console = Console(width=None if Console().is_terminal else 160)
     console.print(_table(rows), highlight=False)

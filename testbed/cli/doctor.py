@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from testbed.cli import options
 from testbed.lab.calibrate import calibrate, describe
 from testbed.lab.doctor import examine
 from testbed.labfile.load import load
@@ -60,7 +60,7 @@ def _calibrate(labs: tuple[Path, ...], as_json: bool) -> None:
             models, lambda text, ratio: bar.update(task, description=text, completed=ratio), folders
         )
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))
+        options.print_json(found)
     else:
         click.echo(describe(found))
         for name, spread in found.models.items():

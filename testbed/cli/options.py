@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
+import msgspec
 
 from controller.policies import registry
 from testbed.lab.choice import LabChoice
@@ -94,6 +95,11 @@ def runtime(function: F) -> F:
         show_default=True,
         help="Where nodes live; auto: docker where an engine answers and the images are built, else netns.",
     )(function)
+
+
+def print_json(value: object) -> None:
+    """A result for programs, on stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=1).decode())
 
 
 def warn(text: str) -> None:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from controller.contract import PLAIN_CODECS, ModelProfile, cut_label
-from controller.contract.codec import BOUNDARY_CODECS, is_boundary_codec, is_input_codec
+from controller.contract.codec import BOUNDARY_CODECS, is_boundary_codec, is_codec_of, is_input_codec
 from testbed.cli import out as out_types
 from testbed.cli import tables
 from testbed.errors import InputError
@@ -209,7 +209,7 @@ def _codec_table(profile: ModelProfile) -> Table:
     for index, cut in enumerate(profile.chain_cuts[:-1]):
         cells = []
         for codec in codecs:
-            fits = is_input_codec(codec) if cut == ("input",) else is_boundary_codec(codec)
+            fits = is_codec_of(codec, raw_input=cut == ("input",))
             size = profile.boundary_bytes(cut, codec) / 1024
             cells.append(f"{size:.1f}, {profile.agreement[codec][index]:.0%}" if fits else "")
         table.add_row(cut_label(cut), *cells)

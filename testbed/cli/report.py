@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
+from testbed.cli import options
 from testbed.folders import refuse_links
 from testbed.report.conclude import conclude
 
@@ -27,7 +27,7 @@ def command(run: Path, warm_up_seconds: float, as_json: bool) -> None:
     refuse_links(run)
     summary = conclude(run, warm_up_seconds=warm_up_seconds)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode())
+        options.print_json(summary)
     else:
         click.echo(run / "report.html")
     for reason in summary.invalid_reasons:

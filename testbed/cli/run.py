@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
-import msgspec
 
 from testbed.cli import options
 from testbed.cli import out as out_types
@@ -52,7 +50,7 @@ def command(
         order, options.notify, lambda running: LiveTable(str(running.directory), duration, policy=running.state.policy)
     )
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode() + "\n")
+        options.print_json(summary)
     else:
         print_summary(summary)
     if not summary.valid:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
-import msgspec
 
 from controller.simulator.result import Mode
 from testbed.cli import options
@@ -43,7 +41,7 @@ def command(
     order = SimulationOrder(topology, str(lab.file), lab.folder, out, slots, mode)
     summary = simulate_lab(order, options.notify)
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode() + "\n")
+        options.print_json(summary)
     else:
         print_summary(summary)
     if not summary.valid:

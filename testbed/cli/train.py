@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
 from controller.learning.actor import LearningCurve
 from testbed.cli import options
@@ -78,7 +77,7 @@ def command(
     order = TrainingOrder(topology, str(file), lab.folder, learner, updates, seed, path, resume)
     summary = train(order, options.notify, _progress)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=1).decode())
+        options.print_json(summary)
         return
     click.echo(
         f"{summary.checkpoint}: {summary.checkpoint_bytes / 1e3:.0f} kB, {summary.steps} slots in "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import click
-import msgspec
 from rich.table import Table
 
 from testbed.cli import options, tables
@@ -37,7 +36,7 @@ def command(lab: LabChoice, runtime: str, duration: float, as_json: bool) -> Non
         options.notify,
     )
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=1))
+        options.print_json(found)
     else:
         _print(found)
     if not found.ok:

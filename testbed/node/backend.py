@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from controller.contract import ALL_ON_EDGE, PLAIN_CODECS, Codec, Cut, GraphNode, ModelProfile
-from controller.contract.codec import has_fixed_size, is_boundary_codec, is_input_codec, is_own
+from controller.contract.codec import has_fixed_size, is_codec_of, is_own
 from testbed.inference import bundles, tensors
 from testbed.inference.codec import DTYPE_NAMES, raw
 from testbed.inference.coders import load_own
@@ -82,8 +82,9 @@ class CpuBackend:
 
     def check_codec(self, cut: Cut, header: tensors.FrameHeader) -> None:
         """Raises ValueError for a codec that this lab does not have there, and for a size that is not the codec's."""
-        codec, fits = header.codec, is_input_codec if cut == ALL_ON_EDGE else is_boundary_codec
-        if codec not in self.profile.codecs or not (fits(codec) or codec in PLAIN_CODECS):
+        codec = header.codec
+        fits = codec in PLAIN_CODECS or is_codec_of(codec, raw_input=cut == ALL_ON_EDGE)
+        if codec not in self.profile.codecs or not fits:
             raise ValueError(f"codec {codec!r} is not for cut {header.cut}")
         if header.raw_bytes > MOST_VARIATION * self.profile.boundary_bytes(cut, "fp32"):
             raise ValueError(f"cut {header.cut} with {header.raw_bytes} bytes before encoding")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from controller.contract import ALL_ON_EDGE, PLAIN_CODECS, Cut, ModelProfile, cut_from_label
-from controller.contract.codec import is_boundary_codec, is_input_codec
+from controller.contract.codec import is_codec_of
 from testbed.inference import tensors
 from testbed.inference.codec import VALUE_DTYPES
 from testbed.inference.graph import INPUT
@@ -86,9 +86,8 @@ class DeviceBackend(CpuBackend):
     def _run(self, cut: Cut, values: tuple[Tensor, ...]) -> memoryview:
         """The answer, without a loss from coding: the last of the codecs is fp32."""
         answer = memoryview(b"")
-        fits = is_input_codec if cut == ALL_ON_EDGE else is_boundary_codec
-        more = [codec for codec in self.profile.codecs if codec not in PLAIN_CODECS and fits(codec)]
-        for codec in (*more, *reversed(PLAIN_CODECS)):
+        more = [codec for codec in self.profile.codecs if is_codec_of(codec, raw_input=cut == ALL_ON_EDGE)]
+        for codec in (*(codec for codec in more if codec not in PLAIN_CODECS), *reversed(PLAIN_CODECS)):
             header, buffers = self.pack(0, cut, values, codec)
             tail = self.tail(tensors.decode_header(header), buffers)
             while not tail.finished:

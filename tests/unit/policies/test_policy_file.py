@@ -20,23 +20,8 @@ from testbed.lab.simulate import SimulationOrder, simulate_lab
 from testbed.labfile.load import load
 
 TOPOLOGIES = Path(__file__).parents[3] / "topologies"
-CODE = """
-from controller.contract import ALL_ON_DEVICE, ALL_ON_EDGE
-from controller.policies.base import BasicPolicy
-
-
-class Threshold(BasicPolicy):
-    def __init__(self, ratio: float = 1.0) -> None:
-        self.ratio = ratio
-
-    def cuts(self, observation):
-        gains = [ue.gain_up[0] for ue in observation.ues]
-        usual = [self.ratio * ue.mean_gain for ue in self.scenario.ues]
-        return [ALL_ON_EDGE if gain > mean else ALL_ON_DEVICE for gain, mean in zip(gains, usual, strict=True)]
-
-
-NUMBER = 3
-"""
+#: What `testbed init --example policy` writes, and something that is no class.
+CODE = (TOPOLOGIES.parent / "examples/policy/my_policy.py").read_text() + "\n\nNUMBER = 3\n"
 
 
 @pytest.fixture
